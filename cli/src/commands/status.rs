@@ -1,0 +1,186 @@
+//! `dhtfs status`: how this node is, or how much of a CID is here.
+
+use std::time::Duration;
+
+use dhtfs_node::{
+    Role,
+    api::types::{ContentStatus, ReachabilityInfo, Status},
+};
+use serde_json::json;
+
+use crate::{
+    args::StatusArgs,
+    context::{Context, check_cid},
+    error::Result,
+    format,
+    output::labelled,
+};
+
+pub(crate) async fn run(context: &Context, args: &StatusArgs) -> Result<()> {
+    if let Some(cid) = &args.cid {
+        let cid = check_cid(cid)?;
+        let node = context.connect(Role::Offline).await?;
+        let status: ContentStatus = node.post("/v0/status-of", &json!({ "cid": cid })).await?;
+        return context.out.either(&status, content_lines);
+    }
+    let node = context.connect(Role::Offline).await?;
+    let status: Status = node.get("/v0/status").await?;
+    let is_daemon = node.is_daemon();
+    context.out.either(&status, |status| lines(status, is_daemon))
+}
+
+fn lines(status: &Status, is_daemon: bool) -> Vec<String> {
+    let one = |text: String| vec![text];
+    let clean = |addrs: &[String]| addrs.iter().map(|addr| format::clean(addr)).collect::<Vec<_>>();
+    let uptime = format::duration(Duration::from_secs(status.uptime_secs));
+    let daemon = if is_daemon {
+        format!("running, process {}, version {}, for {uptime}", status.pid, status.version)
+    } else {
+        "not running; nobody can fetch from here until `dhtfs daemon` runs".to_owned()
+    };
+    let mut rows = vec![
+        ("daemon", one(daemon)),
+        ("data", one(status.data_dir.display().to_string())),
+        ("peer", one(status.peer_id.clone())),
+        ("network", one(format!("{} ({})", status.network, status.profile))),
+        (
+            "shares",
+            one(format!("{}, {}", format::thousands(status.shares), format::bytes(status.shares_len))),
+        ),
+    ];
+    if status.online {
+        rows.push(("listening", clean(&status.listen)));
+        rows.push(("told others", clean(&status.external)));
+        rows.push(("reachable", reachability(&status.reachability)));
+        let (connected, routing) =
+            (format::thousands(status.connected), format::thousands(status.routing_peers));
+        rows.push(("peers", one(format!("{connected} connected, {routing} in the routing table"))));
+        rows.push(("announced", one(announced(status))));
+    }
+    let counted =
+        |(name, count): (&String, &u64)| format!("{} {}", format::clean(name), format::thousands(*count));
+    let counters = status.counters.iter().filter(|(_, count)| **count > 0);
+    rows.push(("counters", counters.map(counted).collect()));
+    labelled(&rows)
+}
+
+fn announced(status: &Status) -> String {
+    let provide = &status.provide;
+    let mut text =
+        format!("{} of {}", format::thousands(provide.announced), format::count(provide.keys, "key"));
+    for (number, what) in
+        [(provide.in_flight, "under way"), (provide.pending, "waiting"), (provide.failed, "failed attempts")]
+    {
+        if number > 0 {
+            text.push_str(&format!(", {} {what}", format::thousands(number)));
+        }
+    }
+    text
+}
+
+fn reachability(found: &ReachabilityInfo) -> Vec<String> {
+    let tested = found.addrs.iter().map(|tested| {
+        let verdict = if tested.reachable { "reachable" } else { "not reachable" };
+        format!("{} {verdict}, tested by {}", format::clean(&tested.addr), format::clean(&tested.tested_by))
+    });
+    std::iter::once(found.verdict.clone()).chain(tested).collect()
+}
+
+fn content_lines(status: &ContentStatus) -> Vec<String> {
+    let here = match (status.state.as_str(), status.len) {
+        ("none", _) => "nothing of it is here".to_owned(),
+        ("changed", _) => "the file was changed after it was added and is no longer served".to_owned(),
+        ("complete", Some(len)) => format!("complete, {}", format::bytes(len)),
+        (state, Some(len)) => {
+            format!("{state}, {} of {}", format::bytes(status.have_len), format::bytes(len))
+        }
+        (state, None) => format!("{state}, {}", format::bytes(status.have_len)),
+    };
+    let optional = |text: Option<String>| text.into_iter().map(|text| format::clean(&text)).collect();
+    labelled(&[
+        (status.kind.as_str(), vec![status.cid.clone()]),
+        ("here", vec![here]),
+        ("name", optional(status.name.clone())),
+        ("path", optional(status.path.as_ref().map(|path| path.display().to_string()))),
+    ])
+}
+
+#[cfg(test)]
+mod tests {
+    use dhtfs_node::api::types::{ProvideInfo, TestedAddr};
+
+    use super::*;
+
+    fn status() -> Status {
+        Status {
+            version: "0.1.0".to_owned(),
+            pid: 42,
+            data_dir: "/d".into(),
+            peer_id: "12D3".to_owned(),
+            network: "main".to_owned(),
+            online: true,
+            uptime_secs: 7_500,
+            listen: vec!["/ip4/10.0.0.1/tcp/1".to_owned(), "/ip4/10.0.0.1/udp/1/quic-v1".to_owned()],
+            external: vec![],
+            profile: "private".to_owned(),
+            reachability: ReachabilityInfo {
+                verdict: "reachable".to_owned(),
+                addrs: vec![TestedAddr {
+                    addr: "/a".to_owned(),
+                    reachable: true,
+                    tested_by: "12D4".to_owned(),
+                }],
+            },
+            connected: 3,
+            routing_peers: 20,
+            shares: 2,
+            shares_len: 3 << 30,
+            provide: ProvideInfo { keys: 1_026, announced: 1_024, pending: 2, in_flight: 0, failed: 0 },
+            counters: [("busy".to_owned(), 0), ("served-len".to_owned(), 1_048_576)].into_iter().collect(),
+        }
+    }
+
+    #[test]
+    fn a_running_daemon_tells_everything_that_counts() {
+        let expected = [
+            "daemon     running, process 42, version 0.1.0, for 2 h 5 min",
+            "data       /d",
+            "peer       12D3",
+            "network    main (private)",
+            "shares     2, 3.0 GiB",
+            "listening  /ip4/10.0.0.1/tcp/1",
+            "           /ip4/10.0.0.1/udp/1/quic-v1",
+            "reachable  reachable",
+            "           /a reachable, tested by 12D4",
+            "peers      3 connected, 20 in the routing table",
+            "announced  1,024 of 1,026 keys, 2 waiting",
+            "counters   served-len 1,048,576",
+        ];
+        assert_eq!(lines(&status(), true), expected);
+    }
+
+    #[test]
+    fn without_a_daemon_it_says_what_that_means() {
+        let offline = lines(&Status { online: false, ..status() }, false);
+        assert!(offline[0].contains("nobody can fetch from here until `dhtfs daemon` runs"), "{offline:?}");
+        assert!(!offline.iter().any(|line| line.starts_with("peers")), "{offline:?}");
+    }
+
+    #[test]
+    fn a_cid_tells_what_of_it_is_here() {
+        let content = |state: &str, len: Option<u64>| ContentStatus {
+            cid: "bafy".to_owned(),
+            kind: "manifest".to_owned(),
+            state: state.to_owned(),
+            name: Some("n".to_owned()),
+            len,
+            have_len: 1 << 20,
+            path: Some("/d/n".into()),
+        };
+        let expected =
+            ["manifest  bafy", "here      partial, 1.0 MiB of 2.0 MiB", "name      n", "path      /d/n"];
+        assert_eq!(content_lines(&content("partial", Some(2 << 20))), expected);
+        let none = ContentStatus { name: None, path: None, ..content("none", None) };
+        assert_eq!(content_lines(&none), ["manifest  bafy", "here      nothing of it is here"]);
+    }
+}

@@ -1,0 +1,219 @@
+//! Bars on a terminal's stderr; nothing anywhere else.
+
+use std::{borrow::Cow, time::Duration};
+
+use dhtfs_node::api::types::{GetProgress, GetStage, HashProgress, Source};
+use indicatif::{ProgressBar, ProgressState, ProgressStyle};
+
+use crate::{format, output::Output, pace::Pace};
+
+/// Longest name in front of a bar, in characters; the rest of an 80 column line is for the figures.
+const MAX_NAME_CHARS: usize = 20;
+
+/// How often a spinner turns and the time left is brought up to date.
+const TICK: Duration = Duration::from_millis(100);
+
+/// Full, half and empty cell of a bar.
+const BAR_CELLS: &str = "━╸─";
+
+/// In front of a spinner that stands where a line of text will be.
+const SPINNER_INDENT: &str = "  ";
+
+const SPINNER: &str = "{prefix}{spinner:.cyan} {msg}";
+const BAR: &str = "{prefix:.bold} {wide_bar:.cyan/black.bright} {done} / {total}  {pace}{msg}";
+const COUNTER: &str = "{spinner:.cyan} {prefix:.bold} {done}  {pace}";
+
+impl Output {
+    /// A bar for reading and hashing `name`; it goes away when it is dropped.
+    pub(crate) fn hash_bar(&self, what: &'static str, name: &str) -> HashBar {
+        let bar = self.bar();
+        bar.set_message(Cow::from(format!("{what} {}", label(name))));
+        HashBar { bar, shape: Shape::Spinner, name: name.to_owned() }
+    }
+
+    /// A bar for a fetch of what is called `name` until the manifest tells its name; it goes away when dropped.
+    pub(crate) fn get_bar(&self, name: &str) -> GetBar {
+        self.get_bar_for("", name)
+    }
+
+    /// The same with `who` in front, where several fetch the same.
+    pub(crate) fn get_bar_for(&self, who: &str, name: &str) -> GetBar {
+        let bar = GetBar::new(self.bar(), who, name);
+        bar.bar.set_message(bar.finding(&[]));
+        bar
+    }
+
+    /// A spinner; it goes away when it is dropped.
+    pub(crate) fn spinner(&self, message: String) -> Spinner {
+        let bar = self.bar();
+        bar.set_prefix(SPINNER_INDENT);
+        bar.set_message(message);
+        Spinner(bar)
+    }
+
+    fn bar(&self) -> ProgressBar {
+        let bar = self.bars().add(ProgressBar::no_length().with_style(style(SPINNER)));
+        if !self.bars().is_hidden() {
+            bar.enable_steady_tick(TICK);
+        }
+        bar
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Shape {
+    Spinner,
+    Counter,
+    Bar,
+}
+
+/// Progress of hashing.
+#[derive(Debug)]
+pub(crate) struct HashBar {
+    bar: ProgressBar,
+    shape: Shape,
+    name: String,
+}
+
+impl HashBar {
+    /// Shows how far it is.
+    pub(crate) fn update(&mut self, progress: &HashProgress) {
+        let (shape, template) = match progress.total_len {
+            Some(_) => (Shape::Bar, BAR),
+            None => (Shape::Counter, COUNTER),
+        };
+        if let Some(total) = progress.total_len {
+            self.bar.set_length(total);
+        }
+        self.bar.set_position(progress.done_len);
+        if self.shape != shape {
+            self.shape = shape;
+            self.bar.set_style(style(template));
+            self.bar.set_message("");
+            self.bar.set_prefix(label(&self.name));
+        }
+    }
+}
+
+impl Drop for HashBar {
+    fn drop(&mut self) {
+        self.bar.finish_and_clear();
+    }
+}
+
+/// Something is going on.
+#[derive(Debug)]
+pub(crate) struct Spinner(ProgressBar);
+
+impl Drop for Spinner {
+    fn drop(&mut self) {
+        self.0.finish_and_clear();
+    }
+}
+
+/// Progress of a fetch.
+#[derive(Debug)]
+pub(crate) struct GetBar {
+    bar: ProgressBar,
+    shape: Shape,
+    /// Put before everything; may be empty.
+    who: String,
+    name: String,
+}
+
+impl GetBar {
+    fn new(bar: ProgressBar, who: &str, name: &str) -> Self {
+        bar.set_prefix(who.to_owned());
+        Self { bar, shape: Shape::Spinner, who: who.to_owned(), name: name.to_owned() }
+    }
+
+    /// Shows how far it is.
+    pub(crate) fn update(&mut self, progress: &GetProgress) {
+        if let Some(name) = &progress.name {
+            self.name.clone_from(name);
+        }
+        match progress.stage {
+            GetStage::Finding => self.spin(self.finding(&progress.sources)),
+            GetStage::Checking => self.spin(self.message("checking what is here of")),
+            GetStage::Finishing => self.spin(self.message("saving")),
+            GetStage::Fetching => self.fetching(progress),
+        }
+    }
+
+    fn spin(&mut self, message: String) {
+        if self.shape != Shape::Spinner {
+            self.shape = Shape::Spinner;
+            self.bar.set_style(style(SPINNER));
+            self.bar.set_prefix(self.who.clone());
+        }
+        self.bar.set_message(message);
+    }
+
+    fn fetching(&mut self, progress: &GetProgress) {
+        self.bar.set_length(progress.total_len);
+        self.bar.set_position(progress.have_len);
+        if self.shape != Shape::Bar {
+            // Only now, so that what was there before says nothing about the speed.
+            self.shape = Shape::Bar;
+            self.bar.set_style(style(BAR));
+            self.bar.set_prefix(format!("{}{}", self.who, label(&self.name)));
+        }
+        self.bar.set_message(format!("  {}", in_use(&progress.sources)));
+    }
+
+    fn message(&self, doing: &str) -> String {
+        format!("{doing} {}", label(&self.name))
+    }
+
+    /// What is said while there is no manifest yet.
+    fn finding(&self, sources: &[Source]) -> String {
+        let name = label(&self.name);
+        match (used(sources), u64::try_from(sources.len()).unwrap_or(u64::MAX)) {
+            (0, 0) => format!("finding providers of {name}"),
+            (0, known) => format!("found {} of {name}, connecting", format::count(known, "provider")),
+            (used, _) => format!("reading the manifest of {name} from {}", format::count(used, "peer")),
+        }
+    }
+}
+
+impl Drop for GetBar {
+    fn drop(&mut self) {
+        self.bar.finish_and_clear();
+    }
+}
+
+/// How many peers serve right now.
+fn in_use(sources: &[Source]) -> String {
+    match used(sources) {
+        0 if sources.is_empty() => "finding providers".to_owned(),
+        0 => "connecting".to_owned(),
+        used => format::count(used, "peer"),
+    }
+}
+
+fn used(sources: &[Source]) -> u64 {
+    let connected = sources.iter().filter(|source| source.state == "connected").count();
+    u64::try_from(connected).unwrap_or(u64::MAX)
+}
+
+fn label(name: &str) -> String {
+    format::shorten(&format::clean(name), MAX_NAME_CHARS)
+}
+
+fn style(template: &str) -> ProgressStyle {
+    let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+    style
+        .progress_chars(BAR_CELLS)
+        .with_key("done", |state: &ProgressState, w: &mut dyn std::fmt::Write| {
+            // Writing into a string cannot fail.
+            let _ = w.write_str(&format::bytes(state.pos()));
+        })
+        .with_key("total", |state: &ProgressState, w: &mut dyn std::fmt::Write| {
+            let _ = w.write_str(&format::bytes(state.len().unwrap_or_default()));
+        })
+        .with_key("pace", Pace::default())
+}
+
+#[cfg(test)]
+#[path = "progress_tests.rs"]
+mod tests;

@@ -1,0 +1,36 @@
+# Everything CI does, one recipe each. `just check` is what CI runs.
+
+# All checks, in the order in which they fail fastest.
+check: fmt lint doc test demo deny audit
+
+# Formatting.
+fmt:
+    cargo fmt --all -- --check
+
+# Clippy and the compiler's lints, warnings denied.
+lint:
+    cargo clippy --workspace --all-targets --locked -- -D warnings
+
+# API documentation, warnings denied.
+doc:
+    RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --document-private-items --locked
+
+# Unit, property and whole-program tests.
+test:
+    cargo test --workspace --locked
+
+# Five daemons, one small file, one of them killed half-way.
+demo:
+    cargo run --locked -- demo --size 16
+
+# Licences, bans and sources.
+deny:
+    cargo deny --all-features check licenses bans sources
+
+# Known vulnerabilities, against the folder named by RUSTSEC_DB.
+audit:
+    .ci/audit
+
+# Benchmarks; prints each figure as a ratio to the machine's own limit. See docs/benchmarks.md.
+bench:
+    cargo bench --workspace --locked

@@ -1,0 +1,224 @@
+//! `status`, `peers`, `id`: what this node is and does.
+
+use std::collections::BTreeMap;
+
+use dhtfs_store::{ChunkCid, ContentCid, ManifestCid, ShareState};
+use libp2p::{Multiaddr, multiaddr::Protocol};
+
+use super::{
+    Api,
+    ls::{have_len, state_name},
+    parse_link,
+    types::{
+        ApiError, ContentStatus, Identity, PeerEntry, ProvideInfo, ReachabilityInfo, Ready, Status,
+        TestedAddr,
+    },
+};
+use crate::{
+    Role,
+    net::{Direction, NetStatus, Verdict},
+};
+
+impl Api {
+    /// The state of the node.
+    ///
+    /// # Errors
+    /// [`super::types::ErrorKind::Store`] if the store fails.
+    pub async fn status(&self) -> Result<Status, ApiError> {
+        let inner = &self.inner;
+        let shares = inner.store.call(|s| s.shares()).await??;
+        let net = self.net_status().await;
+        let mut counters: BTreeMap<String, u64> = BTreeMap::new();
+        if let Some(net) = &net {
+            counters.extend(net.counters.iter().map(|(name, count)| ((*name).to_owned(), *count)));
+        }
+        if let Some(net) = &inner.net {
+            let served = net.served.borrow();
+            counters.insert("serve_answered".to_owned(), served.served);
+            counters.insert("serve_answered_len".to_owned(), served.served_len);
+            counters.insert("serve_missing".to_owned(), served.missing);
+            counters.insert("serve_refused_busy".to_owned(), served.busy);
+            counters.insert("serve_dropped".to_owned(), served.dropped);
+        }
+        let listed = |addrs: Option<&Vec<Multiaddr>>| {
+            addrs.into_iter().flatten().map(|addr| self.with_own_id(addr)).collect::<Vec<_>>()
+        };
+        Ok(Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            data_dir: inner.store.store().dir().to_owned(),
+            peer_id: inner.peer_id.to_string(),
+            network: inner.config.network.clone(),
+            online: inner.role == Role::Server,
+            uptime_secs: inner.started.elapsed().as_secs(),
+            listen: listed(net.as_ref().map(|n| &n.listen)),
+            external: listed(net.as_ref().map(|n| &n.external)),
+            profile: net.as_ref().map_or_else(|| "offline".to_owned(), |n| n.profile.to_string()),
+            reachability: net.as_ref().map(reachability).unwrap_or_default(),
+            connected: net.as_ref().map_or(0, |n| n.connected as u64),
+            routing_peers: net.as_ref().map_or(0, |n| n.routing_peers as u64),
+            shares: shares.len() as u64,
+            shares_len: shares.iter().map(|share| share.size).sum(),
+            provide: self.provide_info(),
+            counters,
+        })
+    }
+
+    /// What is here of one CID.
+    ///
+    /// # Errors
+    /// [`super::types::ErrorKind::Usage`] for no CID, [`super::types::ErrorKind::Store`] if the store fails.
+    pub async fn status_of(&self, cid: &str) -> Result<ContentStatus, ApiError> {
+        match parse_link(cid)?.cid {
+            ContentCid::Manifest(root) => self.status_of_manifest(root).await,
+            ContentCid::Chunk(cid) => self.status_of_chunk(cid).await,
+        }
+    }
+
+    async fn status_of_manifest(&self, root: ManifestCid) -> Result<ContentStatus, ApiError> {
+        let share = self.inner.store.call(move |s| s.share(&root)).await??;
+        let mut status = ContentStatus {
+            cid: root.to_string(),
+            kind: "manifest".to_owned(),
+            state: "none".to_owned(),
+            name: None,
+            len: None,
+            have_len: 0,
+            path: None,
+        };
+        if let Some(share) = share {
+            state_name(&share.state).clone_into(&mut status.state);
+            status.have_len = have_len(&share);
+            status.len = Some(share.size);
+            status.name = Some(share.name);
+            status.path = share.paths.into_iter().next();
+            return Ok(status);
+        }
+        // Not a share of its own; it may be a file of a shared directory.
+        if let Some(resolved) = self.resolve_here(root).await? {
+            let chunks = resolved.tree.unique_chunks();
+            let held = self.inner.store.call(move |s| {
+                chunks.into_iter().try_fold((0_u64, true), |(len, all), (cid, chunk_len)| {
+                    let has = s.has_chunk(&cid)?;
+                    Ok::<_, dhtfs_store::StoreError>((
+                        len + if has { u64::from(chunk_len) } else { 0 },
+                        all && has,
+                    ))
+                })
+            });
+            let (have_len, is_complete) = held.await??;
+            let state = match (is_complete, have_len) {
+                (true, _) => ShareState::Complete,
+                (false, 0) => return Ok(ContentStatus { len: Some(resolved.tree.size), ..status }),
+                (false, _) => ShareState::Partial { have_len },
+            };
+            state_name(&state).clone_into(&mut status.state);
+            status.have_len = have_len;
+            status.len = Some(resolved.tree.size);
+            status.name = Some(resolved.tree.name);
+        }
+        Ok(status)
+    }
+
+    async fn status_of_chunk(&self, cid: ChunkCid) -> Result<ContentStatus, ApiError> {
+        let read = self.inner.store.call(move |s| s.read_chunk(&cid)).await??;
+        let len = match read {
+            dhtfs_store::ChunkRead::Data(data) => Some(data.len() as u64),
+            dhtfs_store::ChunkRead::Missing | dhtfs_store::ChunkRead::Withdrawn(_) => None,
+        };
+        Ok(ContentStatus {
+            cid: cid.to_string(),
+            kind: "chunk".to_owned(),
+            state: if len.is_some() { "complete" } else { "none" }.to_owned(),
+            name: None,
+            len,
+            have_len: len.unwrap_or(0),
+            path: None,
+        })
+    }
+
+    /// The peers connected now.
+    ///
+    /// # Errors
+    /// [`super::types::ErrorKind::Failed`] without a network.
+    pub async fn peers(&self) -> Result<Vec<PeerEntry>, ApiError> {
+        let peers = self.network()?.client.peers().await.unwrap_or_default();
+        Ok(peers
+            .into_iter()
+            .map(|info| PeerEntry {
+                peer: info.peer.to_string(),
+                addrs: info.addrs.iter().map(Multiaddr::to_string).collect(),
+                agent: info.agent,
+                rtt_ms: info.rtt.map(|rtt| rtt.as_secs_f64() * 1000.0),
+                routing: info.in_routing_table,
+                direction: match info.direction {
+                    Direction::Outbound => "out",
+                    Direction::Inbound => "in",
+                }
+                .to_owned(),
+            })
+            .collect())
+    }
+
+    /// Who this node is and where it can be dialled.
+    pub async fn id(&self) -> Identity {
+        Identity {
+            peer_id: self.inner.peer_id.to_string(),
+            addrs: self.dialable_addrs().await,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            network: self.inner.config.network.clone(),
+        }
+    }
+
+    /// What `dhtfs daemon` prints when it is ready.
+    pub async fn ready(&self) -> Ready {
+        let listen = self.net_status().await.map(|net| net.listen).unwrap_or_default();
+        let listen = listen.iter().map(|addr| self.with_own_id(addr)).collect();
+        Ready { peer_id: self.inner.peer_id.to_string(), listen }
+    }
+
+    /// The addresses others are told, with this node's ID.
+    pub(super) async fn dialable_addrs(&self) -> Vec<String> {
+        let external = self.net_status().await.map(|net| net.external).unwrap_or_default();
+        external.iter().map(|addr| self.with_own_id(addr)).collect()
+    }
+
+    async fn net_status(&self) -> Option<NetStatus> {
+        self.inner.net.as_ref()?.client.status().await.ok()
+    }
+
+    fn with_own_id(&self, addr: &Multiaddr) -> String {
+        match addr.iter().last() {
+            Some(Protocol::P2p(_)) => addr.to_string(),
+            _ => addr.clone().with(Protocol::P2p(self.inner.peer_id)).to_string(),
+        }
+    }
+
+    fn provide_info(&self) -> ProvideInfo {
+        let Some(provide) = self.provide() else {
+            return ProvideInfo::default();
+        };
+        let stats = provide.stats();
+        ProvideInfo {
+            keys: stats.keys,
+            announced: stats.announced,
+            pending: stats.pending,
+            in_flight: stats.in_flight,
+            failed: stats.failed,
+        }
+    }
+}
+
+fn reachability(net: &NetStatus) -> ReachabilityInfo {
+    let verdict = match net.reachability.verdict {
+        Verdict::Unknown => "unknown",
+        Verdict::Reachable => "reachable",
+        Verdict::Unreachable => "unreachable",
+    };
+    let addrs = net.reachability.addrs.iter().map(|tested| TestedAddr {
+        addr: tested.addr.to_string(),
+        reachable: tested.reachable,
+        tested_by: tested.tested_by.to_string(),
+    });
+    ReachabilityInfo { verdict: verdict.to_owned(), addrs: addrs.collect() }
+}

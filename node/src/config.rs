@@ -1,0 +1,88 @@
+//! Configuration: what a user may set in `config.toml`, with every default in one place.
+
+use std::path::{Path, PathBuf};
+
+use libp2p::Multiaddr;
+use serde::{Deserialize, Serialize};
+
+use crate::api::types::{ApiError, ErrorKind};
+
+/// Largest configuration file that is read, in bytes. A real one has some hundred.
+pub const MAX_CONFIG_LEN: u64 = 1024 * 1024;
+
+/// Settings of a node. Missing ones take their defaults; unknown ones are refused by name.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Name of the network: nodes of different networks never talk to each other. 1 to 32 characters of
+    /// `a-z`, `0-9` and `-`. Default `main`.
+    pub network: String,
+    /// Addresses to listen on. Empty (the default) means: those of the last run, or all interfaces, TCP and
+    /// QUIC, port 4343, or a free port if that is taken.
+    pub listen: Vec<Multiaddr>,
+    /// Addresses of nodes to join through, besides the peers saved by the last run. Default none.
+    pub bootstrap: Vec<Multiaddr>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self { network: "main".to_owned(), listen: Vec::new(), bootstrap: Vec::new() }
+    }
+}
+
+impl Config {
+    /// Reads a TOML file.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Usage`] if the file cannot be read, is larger than [`MAX_CONFIG_LEN`], is no TOML, has an
+    /// unknown key, or a value out of range; the message names the file and the place.
+    pub fn load(path: &Path) -> Result<Self, ApiError> {
+        let fail = |why: String| {
+            let path = path.display();
+            ApiError::new(
+                ErrorKind::Usage,
+                format!("configuration {path}: {why}; correct the file or leave out --config"),
+            )
+        };
+        let len = std::fs::metadata(path).map_err(|e| fail(e.to_string()))?.len();
+        if len > MAX_CONFIG_LEN {
+            return Err(fail(format!("is {len} bytes long, at most {MAX_CONFIG_LEN} are read")));
+        }
+        let text = std::fs::read_to_string(path).map_err(|e| fail(e.to_string()))?;
+        let config: Self =
+            toml::from_str(&text).map_err(|e| fail(e.to_string().trim_end().replace('\n', " ")))?;
+        config.check().map_err(|e| fail(e.message))?;
+        Ok(config)
+    }
+
+    /// Checks values that the types cannot.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Usage`] if the network name has another form than documented.
+    pub fn check(&self) -> Result<(), ApiError> {
+        let fine = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+        if self.network.is_empty() || self.network.len() > 32 || !self.network.chars().all(fine) {
+            let name = self.network.escape_debug();
+            let message = format!("network name \"{name}\" is not 1 to 32 characters of a-z, 0-9 and -");
+            return Err(ApiError::new(ErrorKind::Usage, message));
+        }
+        Ok(())
+    }
+}
+
+/// The data directory when none is given: `$XDG_DATA_HOME/dhtfs`, or `$HOME/.local/share/dhtfs`.
+///
+/// # Errors
+/// [`ErrorKind::Usage`] if neither variable is set.
+pub fn default_data_dir() -> Result<PathBuf, ApiError> {
+    let absolute = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|p| p.is_absolute());
+    if let Some(dir) = absolute("XDG_DATA_HOME") {
+        return Ok(dir.join("dhtfs"));
+    }
+    absolute("HOME").map(|home| home.join(".local/share/dhtfs")).ok_or_else(|| {
+        ApiError::new(
+            ErrorKind::Usage,
+            "no data directory: neither XDG_DATA_HOME nor HOME is set; give one with --data-dir",
+        )
+    })
+}

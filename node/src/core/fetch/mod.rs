@@ -1,0 +1,385 @@
+//! One download (a file, a directory, a chunk, a manifest tree) from many peers.
+//!
+//! The machine is told what is wanted and who may hold it, and answers whom to look up, whom to dial and which
+//! block to request from whom. It moves no bytes: a block that arrived is reported by its length only.
+//!
+//! # Life of a want
+//! ```text
+//! pending --Request--> in flight --on_block--> received --on_stored--> stored
+//!    ^                  |                        |
+//!    +------------------+------------------------+   missing, busy, failed, disconnected, bad
+//! ```
+//! A want in flight may have a second copy: when the first is late (older than four times the peer's usual time),
+//! or when a peer has nothing else to do. The first block wins, the other copy gets [`Action::Forget`].
+//!
+//! # Who is asked
+//! Providers of the root and hinted peers are believed to hold everything until they answer Missing; a provider of
+//! one chunk that chunk and, once it served it, its neighbours, more of them with each hit (a file that shares one
+//! chunk often shares the next). A chunk without any source that answers is looked up by its own CID, again and again with backoff.
+//! The peer with the most room in its window is asked first, so equal peers get equal shares and fast peers more.
+//!
+//! # Invariants
+//! - The bytes requested or received and not yet stored never exceed the budget, and in order the want that is
+//!   consumed next always finds room.
+//! - A want has at most two copies in flight, never both at one peer. A peer is never asked for what it is known
+//!   to lack, and never again after two bad blocks.
+//! - Every [`Action::Request`] ends in exactly one input that names its id, or in [`Action::Forget`].
+//! - Work per event is logarithmic in the wants and linear in the connected peers; memory is about 100 bytes a
+//!   want and one bit a want and peer.
+//!
+//! # For the driver, besides the contract of [`core`](crate::core)
+//! - Call [`on_wants`](Fetch::on_wants) first. Give wants in the order in which they are consumed.
+//! - Every [`Action::Lookup`] must end in [`on_lookup_done`](Fetch::on_lookup_done), every [`Action::Dial`] in
+//!   [`on_connected`](Fetch::on_connected) (also if the peer was connected already) or
+//!   [`on_dial_failed`](Fetch::on_dial_failed).
+//! - Connections and disconnections of any peer may be reported; those of strangers are ignored.
+//! - After [`Action::Finished`] or [`Action::Failed`] nothing follows, and everything outstanding is void.
+
+mod answers;
+mod config;
+mod dials;
+mod invariants;
+mod links;
+mod lookups;
+mod pace;
+mod peers;
+mod requests;
+mod scheduler;
+mod timers;
+mod types;
+mod wants;
+
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    time::Instant,
+};
+
+use dhtfs_store::ContentCid;
+use libp2p::PeerId;
+use rand::{SeedableRng as _, rngs::StdRng};
+
+pub use config::{FetchConfig, MAX_COPIES, MAX_SOURCES_PER_WANT, MAX_STRIKES, MAX_WANTS, Order};
+pub use types::{Action, FetchFailure, FetchProgress, PeerProgress, PeerState, RequestId, Want};
+
+use dials::Dials;
+use lookups::Lookups;
+use peers::{Link, PeerIx, Peers};
+use requests::Requests;
+use wants::{Status, WantIx, Wants};
+
+/// The machine. See the module's documentation.
+#[derive(Debug)]
+pub struct Fetch {
+    config: FetchConfig,
+    root: ContentCid,
+    rng: StdRng,
+    wants: Wants,
+    /// No more wants will come.
+    complete: bool,
+    ended: bool,
+    peers: Peers,
+    /// Which peers that are not full are believed to hold a want.
+    sources: BTreeMap<WantIx, Vec<PeerIx>>,
+    requests: Requests,
+    lookups: Lookups,
+    dials: Dials,
+    actions: VecDeque<Action>,
+    /// When something was last stored, moved on by the times in which the own store or reader was slow.
+    progress_at: Instant,
+    /// Since when a received block waits for the own store or reader.
+    waiting_since: Option<Instant>,
+    /// When an idle peer may make the next copy.
+    hedge_at: Option<Instant>,
+    now: Instant,
+    /// Smoothed length of blocks whose length was not known before.
+    unknown_len: u32,
+    received_len: u64,
+    requested_len: u64,
+    wasted_len: u64,
+}
+
+impl Fetch {
+    /// A fetch of the tree under `root`. `seed` decides where it starts and every random choice.
+    pub fn new(config: FetchConfig, root: ContentCid, seed: u64, now: Instant) -> Self {
+        let config = config.clamped();
+        Self {
+            root,
+            rng: StdRng::seed_from_u64(seed),
+            wants: Wants::new(config.order, seed),
+            complete: false,
+            ended: false,
+            peers: Peers::default(),
+            sources: BTreeMap::new(),
+            requests: Requests::default(),
+            lookups: Lookups::new(now),
+            dials: Dials::default(),
+            actions: VecDeque::new(),
+            progress_at: now,
+            waiting_since: None,
+            hedge_at: None,
+            now,
+            unknown_len: 0,
+            received_len: 0,
+            requested_len: 0,
+            wasted_len: 0,
+            config,
+        }
+    }
+
+    /// These are wanted too. CIDs that were given before are ignored, so each is requested once however often it
+    /// occurs. More than [`MAX_WANTS`] end the fetch. Counts as progress.
+    pub fn on_wants(&mut self, wants: Vec<Want>, now: Instant) {
+        for want in wants {
+            if self.ended {
+                return;
+            }
+            if self.wants.len() >= MAX_WANTS {
+                self.end(Action::Failed(FetchFailure::TooLarge));
+                return;
+            }
+            if let Some(ix) = self.wants.add(want) {
+                self.note_pending(ix);
+                self.note_progress(now);
+            }
+        }
+        self.lookups.start(&self.config, now);
+        self.sources_changed(now);
+        self.pump(now);
+    }
+
+    /// No more wants will come: the fetch finishes when all it has are stored.
+    pub fn on_wants_complete(&mut self, now: Instant) {
+        self.complete = true;
+        self.pump(now);
+    }
+
+    /// A want was obtained elsewhere, for example from another local file.
+    pub fn on_have(&mut self, cid: ContentCid, now: Instant) {
+        if let Some(ix) = self.wants.find(&cid).filter(|ix| self.wants[*ix].status != Status::Stored) {
+            self.waste_copies(ix);
+            self.satisfy(ix, now);
+            self.note_progress(now);
+        }
+        self.pump(now);
+    }
+
+    /// A want that was stored is gone again and needed once more, for example by a reader that meets a repeated
+    /// chunk and has not kept it. In order, it is consumed next.
+    pub fn on_lost(&mut self, cid: ContentCid, now: Instant) {
+        if let Some(ix) = self.wants.find(&cid).filter(|ix| self.wants[*ix].status == Status::Stored) {
+            self.set_pending(ix, now);
+            self.note_progress(now);
+        }
+        self.pump(now);
+    }
+
+    /// A peer is said to hold `cid`. A provider of the root is believed to hold everything.
+    pub fn on_provider(&mut self, cid: ContentCid, peer: PeerId, now: Instant) {
+        let want = self.wants.find(&cid);
+        if (cid == self.root || want.is_some())
+            && let Some(ix) = self.add_peer(peer, now)
+        {
+            if cid == self.root {
+                self.set_full(ix);
+            }
+            if let Some(want) = want {
+                self.add_source(ix, want);
+            }
+            self.dials.renew(&mut self.peers[ix], &self.config);
+        }
+        self.pump(now);
+    }
+
+    /// A peer that the user named: like a provider of the root, but dialled for ever.
+    pub fn on_hint(&mut self, peer: PeerId, now: Instant) {
+        if let Some(ix) = self.add_peer(peer, now) {
+            self.set_full(ix);
+            self.peers[ix].hint = true;
+            self.dials.renew(&mut self.peers[ix], &self.config);
+        }
+        self.pump(now);
+    }
+
+    /// A lookup has ended, whatever it found.
+    pub fn on_lookup_done(&mut self, cid: ContentCid, now: Instant) {
+        self.lookup_done(cid, now);
+        self.pump(now);
+    }
+
+    /// There is a connection to this peer.
+    pub fn on_connected(&mut self, peer: PeerId, now: Instant) {
+        if let Some(ix) = self.peers.find(&peer) {
+            self.connected(ix, now);
+        }
+        self.pump(now);
+    }
+
+    /// A dial has failed.
+    pub fn on_dial_failed(&mut self, peer: PeerId, now: Instant) {
+        if let Some(ix) = self.peers.find(&peer)
+            && matches!(self.peers[ix].link, Link::Dialling { .. })
+        {
+            self.back_off(ix, now);
+        }
+        self.pump(now);
+    }
+
+    /// The last connection to this peer is gone; its wants go back at once.
+    pub fn on_disconnected(&mut self, peer: PeerId, now: Instant) {
+        if let Some(ix) = self.peers.find(&peer)
+            && self.peers[ix].is_connected()
+        {
+            self.disconnected(ix, now);
+        }
+        self.pump(now);
+    }
+
+    /// A block of `len` bytes arrived. `true`: verify and store it, then report [`on_stored`](Self::on_stored) or
+    /// [`on_bad`](Self::on_bad). `false`: drop it; it is too late, not asked for, or has the wrong length (which
+    /// already counted as bad).
+    #[must_use]
+    pub fn on_block(&mut self, id: RequestId, len: u32, now: Instant) -> bool {
+        let wanted = self.block(id, len, now);
+        self.pump(now);
+        wanted
+    }
+
+    /// A received block was verified and stored or consumed: its part of the budget is free again.
+    pub fn on_stored(&mut self, id: RequestId, now: Instant) {
+        self.stored(id, now);
+        self.pump(now);
+    }
+
+    /// A received block does not have the hash it should: a strike for its peer.
+    pub fn on_bad(&mut self, id: RequestId, now: Instant) {
+        if self.requests.get(id).is_some_and(requests::Request::is_received) {
+            self.bad(id, now);
+        }
+        self.pump(now);
+    }
+
+    /// The peer does not have it.
+    pub fn on_missing(&mut self, id: RequestId, now: Instant) {
+        self.missing(id, now);
+        self.pump(now);
+    }
+
+    /// The peer is overloaded.
+    pub fn on_busy(&mut self, id: RequestId, now: Instant) {
+        self.busy(id, now);
+        self.pump(now);
+    }
+
+    /// The request failed in the transport.
+    pub fn on_failed(&mut self, id: RequestId, now: Instant) {
+        self.failed(id, now);
+        self.pump(now);
+    }
+
+    /// A deadline has passed.
+    pub fn on_timeout(&mut self, now: Instant) {
+        if !self.ended {
+            self.run_timers(now);
+        }
+        self.pump(now);
+    }
+
+    /// The next thing to do; call until `None` after every input.
+    pub fn next_action(&mut self) -> Option<Action> {
+        self.actions.pop_front()
+    }
+
+    /// When [`on_timeout`](Self::on_timeout) is due.
+    pub fn next_deadline(&self) -> Option<Instant> {
+        if self.ended {
+            return None;
+        }
+        let fetch = [self.failing_at(), self.hedge_at, self.requests.next_burial()];
+        let others = [self.dials.deadline(), self.lookups_deadline()];
+        let peers = self.peers.iter().filter_map(|(_, peer)| self.peer_deadline(peer));
+        fetch.into_iter().chain(others).flatten().chain(peers).min()
+    }
+
+    /// How far the fetch is.
+    pub fn progress(&self) -> FetchProgress {
+        FetchProgress {
+            wanted: self.wants.len(),
+            stored: self.wants.stored(),
+            in_flight: self.requests.in_flight(),
+            received_len: self.received_len,
+            requested_len: self.requested_len,
+            wasted_len: self.wasted_len,
+            peers: self.peers.iter().map(|(_, peer)| PeerProgress::of(peer)).collect(),
+            lookups: self.lookups.running(),
+        }
+    }
+
+    /// When the fetch fails unless something is stored before.
+    fn failing_at(&self) -> Option<Instant> {
+        let running = self.wants.open() > 0 && self.waiting_since.is_none();
+        running.then(|| self.progress_at + self.config.no_progress)
+    }
+
+    fn note_progress(&mut self, now: Instant) {
+        self.progress_at = now;
+        if self.waiting_since.is_some() {
+            self.waiting_since = Some(now);
+        }
+    }
+
+    /// Decides what to do next; ends every input.
+    fn pump(&mut self, now: Instant) {
+        self.now = now;
+        if self.ended {
+            return;
+        }
+        if self.complete && self.wants.open() == 0 {
+            self.end(Action::Finished);
+            return;
+        }
+        self.watch_progress(now);
+        if self.ended {
+            return;
+        }
+        self.pump_requests(now);
+        self.pump_dials(now);
+        self.pump_lookups(now);
+    }
+
+    /// Stops the clock while the own store or reader is what everything waits for.
+    fn watch_progress(&mut self, now: Instant) {
+        let waiting = match self.wants.head() {
+            Some(head) => self.wants[head].status == Status::Received,
+            None => self.requests.received() > 0,
+        };
+        match (waiting, self.waiting_since) {
+            (true, None) => self.waiting_since = Some(now),
+            (false, Some(since)) => {
+                self.progress_at += now.saturating_duration_since(since.max(self.progress_at));
+                self.waiting_since = None;
+            }
+            _ => {}
+        }
+        if self.wants.open() == 0 {
+            self.progress_at = now;
+        }
+        if self.failing_at().is_some_and(|at| at <= now) {
+            let root_open =
+                self.wants.find(&self.root).is_some_and(|ix| self.wants[ix].status != Status::Stored);
+            let failure = if root_open {
+                FetchFailure::NotFound
+            } else {
+                FetchFailure::Incomplete { missing: self.wants.open() }
+            };
+            self.end(Action::Failed(failure));
+        }
+    }
+
+    fn end(&mut self, action: Action) {
+        self.ended = true;
+        self.actions.push_back(action);
+    }
+}

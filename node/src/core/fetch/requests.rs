@@ -1,0 +1,260 @@
+//! The requests of a fetch and the budget they use.
+//!
+//! # Invariants
+//! - `used_len` is the sum of `max_len` over all live requests (in flight or received).
+//! - A want has at most [`MAX_COPIES`] live requests, of which at most one is received.
+//! - A want is in `late` when nothing of it is received and every copy in flight is late.
+//! - A request is in `solo` when it is the only copy of its want that is not late, and nothing is received.
+//! - A request is in `pairs` when it is the younger of two copies that are not late.
+//!
+//! A request whose result is no longer wanted becomes a *zombie*: it leaves the budget, but keeps its place in the
+//! peer's window until its answer comes or as long as one may take, because the peer goes on sending it.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::{Duration, Instant},
+};
+
+use super::{RequestId, config::MAX_COPIES, pace::Delivered, peers::PeerIx, wants::WantIx};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Phase {
+    InFlight,
+    /// Older than the peer's timeout; still in flight.
+    Late,
+    Received {
+        len: u32,
+    },
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct Request {
+    pub(super) peer: PeerIx,
+    pub(super) want: WantIx,
+    pub(super) sent: Instant,
+    pub(super) max_len: u32,
+    pub(super) units: u32,
+    pub(super) phase: Phase,
+    /// What the peer had delivered when this was sent.
+    pub(super) delivered: Delivered,
+    /// Whether the peer's window was full with it.
+    pub(super) full: bool,
+}
+
+impl Zombie {
+    pub(super) fn is_over(&self, now: Instant) -> bool {
+        self.until <= now
+    }
+}
+
+impl Request {
+    pub(super) fn is_received(&self) -> bool {
+        matches!(self.phase, Phase::Received { .. })
+    }
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct Zombie {
+    pub(super) peer: PeerIx,
+    pub(super) units: u32,
+    until: Instant,
+}
+
+fn set_member(set: &mut BTreeSet<RequestId>, id: RequestId, member: bool) {
+    if member {
+        set.insert(id);
+    } else {
+        set.remove(&id);
+    }
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Requests {
+    live: BTreeMap<RequestId, Request>,
+    by_want: BTreeMap<WantIx, Vec<RequestId>>,
+    late: BTreeSet<WantIx>,
+    solo: BTreeSet<RequestId>,
+    pairs: BTreeSet<RequestId>,
+    zombies: BTreeMap<RequestId, Zombie>,
+    received: usize,
+    used_len: u64,
+    next_id: u64,
+}
+
+impl Requests {
+    /// Books a new request and gives it an id.
+    pub(super) fn add(&mut self, request: Request) -> RequestId {
+        let id = RequestId(self.next_id);
+        self.next_id += 1;
+        self.used_len += u64::from(request.max_len);
+        let want = request.want;
+        self.live.insert(id, request);
+        self.by_want.entry(want).or_default().push(id);
+        self.reindex(want);
+        id
+    }
+
+    pub(super) fn get(&self, id: RequestId) -> Option<&Request> {
+        self.live.get(&id)
+    }
+
+    /// Forgets a live request altogether.
+    pub(super) fn remove(&mut self, id: RequestId) -> Option<Request> {
+        let request = self.live.remove(&id)?;
+        self.used_len -= u64::from(request.max_len);
+        self.received -= usize::from(request.is_received());
+        self.solo.remove(&id);
+        self.pairs.remove(&id);
+        if let Some(copies) = self.by_want.get_mut(&request.want) {
+            copies.retain(|copy| *copy != id);
+            if copies.is_empty() {
+                self.by_want.remove(&request.want);
+            }
+        }
+        self.reindex(request.want);
+        Some(request)
+    }
+
+    pub(super) fn set_late(&mut self, id: RequestId) {
+        self.set_phase(id, Phase::Late);
+    }
+
+    pub(super) fn set_received(&mut self, id: RequestId, len: u32) {
+        self.set_phase(id, Phase::Received { len });
+    }
+
+    fn set_phase(&mut self, id: RequestId, phase: Phase) {
+        let Some(request) = self.live.get_mut(&id) else { return };
+        let was_received = request.is_received();
+        request.phase = phase;
+        let (want, is_received) = (request.want, request.is_received());
+        self.received += usize::from(is_received);
+        self.received -= usize::from(was_received);
+        self.reindex(want);
+    }
+
+    /// Turns a request in flight into a zombie for at most `hold`.
+    pub(super) fn bury(&mut self, id: RequestId, now: Instant, hold: Duration) -> Option<Request> {
+        let request = self.remove(id)?;
+        let zombie = Zombie { peer: request.peer, units: request.units, until: now + hold };
+        self.zombies.insert(id, zombie);
+        Some(request)
+    }
+
+    pub(super) fn remove_zombie(&mut self, id: RequestId) -> Option<Zombie> {
+        self.zombies.remove(&id)
+    }
+
+    /// Takes out the zombies that are `gone`.
+    pub(super) fn take_zombies(&mut self, gone: impl Fn(&Zombie) -> bool) -> Vec<Zombie> {
+        let ids: Vec<_> = self.zombies.iter().filter(|(_, zombie)| gone(zombie)).map(|(id, _)| *id).collect();
+        ids.iter().filter_map(|id| self.zombies.remove(id)).collect()
+    }
+
+    pub(super) fn copies(&self, want: WantIx) -> &[RequestId] {
+        self.by_want.get(&want).map_or(&[], Vec::as_slice)
+    }
+
+    /// Whether a copy of this want went to this peer.
+    pub(super) fn asked(&self, want: WantIx, peer: PeerIx) -> bool {
+        self.copies(want).iter().any(|id| self.live.get(id).is_some_and(|request| request.peer == peer))
+    }
+
+    /// Bytes of the budget used for one want.
+    pub(super) fn used_by(&self, want: WantIx) -> u64 {
+        self.copies(want).iter().filter_map(|id| self.live.get(id)).map(|r| u64::from(r.max_len)).sum()
+    }
+
+    /// Bytes of the budget in use.
+    pub(super) fn used_len(&self) -> u64 {
+        self.used_len
+    }
+
+    /// Requests in flight, copies included, zombies not.
+    pub(super) fn in_flight(&self) -> usize {
+        self.live.len() - self.received
+    }
+
+    /// Blocks that are being verified or wait to be consumed.
+    pub(super) fn received(&self) -> usize {
+        self.received
+    }
+
+    /// Wants of which nothing is received and every copy is late.
+    pub(super) fn late(&self) -> &BTreeSet<WantIx> {
+        &self.late
+    }
+
+    /// Requests of which no other copy is on time, oldest first.
+    pub(super) fn solo(&self) -> impl Iterator<Item = &Request> {
+        self.solo.iter().filter_map(|id| self.live.get(id))
+    }
+
+    /// The younger ones of two copies in flight, oldest first.
+    pub(super) fn pairs(&self) -> impl Iterator<Item = &Request> {
+        self.pairs.iter().filter_map(|id| self.live.get(id))
+    }
+
+    /// When the first zombie gives up its place.
+    pub(super) fn next_burial(&self) -> Option<Instant> {
+        self.zombies.values().map(|zombie| zombie.until).min()
+    }
+
+    fn reindex(&mut self, want: WantIx) {
+        let copies = self.by_want.get(&want).map_or(&[][..], Vec::as_slice);
+        let phases = copies.iter().filter_map(|id| self.live.get(id)).map(|request| request.phase);
+        let all_late = !copies.is_empty() && phases.clone().all(|phase| phase == Phase::Late);
+        if all_late {
+            self.late.insert(want);
+        } else {
+            self.late.remove(&want);
+        }
+        let received = phases.clone().any(|phase| matches!(phase, Phase::Received { .. }));
+        let on_time = phases.filter(|phase| *phase == Phase::InFlight).count();
+        for (place, id) in copies.iter().enumerate() {
+            let fresh = !received && self.live.get(id).is_some_and(|request| request.phase == Phase::InFlight);
+            set_member(&mut self.solo, *id, fresh && on_time == 1);
+            set_member(&mut self.pairs, *id, fresh && on_time == 2 && place == 1);
+        }
+    }
+
+    /// All live requests.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (RequestId, &Request)> {
+        self.live.iter().map(|(id, request)| (*id, request))
+    }
+
+    /// All zombies.
+    pub(super) fn zombies(&self) -> impl Iterator<Item = &Zombie> {
+        self.zombies.values()
+    }
+
+    pub(super) fn check_invariants(&self) {
+        let used: u64 = self.live.values().map(|request| u64::from(request.max_len)).sum();
+        assert_eq!(used, self.used_len, "budget in use");
+        let received = self.live.values().filter(|request| request.is_received()).count();
+        assert_eq!(received, self.received, "received blocks");
+        assert_eq!(self.by_want.values().map(Vec::len).sum::<usize>(), self.live.len(), "copies");
+        let (mut late, mut solo, mut pairs) = (0, 0, 0);
+        for (want, copies) in &self.by_want {
+            let requests: Vec<_> = copies.iter().map(|id| &self.live[id]).collect();
+            assert!(requests.iter().all(|request| request.want == *want), "copies of one want");
+            assert!((1..=MAX_COPIES).contains(&copies.len()), "{} copies", copies.len());
+            assert!(requests.iter().filter(|request| request.is_received()).count() <= 1, "received twice");
+            if requests.len() == 2 {
+                assert_ne!(requests[0].peer, requests[1].peer, "both copies from one peer");
+            }
+            if requests.iter().all(|request| request.phase == Phase::Late) {
+                assert!(self.late.contains(want), "late want");
+                late += 1;
+            }
+            let on_time = requests.iter().filter(|request| request.phase == Phase::InFlight).count();
+            if !requests.iter().any(|request| request.is_received()) {
+                solo += usize::from(on_time == 1);
+                pairs += usize::from(on_time == 2);
+            }
+        }
+        assert_eq!(late, self.late.len(), "late wants");
+        assert_eq!((solo, pairs), (self.solo.len(), self.pairs.len()), "solo requests and pairs");
+        assert!(self.zombies.keys().all(|id| !self.live.contains_key(id)), "a zombie is alive");
+    }
+}

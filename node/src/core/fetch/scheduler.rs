@@ -1,0 +1,260 @@
+//! Which want is requested from whom.
+//!
+//! Peers with room are served in turn, the one with the emptiest window first, among equals one that has served
+//! something, and then the one that was asked least recently. Each is given, in this order: a want whose copies
+//! elsewhere are late, the next pending want it may hold, and, if it has nothing else to do, a second copy of the
+//! oldest request in flight. While neither of two copies is at a peer that is known to answer, the younger one
+//! moves on from idle peer to idle peer, so that a few that never answer cannot hold a want for long.
+
+use std::time::Instant;
+
+use super::{
+    Action, Fetch, RequestId,
+    config::{MAX_COPIES, Order, RESERVED_LEN},
+    pace,
+    peers::PeerIx,
+    requests::{Phase, Request},
+    wants::{Status, WantIx},
+};
+
+/// After so many moves of a copy to another peer each of them is given twice the time.
+const ROTATIONS_PER_DOUBLING: u8 = 6;
+
+impl Fetch {
+    /// Makes every request that may be made now.
+    pub(super) fn pump_requests(&mut self, now: Instant) {
+        self.recheck_missing(now);
+        let some_late = !self.requests.late().is_empty();
+        let mut ready: Vec<PeerIx> = self
+            .peers
+            .iter()
+            .filter(|(_, peer)| peer.can_be_asked(now) && peer.has_room() && (!peer.exhausted || some_late))
+            .map(|(ix, _)| ix)
+            .collect();
+        let mut blocked = false;
+        while let Some(place) = self.least_loaded(&ready) {
+            let ix = ready[place];
+            let asked = self.hedge_late(ix, now) || self.ask_pending(ix, &mut blocked, now);
+            if !asked || !self.peers[ix].has_room() {
+                ready.swap_remove(place);
+            }
+            if blocked && self.config.order == Order::Spread && self.requests.late().is_empty() {
+                break;
+            }
+        }
+        self.hedge_oldest(blocked, now);
+    }
+
+    fn least_loaded(&self, ready: &[PeerIx]) -> Option<usize> {
+        let load = |ix: PeerIx| {
+            let peer = &self.peers[ix];
+            // Thousandths of the window; the window is never 0.
+            (peer.units * 1000 / peer.pace.window(), peer.served == 0, peer.last_asked, ix)
+        };
+        (0..ready.len()).min_by_key(|place| load(ready[*place]))
+    }
+
+    /// Lets idle peers be asked again for a few of the wants they lacked.
+    fn recheck_missing(&mut self, now: Instant) {
+        if self.wants.pending().is_empty() && self.requests.late().is_empty() {
+            return;
+        }
+        for (_, peer) in self.peers.iter_mut() {
+            if peer.can_be_asked(now) && peer.has_room() && peer.recheck_is_due(now) {
+                peer.lift_marks(&self.wants, self.requests.late(), &self.config, now);
+            }
+        }
+    }
+
+    /// Asks this peer for a want whose copies elsewhere are all late.
+    fn hedge_late(&mut self, ix: PeerIx, now: Instant) -> bool {
+        let suits = |want: &&WantIx| self.may_copy(ix, **want);
+        let Some(want) = self.requests.late().iter().find(suits).copied() else { return false };
+        self.request_copy(ix, want, now);
+        true
+    }
+
+    /// Requests another copy of a want in flight, in place of a late or the youngest one if there is no room.
+    fn request_copy(&mut self, ix: PeerIx, want: WantIx, now: Instant) {
+        if self.requests.copies(want).len() >= MAX_COPIES || !self.fits(want, true) {
+            let phase = |id: &RequestId| self.requests.get(*id).map(|request| request.phase);
+            let copies = self.requests.copies(want);
+            let late = copies.iter().find(|id| phase(id) == Some(Phase::Late));
+            if let Some(loser) = late.or(copies.last()).copied() {
+                self.wasted_len += u64::from(self.expected_len(want));
+                self.forget(loser, now);
+            }
+        }
+        self.request(ix, want, now);
+    }
+
+    /// Asks this peer for its next pending want. `blocked` is set when only the budget is in the way.
+    fn ask_pending(&mut self, ix: PeerIx, blocked: &mut bool, now: Instant) -> bool {
+        let was_exhausted = self.peers[ix].exhausted;
+        let Some(rank) = self.peers[ix].peek(&self.wants) else {
+            // A peer that lacks something has stopped being useful: there may be a place for another.
+            self.dials.dirty |= !was_exhausted && !self.peers[ix].missing.is_empty();
+            return false;
+        };
+        let want = rank.want();
+        if !self.peers[ix].has_room_for(self.units(want)) {
+            return false;
+        }
+        if !self.fits(want, false) {
+            *blocked = true;
+            return false;
+        }
+        self.request(ix, want, now);
+        true
+    }
+
+    /// Asks idle peers for second copies of what has been in flight for long, and notes when that may be next.
+    fn hedge_oldest(&mut self, blocked: bool, now: Instant) {
+        self.hedge_at = None;
+        let in_order = blocked && self.config.order == Order::InOrder;
+        let solo = self.requests.solo().next().map(|request| request.sent);
+        let pair = self.requests.pairs().next().map(|request| request.sent);
+        let Some(oldest) = solo.into_iter().chain(pair).min() else { return };
+        let mut idle: Vec<PeerIx> = self
+            .peers
+            .iter()
+            .filter(|(_, peer)| peer.can_be_asked(now) && peer.has_room() && (peer.exhausted || in_order))
+            .map(|(ix, _)| ix)
+            .collect();
+        if idle.is_empty() {
+            return;
+        }
+        if oldest + self.config.min_hedge_age > now {
+            self.hedge_at = Some(oldest + self.config.min_hedge_age);
+            return;
+        }
+        while let Some(place) = self.least_loaded(&idle) {
+            let ix = idle[place];
+            match self.oldest_to_copy(ix, now).or_else(|| self.oldest_to_rotate(ix, now)) {
+                Some(want) => self.request_copy(ix, want, now),
+                None => {
+                    idle.swap_remove(place);
+                }
+            }
+        }
+    }
+
+    /// The oldest single copy that is old enough for this peer to make another.
+    fn oldest_to_copy(&mut self, ix: PeerIx, now: Instant) -> Option<WantIx> {
+        let pace = &self.peers[ix].pace;
+        let mut found = None;
+        let mut next = None;
+        for request in self.requests.solo() {
+            let at = request.sent + self.config.min_hedge_age.max(pace.typical(request.units) * 2);
+            if request.sent + self.config.min_hedge_age > now {
+                next = earlier(next, at);
+                break;
+            }
+            if !self.may_help(ix, request.want) {
+                continue;
+            }
+            if at > now {
+                next = earlier(next, at);
+            } else if self.requests.copies(request.want).len() >= MAX_COPIES || self.fits(request.want, true) {
+                found = Some(request.want);
+                break;
+            }
+        }
+        self.hedge_at = self.hedge_at.into_iter().chain(next).min();
+        found
+    }
+
+    /// A want with both copies at unproven peers of which this one may have the younger instead. The older one
+    /// stays where it is, in case that all are slow; the other visits one peer after the other, faster at first.
+    fn oldest_to_rotate(&mut self, ix: PeerIx, now: Instant) -> Option<WantIx> {
+        let mut found = None;
+        let mut next = None;
+        for request in self.requests.pairs() {
+            let copies = self.requests.copies(request.want);
+            let mut owners = copies.iter().filter_map(|id| Some(&self.peers[self.requests.get(*id)?.peer]));
+            let proven = owners.any(|owner| owner.pace.is_proven(request.units));
+            if proven || !self.may_help(ix, request.want) {
+                continue;
+            }
+            let doublings = u32::from(self.wants[request.want].rotations / ROTATIONS_PER_DOUBLING).min(6);
+            let at = request.sent + self.config.min_request_timeout * (1 << doublings);
+            if at > now {
+                next = earlier(next, at);
+            } else {
+                found = Some(request.want);
+                break;
+            }
+        }
+        if let Some(want) = found {
+            self.wants[want].rotations = self.wants[want].rotations.saturating_add(1);
+        }
+        self.hedge_at = self.hedge_at.into_iter().chain(next).min();
+        found
+    }
+
+    /// Whether this idle peer may be asked for another copy: one with something else to do, which only the budget
+    /// keeps from it, helps with the want that is consumed next and no other.
+    fn may_help(&self, ix: PeerIx, want: WantIx) -> bool {
+        (self.peers[ix].exhausted || self.wants.head() == Some(want)) && self.may_copy(ix, want)
+    }
+
+    /// Whether this peer may be asked for another copy of a want in flight.
+    fn may_copy(&self, ix: PeerIx, want: WantIx) -> bool {
+        let peer = &self.peers[ix];
+        peer.may_hold(want, self.wants.rank(want))
+            && peer.has_room_for(self.units(want))
+            && !self.requests.asked(want, ix)
+    }
+
+    /// Whether the budget has room for a (further) request of this want.
+    fn fits(&self, want: WantIx, hedge: bool) -> bool {
+        let len = u64::from(self.wants[want].max_len());
+        let used = self.requests.used_len();
+        let budget = self.config.budget_len;
+        match self.wants.head() {
+            Some(head) if head == want => used + len <= budget,
+            Some(head) => {
+                let others = used - self.requests.used_by(head);
+                others + len <= budget - RESERVED_LEN && used + len <= budget
+            }
+            None if hedge => used + len <= budget,
+            None => used + len <= budget - RESERVED_LEN,
+        }
+    }
+
+    /// What a want weighs in a peer's window.
+    fn units(&self, want: WantIx) -> u32 {
+        pace::units_of(self.expected_len(want))
+    }
+
+    /// Requests a want from a peer.
+    fn request(&mut self, ix: PeerIx, want: WantIx, now: Instant) {
+        let units = self.units(want);
+        let max_len = self.wants[want].max_len();
+        let peer = &mut self.peers[ix];
+        peer.units += units;
+        let id = self.requests.add(Request {
+            peer: ix,
+            want,
+            sent: now,
+            max_len,
+            units,
+            phase: Phase::InFlight,
+            delivered: peer.pace.delivered(),
+            full: !peer.has_room_for(pace::UNITS_PER_CHUNK),
+        });
+        peer.fresh.insert(id);
+        peer.last_asked = Some(id);
+        self.set_late_at(ix);
+        if self.wants[want].status == Status::Pending {
+            self.wants.set_status(want, Status::InFlight);
+        }
+        self.requested_len += u64::from(max_len);
+        let (peer, cid) = (self.peers[ix].id, self.wants[want].cid);
+        self.actions.push_back(Action::Request { id, peer, cid, max_len });
+    }
+}
+
+fn earlier(one: Option<Instant>, other: Instant) -> Option<Instant> {
+    Some(one.map_or(other, |one| one.min(other)))
+}

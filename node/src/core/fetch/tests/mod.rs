@@ -1,0 +1,4 @@
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed unwrap is a failed test")]
+
+mod runs;
+mod sim;

@@ -1,0 +1,569 @@
+//! A small deterministic world around one fetch: peers with rates, losses and lies, in virtual time.
+//!
+//! The world keeps books of its own (what is in flight to whom, the budget, who said Missing when) and compares
+//! every action with them, so that the machine's rules are checked from outside as well.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::{Duration, Instant},
+};
+
+use dhtfs_store::{ChunkCid, ContentCid, ManifestCid};
+use libp2p::{PeerId, multihash::Multihash};
+use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
+
+use super::super::*;
+use crate::core::MAX_BLOCK_LEN;
+
+pub(super) const MIB: u32 = 1 << 20;
+
+/// A digest that only this number has.
+fn digest(kind: u8, n: u32) -> [u8; 32] {
+    let mut digest = [kind; 32];
+    digest[..4].copy_from_slice(&n.to_be_bytes());
+    digest
+}
+
+pub(super) fn chunk(n: u32) -> ContentCid {
+    ChunkCid::from_digest(digest(1, n)).into()
+}
+
+pub(super) fn manifest(n: u32) -> ContentCid {
+    ManifestCid::from_digest(digest(2, n)).into()
+}
+
+pub(super) fn root() -> ContentCid {
+    manifest(u32::MAX)
+}
+
+pub(super) fn peer(n: usize) -> PeerId {
+    let code = u64::try_from(n).unwrap().to_be_bytes();
+    PeerId::from_multihash(Multihash::wrap(0, &code).unwrap()).unwrap()
+}
+
+pub(super) fn ms(ms: u64) -> Duration {
+    Duration::from_millis(ms)
+}
+
+pub(super) fn secs(secs: u64) -> Duration {
+    Duration::from_secs(secs)
+}
+
+/// What a peer of the world is and does.
+#[derive(Debug, Clone)]
+pub(super) struct Host {
+    /// Bytes a second it sends, all requests after each other.
+    pub(super) rate: u32,
+    /// Time from request to the first byte.
+    pub(super) latency: Duration,
+    /// Positions it holds; the root and the manifests count before the chunks.
+    pub(super) holds: BTreeSet<usize>,
+    /// It is found by a lookup of the root.
+    pub(super) announces_root: bool,
+    /// It is found by lookups of what it holds.
+    pub(super) announces_chunks: bool,
+    pub(super) dial_time: Duration,
+    /// Dials that fail, per thousand.
+    pub(super) dial_fails: u32,
+    /// Answers per thousand that fail in the transport, carry garbage, say Busy, or never come.
+    pub(super) fails: u32,
+    pub(super) garbage: u32,
+    pub(super) busy: u32,
+    pub(super) stalls: u32,
+    /// When it goes and when it comes back.
+    pub(super) dies: Option<Duration>,
+    pub(super) returns: Option<Duration>,
+    /// It obtains the next position it lacks in each such time.
+    pub(super) grows: Option<Duration>,
+}
+
+impl Host {
+    /// An honest peer with a fast link that holds nothing yet.
+    pub(super) fn new() -> Self {
+        Self {
+            rate: 50 * MIB,
+            latency: ms(10),
+            holds: BTreeSet::new(),
+            announces_root: true,
+            announces_chunks: true,
+            dial_time: ms(20),
+            dial_fails: 0,
+            fails: 0,
+            garbage: 0,
+            busy: 0,
+            stalls: 0,
+            dies: None,
+            returns: None,
+            grows: None,
+        }
+    }
+
+    pub(super) fn holding(mut self, positions: impl IntoIterator<Item = usize>) -> Self {
+        self.holds = positions.into_iter().collect();
+        self
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Event {
+    Provider(ContentCid, usize),
+    LookupDone(ContentCid),
+    Dialled(usize, bool),
+    Answer(RequestId, Answer),
+    Verified(RequestId, bool),
+    Dies(usize),
+    Returns(usize),
+    Grows(usize),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Answer {
+    Data { good: bool },
+    Missing,
+    Busy,
+    Failed,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Open {
+    host: usize,
+    position: usize,
+    max_len: u32,
+    received: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum End {
+    Finished,
+    Failed(FetchFailure),
+}
+
+/// How the content is given to the fetch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Given {
+    /// The root first, then the child manifests, then the chunks in batches.
+    Tree,
+    /// The manifests are known: chunks only, all at once.
+    Chunks,
+}
+
+pub(super) struct World {
+    pub(super) fetch: Fetch,
+    pub(super) config: FetchConfig,
+    pub(super) hosts: Vec<Host>,
+    pub(super) start: Instant,
+    pub(super) now: Instant,
+    /// Everything there is: root, manifests, chunks.
+    pub(super) content: Vec<Want>,
+    pub(super) manifests: usize,
+    pub(super) requested: Vec<u32>,
+    pub(super) last_progress: Instant,
+    pub(super) lookups: BTreeMap<ContentCid, u32>,
+    /// Check the machine's own books in each so many steps.
+    pub(super) check_every: usize,
+    pub(super) steps: usize,
+    /// Time to verify and store a block.
+    pub(super) verify_time: Duration,
+    /// Whether forgotten requests are cancelled; else their answers come and must be refused.
+    pub(super) cancels: bool,
+    pub(super) bytes_sent: u64,
+    forgotten: BTreeSet<RequestId>,
+    rng: StdRng,
+    positions: BTreeMap<ContentCid, usize>,
+    given: usize,
+    queue: BTreeMap<(Instant, u64), Event>,
+    sequence: u64,
+    alive: Vec<bool>,
+    connected: Vec<bool>,
+    link_free: Vec<Instant>,
+    strikes: Vec<u32>,
+    open: BTreeMap<RequestId, Open>,
+    missing_since: BTreeMap<(usize, usize), Instant>,
+    stored: Vec<bool>,
+    /// In order: verified and not yet consumed.
+    unread: BTreeMap<usize, RequestId>,
+    end: Option<End>,
+}
+
+/// Content of `manifests` child manifests (and a root) and `chunks` chunks, the last of them short.
+pub(super) fn content(manifests: usize, chunks: usize) -> Vec<Want> {
+    let mut content = vec![Want { cid: root(), len: None }];
+    content.extend((0..manifests).map(|n| Want { cid: manifest(u32::try_from(n).unwrap()), len: None }));
+    content.extend((0..chunks).map(|n| {
+        let len = if n + 1 == chunks { MIB / 3 } else { MIB };
+        Want { cid: chunk(u32::try_from(n).unwrap()), len: Some(len) }
+    }));
+    content
+}
+
+impl World {
+    pub(super) fn new(
+        config: FetchConfig,
+        seed: u64,
+        manifests: usize,
+        chunks: usize,
+        hosts: Vec<Host>,
+    ) -> Self {
+        let start = Instant::now();
+        let content = content(manifests, chunks);
+        let positions = content.iter().enumerate().map(|(position, want)| (want.cid, position)).collect();
+        let count = hosts.len();
+        let mut world = Self {
+            fetch: Fetch::new(config, root(), seed, start),
+            config: config.clamped(),
+            start,
+            now: start,
+            manifests: manifests + 1,
+            requested: vec![0; content.len()],
+            last_progress: start,
+            lookups: BTreeMap::new(),
+            check_every: 1,
+            steps: 0,
+            verify_time: ms(2),
+            cancels: seed % 2 == 0,
+            bytes_sent: 0,
+            forgotten: BTreeSet::new(),
+            rng: StdRng::seed_from_u64(seed),
+            positions,
+            given: 0,
+            queue: BTreeMap::new(),
+            sequence: 0,
+            alive: vec![true; count],
+            connected: vec![false; count],
+            link_free: vec![start; count],
+            strikes: vec![0; count],
+            open: BTreeMap::new(),
+            missing_since: BTreeMap::new(),
+            stored: vec![false; content.len()],
+            unread: BTreeMap::new(),
+            end: None,
+            content,
+            hosts,
+        };
+        for n in 0..count {
+            let Host { dies, returns, grows, .. } = world.hosts[n].clone();
+            for (after, event) in
+                [(dies, Event::Dies(n)), (returns, Event::Returns(n)), (grows, Event::Grows(n))]
+            {
+                if let Some(after) = after {
+                    world.after(after, event);
+                }
+            }
+        }
+        world
+    }
+
+    fn after(&mut self, delay: Duration, event: Event) {
+        self.sequence += 1;
+        self.queue.insert((self.now + delay, self.sequence), event);
+    }
+
+    fn chance(&mut self, per_thousand: u32) -> bool {
+        per_thousand > 0 && self.rng.random_range(0..1000) < per_thousand
+    }
+
+    /// Positions that are not stored.
+    pub(super) fn missing(&self) -> usize {
+        self.stored[..self.given].iter().filter(|stored| !**stored).count()
+    }
+
+    /// Stored positions before the fetch begins: nobody need send them.
+    pub(super) fn begin(&mut self, given: Given, have: &BTreeSet<usize>) {
+        if given == Given::Chunks {
+            self.stored[..self.manifests].fill(true);
+        }
+        for position in have {
+            self.stored[*position] = true;
+        }
+        self.give_more();
+        self.drain();
+    }
+
+    /// Gives the next batch of wants once what it follows from is stored.
+    fn give_more(&mut self) {
+        let known = self.stored.iter().take(self.manifests).take_while(|stored| **stored).count();
+        let end = match known {
+            0 => 1,
+            known if known < self.manifests => self.manifests,
+            _ => self.content.len(),
+        };
+        if end > self.given {
+            let batch: Vec<Want> = (self.given..end)
+                .filter(|position| !self.stored[*position])
+                .map(|p| self.content[p])
+                .collect();
+            self.given = end;
+            self.last_progress = self.now;
+            self.fetch.on_wants(batch, self.now);
+            if end == self.content.len() {
+                self.fetch.on_wants_complete(self.now);
+            }
+        }
+    }
+
+    /// Runs until the fetch ends. Panics when it takes longer than `limit` or more steps than a fetch may need.
+    pub(super) fn run(&mut self, limit: Duration) -> End {
+        let mut idle_timeouts = 0;
+        while self.end.is_none() {
+            self.steps += 1;
+            let event_at = self.queue.first_key_value().map(|((at, _), _)| *at);
+            let deadline = self.fetch.next_deadline();
+            let next = event_at.into_iter().chain(deadline).min().expect("something goes on until the end");
+            assert!(next <= self.start + limit, "not finished after {limit:?}: {:?}", self.fetch.progress());
+            if next > self.now {
+                self.now = next;
+                idle_timeouts = 0;
+            }
+            if event_at.is_some_and(|at| at <= self.now) {
+                let (_, event) = self.queue.pop_first().unwrap();
+                self.apply(event);
+            } else {
+                idle_timeouts += 1;
+                assert!(idle_timeouts < 200, "a deadline that never goes away");
+                self.fetch.on_timeout(self.now);
+            }
+            self.drain();
+        }
+        self.end.unwrap()
+    }
+
+    /// Runs for so long at most; whether it ended.
+    pub(super) fn run_for(&mut self, time: Duration) -> bool {
+        let stop = self.now + time;
+        while self.end.is_none() {
+            let event_at = self.queue.first_key_value().map(|((at, _), _)| *at);
+            let Some(next) = event_at.into_iter().chain(self.fetch.next_deadline()).min() else { break };
+            if next > stop {
+                break;
+            }
+            self.now = self.now.max(next);
+            if event_at.is_some_and(|at| at <= self.now) {
+                let (_, event) = self.queue.pop_first().unwrap();
+                self.apply(event);
+            } else {
+                self.fetch.on_timeout(self.now);
+            }
+            self.drain();
+        }
+        self.end.is_some()
+    }
+
+    fn apply(&mut self, event: Event) {
+        println!("{:?} {event:?}", self.now - self.start);
+        let now = self.now;
+        match event {
+            Event::Provider(cid, host) => {
+                let position = self.positions[&cid];
+                self.missing_since.remove(&(host, position));
+                self.fetch.on_provider(cid, peer(host), now);
+            }
+            Event::LookupDone(cid) => self.fetch.on_lookup_done(cid, now),
+            Event::Dialled(host, true) if self.alive[host] => {
+                self.connected[host] = true;
+                self.fetch.on_connected(peer(host), now);
+            }
+            Event::Dialled(host, _) => self.fetch.on_dial_failed(peer(host), now),
+            Event::Answer(id, answer) => self.answer(id, answer),
+            Event::Verified(id, good) => self.verified(id, good),
+            Event::Dies(host) => {
+                self.alive[host] = false;
+                if std::mem::take(&mut self.connected[host]) {
+                    self.fetch.on_disconnected(peer(host), now);
+                }
+            }
+            Event::Returns(host) => {
+                self.alive[host] = true;
+                self.link_free[host] = now;
+            }
+            Event::Grows(host) => {
+                let lacking =
+                    (0..self.content.len()).find(|position| !self.hosts[host].holds.contains(position));
+                self.hosts[host].holds.extend(lacking);
+                if let (Some(_), Some(grows)) = (lacking, self.hosts[host].grows) {
+                    self.after(grows, Event::Grows(host));
+                }
+            }
+        }
+    }
+
+    /// An answer reaches us, unless the connection broke or the request was cancelled.
+    fn answer(&mut self, id: RequestId, answer: Answer) {
+        let now = self.now;
+        let Some(open) = self.open.get(&id).copied() else {
+            if self.forgotten.remove(&id) {
+                self.forgotten_answer(id, answer);
+            }
+            return;
+        };
+        match answer {
+            Answer::Data { good } => {
+                let len = self.content[open.position].len.unwrap_or(1000);
+                if self.fetch.on_block(id, len, now) {
+                    self.open.get_mut(&id).unwrap().received = true;
+                    self.after(self.verify_time, Event::Verified(id, good));
+                } else {
+                    self.open.remove(&id);
+                }
+            }
+            Answer::Missing => {
+                self.open.remove(&id);
+                self.missing_since.insert((open.host, open.position), now);
+                self.fetch.on_missing(id, now);
+            }
+            Answer::Busy => {
+                self.open.remove(&id);
+                self.fetch.on_busy(id, now);
+            }
+            Answer::Failed => {
+                self.open.remove(&id);
+                self.fetch.on_failed(id, now);
+            }
+        }
+    }
+
+    /// The answer to a request that was forgotten and could not be cancelled.
+    fn forgotten_answer(&mut self, id: RequestId, answer: Answer) {
+        match answer {
+            Answer::Data { .. } => assert!(!self.fetch.on_block(id, 1, self.now), "a forgotten block is taken"),
+            Answer::Missing => self.fetch.on_missing(id, self.now),
+            Answer::Busy => self.fetch.on_busy(id, self.now),
+            Answer::Failed => self.fetch.on_failed(id, self.now),
+        }
+    }
+
+    fn verified(&mut self, id: RequestId, good: bool) {
+        let Some(open) = self.open.get(&id).copied() else { return };
+        if !good {
+            self.open.remove(&id);
+            self.strikes[open.host] += 1;
+            self.missing_since.insert((open.host, open.position), self.now);
+            self.fetch.on_bad(id, self.now);
+        } else if self.config.order == Order::Spread || open.position < self.manifests {
+            self.store(id, open.position);
+        } else {
+            self.unread.insert(open.position, id);
+            self.read();
+        }
+    }
+
+    /// Consumes what is next in order.
+    fn read(&mut self) {
+        while let Some(next) = (0..self.given).find(|position| !self.stored[*position])
+            && let Some(id) = self.unread.remove(&next)
+        {
+            self.store(id, next);
+        }
+    }
+
+    fn store(&mut self, id: RequestId, position: usize) {
+        self.open.remove(&id);
+        assert!(!std::mem::replace(&mut self.stored[position], true), "stored twice");
+        self.last_progress = self.now;
+        self.fetch.on_stored(id, self.now);
+        self.drain();
+        self.give_more();
+    }
+
+    /// Carries out all actions, comparing each with the world's own books.
+    pub(super) fn drain(&mut self) {
+        while let Some(action) = self.fetch.next_action() {
+            assert_eq!(self.end, None, "{action:?} after the end");
+            println!("{:?} {action:?}", self.now - self.start);
+            match action {
+                Action::Lookup(cid) => self.look_up(cid),
+                Action::CancelLookup(_) => {}
+                Action::Dial(id) => self.dial(id),
+                Action::Request { id, peer, cid, max_len } => self.request(id, peer, cid, max_len),
+                Action::Forget(id) => {
+                    self.open.remove(&id).expect("only open requests are forgotten");
+                    if !self.cancels {
+                        self.forgotten.insert(id);
+                    }
+                }
+                Action::Finished => {
+                    assert!(self.stored.iter().all(|stored| *stored), "finished with something missing");
+                    self.end = Some(End::Finished);
+                }
+                Action::Failed(failure) => {
+                    assert!(self.now >= self.last_progress + self.config.no_progress, "failed too early");
+                    self.end = Some(End::Failed(failure));
+                }
+            }
+        }
+        let used: u64 = self.open.values().map(|open| u64::from(open.max_len)).sum();
+        assert!(used <= self.config.budget_len, "budget exceeded: {used}");
+        if self.steps % self.check_every == 0 {
+            self.fetch.check_invariants();
+        }
+    }
+
+    fn look_up(&mut self, cid: ContentCid) {
+        *self.lookups.entry(cid).or_default() += 1;
+        let position = self.positions[&cid];
+        for host in 0..self.hosts.len() {
+            let announces = if cid == root() {
+                self.hosts[host].announces_root
+            } else {
+                self.hosts[host].announces_chunks
+            };
+            if announces && (cid == root() || self.hosts[host].holds.contains(&position)) {
+                let delay = ms(self.rng.random_range(20..200));
+                self.after(delay, Event::Provider(cid, host));
+            }
+        }
+        self.after(ms(300), Event::LookupDone(cid));
+    }
+
+    fn dial(&mut self, id: PeerId) {
+        let host = (0..self.hosts.len()).find(|n| peer(*n) == id).unwrap();
+        assert!(self.strikes[host] < MAX_STRIKES, "dials a banned peer");
+        let fails = self.hosts[host].dial_fails;
+        let works = self.alive[host] && !self.chance(fails);
+        let time = if works || self.alive[host] { self.hosts[host].dial_time } else { secs(5) };
+        self.after(time, Event::Dialled(host, works));
+    }
+
+    fn request(&mut self, id: RequestId, to: PeerId, cid: ContentCid, max_len: u32) {
+        let host = (0..self.hosts.len()).find(|n| peer(*n) == to).unwrap();
+        let position = self.positions[&cid];
+        assert!(self.connected[host], "a request to a peer that is not connected");
+        assert!(self.strikes[host] < MAX_STRIKES, "a request to a banned peer");
+        assert!(!self.stored[position], "a request for what is stored");
+        assert_eq!(max_len, self.content[position].len.unwrap_or(MAX_BLOCK_LEN));
+        if let Some(since) = self.missing_since.get(&(host, position)) {
+            assert!(self.now >= *since + self.config.recheck.base, "asked again for what it lacks");
+        }
+        let copies: Vec<_> = self.open.values().filter(|open| open.position == position).collect();
+        assert!(copies.len() < MAX_COPIES, "a third copy");
+        assert!(copies.iter().all(|open| open.host != host && !open.received), "a needless copy");
+        let in_flight = self.open.values().filter(|open| open.host == host && !open.received).count();
+        assert!(in_flight < 4 * self.config.max_window as usize, "window exceeded");
+        self.requested[position] += 1;
+        self.open.insert(id, Open { host, position, max_len, received: false });
+        self.send(id, host, position);
+    }
+
+    /// Decides how the peer answers, and when.
+    fn send(&mut self, id: RequestId, host: usize, position: usize) {
+        let Host { rate, latency, fails, garbage, busy, stalls, .. } = self.hosts[host];
+        let here = self.now + latency;
+        let (answer, at) = if self.chance(stalls) {
+            (Answer::Failed, self.now + secs(120))
+        } else if self.chance(fails) {
+            (Answer::Failed, here)
+        } else if self.chance(busy) {
+            (Answer::Busy, here)
+        } else if !self.hosts[host].holds.contains(&position) && !self.chance(garbage) {
+            (Answer::Missing, here)
+        } else {
+            let len = self.content[position].len.unwrap_or(1000);
+            let time = Duration::from_secs_f64(f64::from(len) / f64::from(rate));
+            self.bytes_sent += u64::from(len);
+            let done = self.link_free[host].max(self.now) + time;
+            self.link_free[host] = done;
+            (Answer::Data { good: !self.chance(garbage) }, done + latency)
+        };
+        self.sequence += 1;
+        self.queue.insert((at, self.sequence), Event::Answer(id, answer));
+    }
+}

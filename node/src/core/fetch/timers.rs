@@ -1,0 +1,88 @@
+//! What the passing of time changes.
+
+use std::time::Instant;
+
+use super::{
+    Fetch, RequestId,
+    peers::{Link, Peer, PeerIx},
+};
+
+impl Fetch {
+    /// Everything that is due except lookups, dials and requests, which follow from it.
+    pub(super) fn run_timers(&mut self, now: Instant) {
+        for ix in self.peers.ixs() {
+            match self.peers[ix].link {
+                Link::Connected => self.run_peer_timers(ix, now),
+                Link::Dialling { since, patient: true } if since + self.config.dial_patience <= now => {
+                    self.peers[ix].link = Link::Dialling { since, patient: false };
+                    self.sources_changed(now);
+                }
+                _ => {}
+            }
+        }
+        if self.requests.next_burial().is_some_and(|at| at <= now) {
+            for zombie in self.requests.take_zombies(|zombie| zombie.is_over(now)) {
+                self.peers[zombie.peer].units -= zombie.units;
+            }
+        }
+    }
+
+    /// When the next of a peer's timers is due.
+    pub(super) fn peer_deadline(&self, peer: &Peer) -> Option<Instant> {
+        match peer.link {
+            Link::Connected => {
+                let late = peer.late_at.map(|(at, _)| at);
+                let lacking = !self.wants.pending().is_empty() || !self.requests.late().is_empty();
+                let asks_again =
+                    peer.may_recheck() && lacking && peer.paused_until.is_none() && peer.has_room();
+                let recheck = asks_again.then_some(peer.recheck.at);
+                late.into_iter().chain(peer.paused_until).chain(recheck).min()
+            }
+            Link::Dialling { since, patient: true } => Some(since + self.config.dial_patience),
+            _ => None,
+        }
+    }
+
+    /// Works out anew which of a peer's requests is late first; called when they or its pace have changed.
+    pub(super) fn set_late_at(&mut self, ix: PeerIx) {
+        let peer = &self.peers[ix];
+        let at = |id: &RequestId| {
+            let request = self.requests.get(*id)?;
+            let timeout = peer.pace.timeout(request.units, &self.config);
+            let doublings = u32::from(self.wants[request.want].lates / 2).min(6);
+            let timeout = timeout * (1 << doublings);
+            Some((request.sent + timeout.min(self.config.max_request_timeout), *id))
+        };
+        self.peers[ix].late_at = peer.fresh.iter().filter_map(at).min();
+    }
+
+    fn run_peer_timers(&mut self, ix: PeerIx, now: Instant) {
+        let peer = &mut self.peers[ix];
+        peer.paused_until = peer.paused_until.filter(|until| *until > now);
+        let mut stalled = false;
+        while let Some((at, id)) = self.peers[ix].late_at
+            && at <= now
+        {
+            stalled = true;
+            self.set_late(ix, id, now);
+        }
+        if stalled {
+            self.peers[ix].pace.on_stall();
+        }
+    }
+
+    fn set_late(&mut self, ix: PeerIx, id: RequestId, now: Instant) {
+        let peer = &mut self.peers[ix];
+        peer.fresh.remove(&id);
+        peer.late.insert(id);
+        self.requests.set_late(id);
+        let Some(request) = self.requests.get(id) else { return };
+        let (want, sent) = (request.want, request.sent);
+        self.wants[want].lates = self.wants[want].lates.saturating_add(1);
+        self.set_late_at(ix);
+        if self.peers[ix].last_answer <= sent {
+            self.doubt(ix, now);
+        }
+        self.check_source(want, now);
+    }
+}

@@ -1,0 +1,336 @@
+//! Who is served next.
+//!
+//! Requests wait in one queue per peer. Whenever the budget has room, the peer that has been given the fewest
+//! bytes lately is next (start-time fair queueing: each peer carries a virtual time that advances by the bytes
+//! read for it, and a peer that comes back from idleness starts at the current virtual time, so it neither gains
+//! nor loses by having been away). Equal peers so get equal bytes, whatever the sizes of their chunks and however
+//! many requests each has queued.
+//!
+//! # Invariants
+//! - Bytes read and not yet handed to the socket, each read charged with [`MAX_BLOCK_LEN`](crate::core::MAX_BLOCK_LEN) until its true length
+//!   is known, never exceed the budget.
+//! - No peer is given more of the budget once it holds its share, `budget / (peers + 1)` and at least one block,
+//!   so that a peer that does not drain its socket cannot stop the others.
+//! - Every admitted request ends in exactly one of: read (then sent or dropped by the driver), refused, dropped.
+
+mod config;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    time::Instant,
+};
+
+use libp2p::PeerId;
+
+use crate::core::MAX_BLOCK_LEN;
+
+pub use config::ServeConfig;
+
+/// Names one request of a peer; the driver gives each request an id of its own, never used twice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ServeId(pub u64);
+
+/// The answer to a new request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use]
+pub enum Admit {
+    /// It waits for its turn; an action will name it.
+    Queued,
+    /// Too much is waiting: answer Busy now. The machine has already forgotten the id.
+    Busy,
+}
+
+/// What the driver is to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ServeAction {
+    /// Read the content of this request, then report [`Serve::on_read`] and, when it is handed to the socket,
+    /// [`Serve::on_sent`]. If it is not here, answer Missing and report a length of 0.
+    Read {
+        /// The request.
+        id: ServeId,
+        /// Who asked.
+        peer: PeerId,
+    },
+    /// It waited too long: answer Busy. The machine has already forgotten the id.
+    Refuse {
+        /// The request.
+        id: ServeId,
+        /// Who asked.
+        peer: PeerId,
+    },
+}
+
+/// Counters since the start, and what is going on now.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ServeStats {
+    /// Requests answered with data.
+    pub served: u64,
+    /// Bytes of these answers.
+    pub served_len: u64,
+    /// Requests answered with Missing.
+    pub missing: u64,
+    /// Requests answered with Busy, at once or after waiting.
+    pub busy: u64,
+    /// Requests whose connection went away first.
+    pub dropped: u64,
+    /// Requests waiting now.
+    pub queued: usize,
+    /// Requests being read or sent now.
+    pub in_flight: usize,
+    /// Bytes of the budget in use now.
+    pub budget_used_len: u64,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Stage {
+    Queued,
+    /// Read or being read, not yet handed to the socket.
+    Charged {
+        charge: u64,
+    },
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Entry {
+    peer: PeerId,
+    stage: Stage,
+}
+
+/// What one peer has waiting and in flight. Exists only while there is something.
+#[derive(Debug, Default)]
+struct PeerQueue {
+    waiting: VecDeque<(ServeId, Instant)>,
+    in_flight: usize,
+    charged_len: u64,
+    virtual_time: u64,
+}
+
+/// The machine. See the module's documentation.
+#[derive(Debug)]
+pub struct Serve {
+    config: ServeConfig,
+    requests: BTreeMap<ServeId, Entry>,
+    peers: BTreeMap<PeerId, PeerQueue>,
+    queued: usize,
+    used_len: u64,
+    /// Virtual time of the peer served last: where newcomers start.
+    virtual_now: u64,
+    actions: VecDeque<ServeAction>,
+    counters: ServeStats,
+}
+
+impl Serve {
+    /// A machine with nothing to do.
+    pub fn new(config: ServeConfig) -> Self {
+        Self {
+            config: config.clamped(),
+            requests: BTreeMap::new(),
+            peers: BTreeMap::new(),
+            queued: 0,
+            used_len: 0,
+            virtual_now: 0,
+            actions: VecDeque::new(),
+            counters: ServeStats::default(),
+        }
+    }
+
+    /// A peer asks for something.
+    pub fn on_request(&mut self, peer: PeerId, id: ServeId, now: Instant) -> Admit {
+        let waiting = self.peers.get(&peer).map_or(0, |queue| queue.waiting.len());
+        if waiting >= self.config.max_queued_per_peer
+            || self.queued >= self.config.max_queued
+            || self.requests.contains_key(&id)
+        {
+            self.counters.busy += 1;
+            return Admit::Busy;
+        }
+        let virtual_now = self.virtual_now;
+        let queue = self
+            .peers
+            .entry(peer)
+            .or_insert_with(|| PeerQueue { virtual_time: virtual_now, ..PeerQueue::default() });
+        if queue.waiting.is_empty() && queue.in_flight == 0 {
+            queue.virtual_time = queue.virtual_time.max(virtual_now);
+        }
+        queue.waiting.push_back((id, now));
+        self.queued += 1;
+        self.requests.insert(id, Entry { peer, stage: Stage::Queued });
+        self.pump();
+        Admit::Queued
+    }
+
+    /// The content of a request has been read: `len` bytes, 0 if it is not here.
+    pub fn on_read(&mut self, id: ServeId, len: u32, _now: Instant) {
+        let Some(Entry { peer, stage: Stage::Charged { charge } }) = self.requests.get_mut(&id) else {
+            return;
+        };
+        let len = u64::from(len).min(*charge);
+        let refund = *charge - len;
+        *charge = len;
+        self.used_len -= refund;
+        if let Some(queue) = self.peers.get_mut(peer) {
+            queue.charged_len -= refund;
+            queue.virtual_time = queue.virtual_time.saturating_sub(refund);
+        }
+        self.pump();
+    }
+
+    /// The answer to a request has been handed to the socket.
+    pub fn on_sent(&mut self, id: ServeId, _now: Instant) {
+        match self.remove(id) {
+            Some(Stage::Charged { charge: 0 }) => self.counters.missing += 1,
+            Some(Stage::Charged { charge }) => {
+                self.counters.served += 1;
+                self.counters.served_len += charge;
+            }
+            Some(Stage::Queued) => self.counters.dropped += 1,
+            None => {}
+        }
+        self.pump();
+    }
+
+    /// The request can no longer be answered: its stream or connection is gone.
+    pub fn on_dropped(&mut self, id: ServeId, _now: Instant) {
+        if self.remove(id).is_some() {
+            self.counters.dropped += 1;
+        }
+        self.pump();
+    }
+
+    /// The last connection to a peer is gone, and with it all its requests.
+    pub fn on_disconnected(&mut self, peer: PeerId, _now: Instant) {
+        if !self.peers.contains_key(&peer) {
+            return;
+        }
+        let gone: Vec<ServeId> =
+            self.requests.iter().filter(|(_, entry)| entry.peer == peer).map(|(id, _)| *id).collect();
+        for id in gone {
+            self.remove(id);
+            self.counters.dropped += 1;
+        }
+        self.pump();
+    }
+
+    /// Refuses what has waited too long: whoever asked has given up on it or asked elsewhere.
+    pub fn on_timeout(&mut self, now: Instant) {
+        let mut late = Vec::new();
+        for (peer, queue) in &self.peers {
+            let expired = queue.waiting.iter().take_while(|(_, at)| *at + self.config.max_queue_time <= now);
+            late.extend(expired.map(|(id, _)| (*peer, *id)));
+        }
+        for (peer, id) in late {
+            self.remove(id);
+            self.counters.busy += 1;
+            self.actions.push_back(ServeAction::Refuse { id, peer });
+        }
+        self.pump();
+    }
+
+    /// The next thing to do; call until `None` after every input.
+    pub fn next_action(&mut self) -> Option<ServeAction> {
+        self.actions.pop_front()
+    }
+
+    /// When the oldest waiting request has to be refused.
+    pub fn next_deadline(&self) -> Option<Instant> {
+        let oldest =
+            self.peers.values().filter_map(|queue| queue.waiting.front()).map(|(_, at)| *at).min()?;
+        Some(oldest + self.config.max_queue_time)
+    }
+
+    /// Counters since the start, and what is going on now.
+    pub fn stats(&self) -> ServeStats {
+        ServeStats {
+            queued: self.queued,
+            in_flight: self.requests.len() - self.queued,
+            budget_used_len: self.used_len,
+            ..self.counters
+        }
+    }
+
+    /// Panics if the books do not balance or a limit is exceeded.
+    pub fn check_invariants(&self) {
+        let mut used = 0;
+        let mut per_peer: BTreeMap<PeerId, (usize, usize, u64)> = BTreeMap::new();
+        for entry in self.requests.values() {
+            let sums = per_peer.entry(entry.peer).or_default();
+            match entry.stage {
+                Stage::Queued => sums.0 += 1,
+                Stage::Charged { charge } => {
+                    sums.1 += 1;
+                    sums.2 += charge;
+                    used += charge;
+                }
+            }
+        }
+        assert_eq!(used, self.used_len, "budget in use");
+        assert!(used <= self.config.budget_len, "the budget is exceeded");
+        assert_eq!(per_peer.values().map(|sums| sums.0).sum::<usize>(), self.queued, "queued");
+        assert!(self.queued <= self.config.max_queued, "too many are queued");
+        assert!(self.peers.keys().eq(per_peer.keys()), "peers with nothing are forgotten");
+        for (peer, queue) in &self.peers {
+            let found = (queue.waiting.len(), queue.in_flight, queue.charged_len);
+            assert_eq!(Some(&found), per_peer.get(peer), "sums of one peer");
+            assert!(queue.waiting.len() <= self.config.max_queued_per_peer, "one peer has too many queued");
+        }
+        if self.requests.len() == self.queued {
+            assert_eq!(self.queued, 0, "nothing is in flight, yet requests wait");
+        }
+    }
+
+    /// Gives the budget out while it has room for one more block.
+    fn pump(&mut self) {
+        while let Some((peer, id)) = self.pick() {
+            let charge = u64::from(MAX_BLOCK_LEN);
+            let Some(queue) = self.peers.get_mut(&peer) else { return };
+            queue.waiting.pop_front();
+            queue.in_flight += 1;
+            queue.charged_len += charge;
+            self.virtual_now = self.virtual_now.max(queue.virtual_time);
+            queue.virtual_time += charge;
+            self.queued -= 1;
+            self.used_len += charge;
+            self.requests.insert(id, Entry { peer, stage: Stage::Charged { charge } });
+            self.actions.push_back(ServeAction::Read { id, peer });
+        }
+    }
+
+    /// The peer with the least virtual time among those that wait and have not used up their share.
+    fn pick(&self) -> Option<(PeerId, ServeId)> {
+        let block = u64::from(MAX_BLOCK_LEN);
+        if self.queued == 0 || self.used_len + block > self.config.budget_len {
+            return None;
+        }
+        let peers = u64::try_from(self.peers.len()).unwrap_or(u64::MAX - 1);
+        let share = (self.config.budget_len / (peers + 1)).max(block);
+        self.peers
+            .iter()
+            .filter(|(_, queue)| queue.charged_len < share)
+            .filter_map(|(peer, queue)| Some((queue.virtual_time, *peer, queue.waiting.front()?.0)))
+            .min()
+            .map(|(_, peer, id)| (peer, id))
+    }
+
+    fn remove(&mut self, id: ServeId) -> Option<Stage> {
+        let entry = self.requests.remove(&id)?;
+        if let Some(queue) = self.peers.get_mut(&entry.peer) {
+            match entry.stage {
+                Stage::Queued => {
+                    queue.waiting.retain(|(waiting, _)| *waiting != id);
+                    self.queued -= 1;
+                }
+                Stage::Charged { charge } => {
+                    queue.in_flight -= 1;
+                    queue.charged_len -= charge;
+                    self.used_len -= charge;
+                }
+            }
+            if queue.waiting.is_empty() && queue.in_flight == 0 {
+                self.peers.remove(&entry.peer);
+            }
+        }
+        Some(entry.stage)
+    }
+}

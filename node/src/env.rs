@@ -1,0 +1,203 @@
+//! What a node is given from outside.
+//!
+//! A node reads no clock but tokio's, draws no entropy, starts no thread and opens no file: all of that comes in
+//! through [`Env`]. Production fills it from the machine ([`Env::production`]); the simulator fills the same struct
+//! with its own transport, a seed, and a store that runs inline, so that it runs this very node.
+
+use std::{
+    fmt,
+    path::Path,
+    sync::Arc,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use dhtfs_store::{OpenError, OpenOptions, Store};
+use libp2p::{
+    PeerId,
+    core::{muxing::StreamMuxerBox, transport::Boxed},
+    identity::Keypair,
+};
+use tokio::sync::{Semaphore, oneshot};
+
+pub use crate::net::Executor;
+use crate::{
+    api::types::{ApiError, ErrorKind},
+    net::{identity, transport},
+};
+
+/// Seconds since 1970. Only for what is stored or shown (when a share was added); never for logic.
+pub type WallClock = Arc<dyn Fn() -> u64 + Send + Sync>;
+
+/// Store calls that run at the same time. Two workers hash for two cores' worth of chunks while two more wait
+/// for the disk.
+const MAX_STORE_CALLS: usize = 4;
+
+/// Long store calls (imports, verification) that run at the same time; each uses every core by itself.
+const MAX_LONG_STORE_CALLS: usize = 2;
+
+/// Everything a node is given.
+pub struct Env {
+    /// Identity; Ed25519.
+    pub keypair: Keypair,
+    /// How bytes travel, already encrypted and multiplexed.
+    pub transport: Boxed<(PeerId, StreamMuxerBox)>,
+    /// Where content lives.
+    pub store: StoreHandle,
+    /// Runs the node's tasks: `tokio::spawn` in production, the node's own task set in the simulator.
+    pub executor: Executor,
+    /// Time of day.
+    pub wall_clock: WallClock,
+    /// Seeds every random choice of the node.
+    pub seed: u64,
+}
+
+impl fmt::Debug for Env {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Env").field("peer", &self.keypair.public().to_peer_id()).finish_non_exhaustive()
+    }
+}
+
+impl Env {
+    /// The environment of a real machine: TCP and QUIC, the store and key in `data_dir`, threads of the tokio
+    /// runtime this is called in.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Store`] if the store is in use, damaged or of a newer version; [`ErrorKind::Failed`] if the
+    /// key can't be read or made, or no transport can be built.
+    pub async fn production(data_dir: &Path) -> Result<Self, ApiError> {
+        let store = open_store(data_dir).await?;
+        let key_path = data_dir.join("key");
+        let keypair = tokio::task::spawn_blocking(move || identity::load_or_create(&key_path, rand::random))
+            .await
+            .map_err(|e| {
+                ApiError::new(ErrorKind::Failed, format!("reading the node's key was cut off: {e}"))
+            })?
+            .map_err(|e| ApiError::new(ErrorKind::Failed, e.to_string()))?;
+        let transport =
+            transport::production(&keypair).map_err(|e| ApiError::new(ErrorKind::Failed, e.to_string()))?;
+        Ok(Self {
+            keypair,
+            transport,
+            store: StoreHandle::threaded(store),
+            executor: Arc::new(|task| {
+                tokio::spawn(task);
+            }),
+            wall_clock: Arc::new(|| {
+                SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+            }),
+            seed: rand::random(),
+        })
+    }
+}
+
+/// Opens the store of `data_dir`, waiting for nobody.
+async fn open_store(data_dir: &Path) -> Result<Store, ApiError> {
+    let dir = data_dir.to_owned();
+    let opened = tokio::task::spawn_blocking(move || Store::open(&dir, OpenOptions::default())).await;
+    match opened {
+        Ok(Ok(store)) => Ok(store),
+        Ok(Err(error)) => Err(from_open_error(&error)),
+        Err(error) => Err(ApiError::new(ErrorKind::Store, format!("opening the store was cut off: {error}"))),
+    }
+}
+
+fn from_open_error(error: &OpenError) -> ApiError {
+    ApiError::new(ErrorKind::Store, error.to_string())
+}
+
+/// A job for the store; it returns its answer through a channel of its own.
+type Job = Box<dyn FnOnce(&Store) + Send>;
+
+/// The store as the node's tasks see it: every call is a future, wherever it really runs.
+#[derive(Clone)]
+pub struct StoreHandle {
+    store: Store,
+    mode: Mode,
+}
+
+#[derive(Clone)]
+enum Mode {
+    Inline,
+    Threads { short: Arc<Semaphore>, long: Arc<Semaphore> },
+}
+
+impl fmt::Debug for StoreHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StoreHandle").field("dir", &self.store.dir()).finish_non_exhaustive()
+    }
+}
+
+/// A store call that was cut off because the process is ending or the call panicked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the store call was cut off because the node is shutting down")]
+pub struct StoreGone;
+
+impl StoreHandle {
+    /// Calls run on tokio's blocking threads, a bounded number at a time.
+    pub fn threaded(store: Store) -> Self {
+        let mode = Mode::Threads {
+            short: Arc::new(Semaphore::new(MAX_STORE_CALLS)),
+            long: Arc::new(Semaphore::new(MAX_LONG_STORE_CALLS)),
+        };
+        Self { store, mode }
+    }
+
+    /// Calls run where they are awaited. For the simulator: one thread, one order of events.
+    pub fn inline(store: Store) -> Self {
+        Self { store, mode: Mode::Inline }
+    }
+
+    /// The store itself, for what does not touch the disk.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// Runs a call that takes milliseconds.
+    ///
+    /// # Errors
+    /// [`StoreGone`] if the process is shutting down. Not cancel-safe in effect: a call that has begun runs to
+    /// its end even if the future is dropped.
+    pub async fn call<R, F>(&self, call: F) -> Result<R, StoreGone>
+    where
+        R: Send + 'static,
+        F: FnOnce(&Store) -> R + Send + 'static,
+    {
+        self.run(call, false).await
+    }
+
+    /// Runs a call that may take minutes (hashing a file).
+    ///
+    /// # Errors
+    /// As [`StoreHandle::call`].
+    pub async fn call_long<R, F>(&self, call: F) -> Result<R, StoreGone>
+    where
+        R: Send + 'static,
+        F: FnOnce(&Store) -> R + Send + 'static,
+    {
+        self.run(call, true).await
+    }
+
+    async fn run<R, F>(&self, call: F, is_long: bool) -> Result<R, StoreGone>
+    where
+        R: Send + 'static,
+        F: FnOnce(&Store) -> R + Send + 'static,
+    {
+        let (short, long) = match &self.mode {
+            Mode::Inline => return Ok(call(&self.store)),
+            Mode::Threads { short, long } => (short, long),
+        };
+        let permits = if is_long { long } else { short };
+        let permit = permits.clone().acquire_owned().await.map_err(|_| StoreGone)?;
+        let (answer, answered) = oneshot::channel();
+        let job: Job = Box::new(move |store| {
+            // The caller may be gone; its answer is then nobody's.
+            let _ = answer.send(call(store));
+        });
+        let store = self.store.clone();
+        tokio::task::spawn_blocking(move || {
+            job(&store);
+            drop(permit);
+        });
+        answered.await.map_err(|_| StoreGone)
+    }
+}

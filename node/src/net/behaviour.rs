@@ -1,0 +1,132 @@
+//! The protocols of a node, composed.
+
+use libp2p::identity::Keypair;
+use libp2p::request_response::{self, ProtocolSupport};
+use libp2p::swarm::NetworkBehaviour;
+use libp2p::{StreamProtocol, connection_limits, identify, ping};
+use rand::rngs::StdRng;
+use rand::{Rng as _, SeedableRng as _};
+
+use super::NetError;
+use super::exchange::ExchangeCodec;
+use super::kad::{self, Kad};
+use super::limits::{MAX_EXCHANGE_STREAMS, NetLimits};
+use super::nat_client::NatClient;
+use super::nat_server::NatServer;
+
+/// The protocol names of one network. They keep networks apart: peers of another one share no protocol with us
+/// but the general ones.
+#[derive(Debug, Clone)]
+pub(crate) struct Protocols {
+    /// `/dhtfs/<network>/kad/1.0.0`
+    pub(crate) kad: StreamProtocol,
+    /// `/dhtfs/<network>/exchange/1`
+    pub(crate) exchange: StreamProtocol,
+    /// `/dhtfs/<network>`: what identify calls the protocol version.
+    pub(crate) version: String,
+}
+
+/// Characters in a network name.
+const MAX_NETWORK_LEN: usize = 32;
+
+impl Protocols {
+    /// The names of `network`.
+    ///
+    /// # Errors
+    /// Unless the name is 1 to 32 characters of `a-z`, `0-9` and `-`.
+    pub(crate) fn of(network: &str) -> Result<Self, NetError> {
+        let bad = || NetError::NetworkName(network.chars().take(MAX_NETWORK_LEN + 1).collect());
+        let allowed = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-';
+        if network.is_empty() || network.len() > MAX_NETWORK_LEN || !network.bytes().all(allowed) {
+            return Err(bad());
+        }
+        let name = |suffix| StreamProtocol::try_from_owned(format!("/dhtfs/{network}/{suffix}"));
+        Ok(Self {
+            kad: name("kad/1.0.0").map_err(|_| bad())?,
+            exchange: name("exchange/1").map_err(|_| bad())?,
+            version: format!("/dhtfs/{network}"),
+        })
+    }
+}
+
+/// Everything a connection speaks.
+///
+/// The limits come first: a connection they refuse must not be seen by the others, which would keep state of
+/// it for ever.
+#[derive(NetworkBehaviour)]
+pub(crate) struct Behaviour {
+    pub(crate) limits: connection_limits::Behaviour,
+    pub(crate) nat_server: NatServer,
+    pub(crate) kad: Kad,
+    pub(crate) identify: identify::Behaviour,
+    pub(crate) ping: ping::Behaviour,
+    pub(crate) nat_client: NatClient,
+    pub(crate) exchange: request_response::Behaviour<ExchangeCodec>,
+}
+
+impl Behaviour {
+    /// The behaviour of the node that owns `keypair`. All randomness follows from `seed`.
+    pub(crate) fn new(
+        keypair: &Keypair,
+        protocols: &Protocols,
+        kad_server: bool,
+        agent_version: String,
+        limits: &NetLimits,
+        seed: u64,
+    ) -> Self {
+        let local = keypair.public().to_peer_id();
+        let mut rng = StdRng::seed_from_u64(seed);
+        let connections = connection_limits::ConnectionLimits::default()
+            .with_max_established(Some(limits.max_connections))
+            .with_max_established_per_peer(Some(limits.max_connections_per_peer))
+            .with_max_established_incoming(Some(limits.max_incoming_connections))
+            .with_max_pending_incoming(Some(limits.max_pending_incoming))
+            .with_max_pending_outgoing(Some(limits.max_pending_outgoing));
+        let identify = identify::Config::new(protocols.version.clone(), keypair.public())
+            .with_agent_version(agent_version)
+            .with_push_listen_addr_updates(true)
+            // Addresses of peers are kept by our own rules.
+            .with_cache_size(0);
+        let exchange = request_response::Config::default()
+            .with_request_timeout(limits.request_timeout)
+            .with_max_concurrent_streams(MAX_EXCHANGE_STREAMS);
+        Self {
+            limits: connection_limits::Behaviour::new(connections),
+            nat_server: NatServer::new(StdRng::seed_from_u64(rng.next_u64())),
+            kad: kad::new(local, protocols.kad.clone(), kad_server, limits),
+            identify: identify::Behaviour::new(identify),
+            ping: ping::Behaviour::new(ping::Config::new()),
+            nat_client: NatClient::new(StdRng::seed_from_u64(rng.next_u64())),
+            exchange: request_response::Behaviour::with_codec(
+                ExchangeCodec,
+                [(protocols.exchange.clone(), ProtocolSupport::Full)],
+                exchange,
+            ),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failure is a failed test")]
+
+    use super::Protocols;
+
+    #[test]
+    fn protocol_names_carry_the_network() {
+        let protocols = Protocols::of("main").unwrap();
+        assert_eq!(protocols.kad, "/dhtfs/main/kad/1.0.0");
+        assert_eq!(protocols.exchange, "/dhtfs/main/exchange/1");
+    }
+
+    #[test]
+    fn network_names_are_short_and_plain() {
+        for good in ["a", "test-2", &"x".repeat(32)] {
+            assert!(Protocols::of(good).is_ok(), "{good}");
+        }
+        for bad in ["", "Main", "a/b", "a b", "ä", "a_b", &"x".repeat(33)] {
+            let error = Protocols::of(bad).unwrap_err().to_string();
+            assert_eq!(error.lines().count(), 1, "{error}");
+        }
+    }
+}

@@ -1,0 +1,187 @@
+//! The handle to the event loop: cloneable, answers always, also when the loop has ended.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use dhtfs_store::ContentCid;
+use libp2p::{Multiaddr, PeerId};
+use tokio::sync::{mpsc, oneshot};
+
+use super::command::{Command, LookupId, Reply};
+use super::error::{BootstrapFailure, DialFailure, ListenError, NetGone, ProvideError, RequestError};
+use super::exchange::ExchangeResponse;
+use super::report::{BlockAnswer, LookupEvent, NetStatus, PeerInfo, ServeTicket};
+
+/// Asks the event loop. Any of its futures may be dropped at any time.
+///
+/// When the last client is dropped, the event loop shuts down in order.
+#[derive(Debug, Clone)]
+pub struct Client {
+    commands: mpsc::Sender<Command>,
+    next_lookup: Arc<AtomicU64>,
+    max_lookup_providers: usize,
+    local: PeerId,
+}
+
+impl Client {
+    pub(crate) fn new(commands: mpsc::Sender<Command>, local: PeerId, max_lookup_providers: usize) -> Self {
+        Self { commands, next_lookup: Arc::default(), max_lookup_providers, local }
+    }
+
+    /// The ID of this node.
+    pub fn peer_id(&self) -> PeerId {
+        self.local
+    }
+
+    /// Listens on `addr` and returns the addresses that came up, without `/p2p/`: one for a definite address,
+    /// all interfaces at the time for an unspecified one.
+    ///
+    /// # Errors
+    /// If the system refuses, or no address comes up within 10 s.
+    pub async fn listen(&self, addr: Multiaddr) -> Result<Vec<Multiaddr>, ListenError> {
+        self.ask(|reply| Command::Listen { addr, reply }).await?
+    }
+
+    /// Dials an address, with or without `/p2p/` at its end, and waits until the peer has identified itself;
+    /// then the routing table knows it, if it serves the DHT.
+    ///
+    /// Joins a connection or a dial to the same peer that is there already.
+    ///
+    /// # Errors
+    /// If the peer cannot be reached within the connect timeout, or does not belong to this network.
+    pub async fn dial(&self, addr: Multiaddr) -> Result<PeerId, DialFailure> {
+        self.ask(|reply| Command::Dial { addr, reply }).await?
+    }
+
+    /// Connects to a peer under `addrs` and the addresses known of it; returns at once if it is connected and
+    /// joins a dial that is under way.
+    ///
+    /// # Errors
+    /// If the peer cannot be reached within the connect timeout.
+    pub async fn connect(&self, peer: PeerId, addrs: Vec<Multiaddr>) -> Result<(), DialFailure> {
+        self.ask(|reply| Command::Connect { peer, addrs, reply }).await?
+    }
+
+    /// Looks for providers of `cid` in the DHT.
+    pub async fn find_providers(&self, cid: ContentCid) -> Lookup {
+        let id = self.next_lookup.fetch_add(1, Ordering::Relaxed);
+        // All events fit, so that the event loop never waits for the reader.
+        let (tx, events) = mpsc::channel(self.max_lookup_providers.saturating_add(1));
+        // A loop that has gone drops the sender, which ends the lookup.
+        let _ = self.commands.send(Command::FindProviders { id, cid, events: tx }).await;
+        Lookup { id, events, commands: self.commands.clone(), done: false }
+    }
+
+    /// Announces this node as a provider of `cid` once; returns how many peers the record was sent to, at most
+    /// 20, and 0 if the routing table is empty.
+    ///
+    /// # Errors
+    /// If too many announcements run or too many keys are announced, or if it takes longer than 60 s.
+    pub async fn provide(&self, cid: ContentCid) -> Result<usize, ProvideError> {
+        self.ask(|reply| Command::Provide { cid, reply }).await?
+    }
+
+    /// Stops answering that this node provides `cid`. Records that other nodes hold end by themselves.
+    ///
+    /// # Errors
+    /// If the network has gone.
+    pub async fn stop_providing(&self, cid: ContentCid) -> Result<(), NetGone> {
+        self.tell(Command::StopProviding { cid }).await
+    }
+
+    /// Asks a connected peer for the bytes of `cid`. The bytes are not checked.
+    ///
+    /// Dropping the future does not stop the transfer; its bytes are thrown away.
+    ///
+    /// # Errors
+    /// If the peer is not connected (nothing is dialled), or the request ends without an answer.
+    pub async fn request(&self, peer: PeerId, cid: ContentCid) -> Result<BlockAnswer, RequestError> {
+        self.ask(|reply| Command::Request { peer, cid, reply }).await?
+    }
+
+    /// Answers a request. Its end is told by an event.
+    ///
+    /// # Errors
+    /// If the network has gone.
+    pub async fn respond(&self, ticket: ServeTicket, response: ExchangeResponse) -> Result<(), NetGone> {
+        self.tell(Command::Respond { ticket, response }).await
+    }
+
+    /// Fills the routing table by walks from the peers it has; returns how many are in it afterwards.
+    ///
+    /// # Errors
+    /// If the table is empty, or the walks take too long.
+    pub async fn bootstrap(&self) -> Result<usize, BootstrapFailure> {
+        self.ask(|reply| Command::Bootstrap { reply }).await?
+    }
+
+    /// The connected peers, in the order of their IDs.
+    ///
+    /// # Errors
+    /// If the network has gone.
+    pub async fn peers(&self) -> Result<Vec<PeerInfo>, NetGone> {
+        self.ask(|reply| Command::Peers { reply }).await
+    }
+
+    /// The peers in the routing table with their addresses, without `/p2p/`, nearest first.
+    ///
+    /// # Errors
+    /// If the network has gone.
+    pub async fn routing_peers(&self) -> Result<Vec<(PeerId, Vec<Multiaddr>)>, NetGone> {
+        self.ask(|reply| Command::RoutingPeers { reply }).await
+    }
+
+    /// The state of the network.
+    ///
+    /// # Errors
+    /// If the network has gone.
+    pub async fn status(&self) -> Result<NetStatus, NetGone> {
+        self.ask(|reply| Command::Status { reply }).await.map(|status| *status)
+    }
+
+    /// Ends the event loop: answers everybody who waits, closes listeners, then connections. Returns when it
+    /// is done, also if it had ended before.
+    pub async fn shutdown(&self) {
+        // A loop that has gone needs no shutdown.
+        let _ = self.ask(|reply| Command::Shutdown { reply }).await;
+    }
+
+    async fn ask<T>(&self, command: impl FnOnce(Reply<T>) -> Command) -> Result<T, NetGone> {
+        let (reply, answer) = oneshot::channel();
+        self.tell(command(reply)).await?;
+        answer.await.map_err(|_| NetGone)
+    }
+
+    async fn tell(&self, command: Command) -> Result<(), NetGone> {
+        self.commands.send(command).await.map_err(|_| NetGone)
+    }
+}
+
+/// A lookup under way. Dropping it ends the lookup.
+#[derive(Debug)]
+pub struct Lookup {
+    id: LookupId,
+    events: mpsc::Receiver<LookupEvent>,
+    commands: mpsc::Sender<Command>,
+    done: bool,
+}
+
+impl Lookup {
+    /// The next event. `None` after [`LookupEvent::Done`], and without it if the network has gone.
+    ///
+    /// Dropping the future loses nothing.
+    pub async fn next(&mut self) -> Option<LookupEvent> {
+        let event = self.events.recv().await;
+        self.done |= matches!(event, None | Some(LookupEvent::Done(_)));
+        event
+    }
+}
+
+impl Drop for Lookup {
+    fn drop(&mut self) {
+        if !self.done {
+            // If the queue is full the loop notices the closed channel with the next answer of a peer.
+            let _ = self.commands.try_send(Command::CancelLookup { id: self.id });
+        }
+    }
+}

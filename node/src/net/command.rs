@@ -1,0 +1,37 @@
+//! What clients ask of the event loop. Every reply may find its caller gone.
+
+use dhtfs_store::ContentCid;
+use libp2p::{Multiaddr, PeerId};
+use tokio::sync::{mpsc, oneshot};
+
+use super::error::{BootstrapFailure, DialFailure, ListenError, ProvideError, RequestError};
+use super::exchange::ExchangeResponse;
+use super::report::{BlockAnswer, LookupEvent, NetStatus, PeerInfo, ServeTicket};
+
+/// Where an answer goes. Dropping it tells the caller that the network has gone.
+pub(crate) type Reply<T> = oneshot::Sender<T>;
+
+/// Names a lookup between a client and the event loop.
+pub(crate) type LookupId = u64;
+
+/// Peers of the routing table with their addresses.
+pub(crate) type RoutingPeers = Vec<(PeerId, Vec<Multiaddr>)>;
+
+/// A command.
+#[derive(Debug)]
+pub(crate) enum Command {
+    Listen { addr: Multiaddr, reply: Reply<Result<Vec<Multiaddr>, ListenError>> },
+    Dial { addr: Multiaddr, reply: Reply<Result<PeerId, DialFailure>> },
+    Connect { peer: PeerId, addrs: Vec<Multiaddr>, reply: Reply<Result<(), DialFailure>> },
+    FindProviders { id: LookupId, cid: ContentCid, events: mpsc::Sender<LookupEvent> },
+    CancelLookup { id: LookupId },
+    Provide { cid: ContentCid, reply: Reply<Result<usize, ProvideError>> },
+    StopProviding { cid: ContentCid },
+    Request { peer: PeerId, cid: ContentCid, reply: Reply<Result<BlockAnswer, RequestError>> },
+    Respond { ticket: ServeTicket, response: ExchangeResponse },
+    Bootstrap { reply: Reply<Result<usize, BootstrapFailure>> },
+    Peers { reply: Reply<Vec<PeerInfo>> },
+    RoutingPeers { reply: Reply<RoutingPeers> },
+    Status { reply: Reply<Box<NetStatus>> },
+    Shutdown { reply: Reply<()> },
+}

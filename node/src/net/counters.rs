@@ -1,0 +1,151 @@
+//! What the limits did, and totals. Every counter exists from the start, so that a reader sees all of them.
+
+use std::collections::BTreeMap;
+
+/// Names of all counters with their meaning.
+pub(crate) mod name {
+    /// Incoming connections refused by a connection limit.
+    pub(crate) const CONNECTIONS_REFUSED: &str = "net_connections_refused";
+    /// Outgoing connections refused by a connection limit.
+    pub(crate) const DIALS_REFUSED: &str = "net_dials_refused";
+    /// Dials that failed for another reason.
+    pub(crate) const DIALS_FAILED: &str = "net_dials_failed";
+    /// Connections closed because the peer stopped answering pings.
+    pub(crate) const PINGS_LOST: &str = "net_connections_closed_unresponsive";
+    /// Exchange requests sent.
+    pub(crate) const REQUESTS: &str = "net_requests_sent";
+    /// Exchange requests refused because the peer was not connected.
+    pub(crate) const REQUESTS_NOT_CONNECTED: &str = "net_requests_refused_not_connected";
+    /// Exchange requests refused because too many were in flight.
+    pub(crate) const REQUESTS_REFUSED: &str = "net_requests_refused_limit";
+    /// Answers whose caller had gone.
+    pub(crate) const ANSWERS_DROPPED: &str = "net_answers_without_caller";
+    /// Exchange requests received and handed on.
+    pub(crate) const SERVED: &str = "net_requests_received";
+    /// Exchange requests answered Busy because the event queue was full or nobody read it.
+    pub(crate) const BUSY_QUEUE: &str = "net_requests_busy_queue_full";
+    /// Exchange requests answered Busy because too many were open.
+    pub(crate) const BUSY_OPEN: &str = "net_requests_busy_limit";
+    /// Events that had to wait for the reader and were merged.
+    pub(crate) const EVENTS_DELAYED: &str = "net_events_delayed";
+    /// Lookups started.
+    pub(crate) const LOOKUPS: &str = "net_lookups_started";
+    /// Lookups refused because the queue was full.
+    pub(crate) const LOOKUPS_REFUSED: &str = "net_lookups_refused";
+    /// Lookups ended early because they had found enough providers.
+    pub(crate) const LOOKUPS_FULL: &str = "net_lookups_full";
+    /// Announcements started.
+    pub(crate) const PROVIDES: &str = "net_provides_started";
+    /// Announcements refused because too many ran or the own records were full.
+    pub(crate) const PROVIDES_REFUSED: &str = "net_provides_refused";
+    /// Provider records of others accepted.
+    pub(crate) const RECORDS: &str = "net_records_accepted";
+    /// Provider records refused because the key is no SHA-256 multihash.
+    pub(crate) const RECORDS_BAD_KEY: &str = "net_records_refused_key";
+    /// Provider records refused because the store was full.
+    pub(crate) const RECORDS_FULL: &str = "net_records_refused_full";
+    /// Provider records refused because the provider had used up its share.
+    pub(crate) const RECORDS_QUOTA: &str = "net_records_refused_quota";
+    /// Provider records that pushed out the oldest of a key with the most providers allowed.
+    pub(crate) const RECORDS_REPLACED: &str = "net_records_replaced";
+    /// Provider records dropped because they were too old.
+    pub(crate) const RECORDS_EXPIRED: &str = "net_records_expired";
+    /// Value records refused.
+    pub(crate) const VALUES_REFUSED: &str = "net_value_records_refused";
+    /// Addresses of peers and in records dropped: implausible, too long or too many.
+    pub(crate) const ADDRS_DROPPED: &str = "net_addrs_dropped";
+    /// Peers removed from the routing table after failed dials.
+    pub(crate) const ROUTING_DEAD: &str = "net_routing_removed_dead";
+    /// Peers kept out of or removed from the routing table because they do not serve this DHT.
+    pub(crate) const ROUTING_FOREIGN: &str = "net_routing_refused_foreign";
+    /// Peers that found no place in the routing table.
+    pub(crate) const ROUTING_FULL: &str = "net_routing_refused_full";
+    /// External address candidates that were not tested: implausible or too many.
+    pub(crate) const NAT_CANDIDATES_DROPPED: &str = "net_nat_candidates_dropped";
+    /// Dial-backs for others that were refused.
+    pub(crate) const DIAL_BACKS_REFUSED: &str = "net_dial_backs_refused";
+    /// Callers refused because too many waited for dials.
+    pub(crate) const DIAL_WAITERS_REFUSED: &str = "net_dial_waiters_refused";
+
+    /// All of them.
+    pub(super) const ALL: &[&str] = &[
+        CONNECTIONS_REFUSED,
+        DIALS_REFUSED,
+        DIALS_FAILED,
+        PINGS_LOST,
+        REQUESTS,
+        REQUESTS_NOT_CONNECTED,
+        REQUESTS_REFUSED,
+        ANSWERS_DROPPED,
+        SERVED,
+        BUSY_QUEUE,
+        BUSY_OPEN,
+        EVENTS_DELAYED,
+        LOOKUPS,
+        LOOKUPS_REFUSED,
+        LOOKUPS_FULL,
+        PROVIDES,
+        PROVIDES_REFUSED,
+        RECORDS,
+        RECORDS_BAD_KEY,
+        RECORDS_FULL,
+        RECORDS_QUOTA,
+        RECORDS_REPLACED,
+        RECORDS_EXPIRED,
+        VALUES_REFUSED,
+        ADDRS_DROPPED,
+        ROUTING_DEAD,
+        ROUTING_FOREIGN,
+        ROUTING_FULL,
+        NAT_CANDIDATES_DROPPED,
+        DIAL_BACKS_REFUSED,
+        DIAL_WAITERS_REFUSED,
+    ];
+}
+
+/// The counters of one event loop.
+#[derive(Debug)]
+pub(crate) struct Counters(BTreeMap<&'static str, u64>);
+
+impl Counters {
+    /// All counters at zero.
+    pub(crate) fn new() -> Self {
+        Self(name::ALL.iter().map(|name| (*name, 0)).collect())
+    }
+
+    /// Adds one.
+    pub(crate) fn count(&mut self, name: &'static str) {
+        self.add(name, 1);
+    }
+
+    /// Adds `n`.
+    pub(crate) fn add(&mut self, name: &'static str, n: usize) {
+        let counter = self.0.entry(name).or_insert(0);
+        *counter = counter.saturating_add(u64::try_from(n).unwrap_or(u64::MAX));
+    }
+
+    /// A copy of all.
+    pub(crate) fn snapshot(&self) -> BTreeMap<&'static str, u64> {
+        self.0.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Counters, name};
+
+    #[test]
+    fn all_counters_exist_from_the_start_under_distinct_names() {
+        let counters = Counters::new();
+        assert_eq!(counters.snapshot().len(), name::ALL.len());
+        assert!(counters.snapshot().values().all(|n| *n == 0));
+    }
+
+    #[test]
+    fn counting_adds_up() {
+        let mut counters = Counters::new();
+        counters.count(name::REQUESTS);
+        counters.add(name::REQUESTS, 4);
+        assert_eq!(counters.snapshot()[name::REQUESTS], 5);
+    }
+}

@@ -1,0 +1,219 @@
+//! The one task that owns the swarm.
+//!
+//! It waits in one place, the select of [`EventLoop::run`]; everything else is done at once in the `on_*`
+//! handlers, one file per family of events. No handler waits, no event makes it panic, and every caller is
+//! answered on every way an operation can end. State that grows does so within the limits of [`super::limits`].
+
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+
+use futures::StreamExt as _;
+use libp2p::core::transport::ListenerId;
+use libp2p::swarm::{Swarm, SwarmEvent};
+use libp2p::{Multiaddr, PeerId};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep, sleep_until};
+
+use super::address_book::AddressBook;
+use super::behaviour::{Behaviour, BehaviourEvent, Protocols};
+use super::command::{Command, Reply};
+use super::counters::Counters;
+use super::dials::Dials;
+use super::limits::{NetLimits, SHUTDOWN_TIMEOUT};
+use super::outbox::Outbox;
+use super::peers::Peers;
+use super::pending::Pending;
+
+/// Drives the network. Made by [`super::new`]; does nothing until it is run.
+pub struct EventLoop {
+    pub(super) swarm: Swarm<Behaviour>,
+    pub(super) commands: mpsc::Receiver<Command>,
+    pub(super) outbox: Outbox,
+    pub(super) local: PeerId,
+    pub(super) limits: NetLimits,
+    pub(super) protocols: Protocols,
+    pub(super) peers: Peers,
+    pub(super) book: AddressBook,
+    pub(super) dials: Dials,
+    pub(super) pending: Pending,
+    pub(super) counters: Counters,
+    pub(super) listeners: Vec<ListenerId>,
+    /// Listen addresses that we declared external, by the rule for the network profile.
+    pub(super) announced: Vec<Multiaddr>,
+    /// The newest verdict for each address that AutoNAT tested, at most
+    /// [`super::limits::MAX_NAT_VERDICTS`].
+    pub(super) verdicts: BTreeMap<Multiaddr, (bool, PeerId)>,
+    /// Failed dials in a row of peers in the routing table.
+    pub(super) failing: BTreeMap<PeerId, Failing>,
+    /// Connections established since the start.
+    pub(super) established: u64,
+    pub(super) routing_len: usize,
+    pub(super) next_serve: u64,
+    /// When foreign records are swept next; `None` while there are none.
+    pub(super) next_sweep: Option<Instant>,
+}
+
+/// Failed dials in a row of one peer.
+#[derive(Debug)]
+pub(super) struct Failing {
+    /// How many count.
+    pub(super) dials: u8,
+    /// How many connections had been established when the last one failed.
+    pub(super) established: Option<u64>,
+}
+
+impl std::fmt::Debug for EventLoop {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("EventLoop").field("local", &self.local).finish_non_exhaustive()
+    }
+}
+
+impl EventLoop {
+    /// Runs until a client asks for the shutdown or the last client is dropped.
+    pub async fn run(mut self) {
+        let asked = loop {
+            let deadline = self.next_deadline();
+            tokio::select! {
+                biased;
+                () = until(deadline) => self.on_timeout(Instant::now()),
+                command = self.commands.recv() => {
+                    match command.map_or(ControlFlow::Break(None), |command| self.on_command(command)) {
+                        ControlFlow::Continue(()) => {}
+                        ControlFlow::Break(asked) => break asked,
+                    }
+                }
+                () = self.outbox.ready(), if self.outbox.has_backlog() => {}
+                event = self.swarm.select_next_some() => self.on_swarm_event(event),
+            }
+            self.outbox.flush();
+        };
+        self.close(asked).await;
+    }
+
+    /// Answers all who wait, then closes listeners and connections.
+    async fn close(mut self, asked: Option<Reply<()>>) {
+        self.commands.close();
+        let mut done: Vec<Reply<()>> = asked.into_iter().collect();
+        while let Ok(command) = self.commands.try_recv() {
+            if let Command::Shutdown { reply } = command {
+                done.push(reply);
+            }
+        }
+        // Dropping a reply tells its caller that the network has gone.
+        self.pending = Pending::default();
+        self.dials = Dials::default();
+        for id in std::mem::take(&mut self.listeners) {
+            self.swarm.remove_listener(id);
+        }
+        self.disconnect_all();
+        let time_is_up = sleep(SHUTDOWN_TIMEOUT);
+        tokio::pin!(time_is_up);
+        while self.swarm.network_info().connection_counters().num_established() > 0 {
+            tokio::select! {
+                biased;
+                () = &mut time_is_up => break,
+                event = self.swarm.select_next_some() => {
+                    if let SwarmEvent::ConnectionEstablished { peer_id, .. } = event {
+                        // It was being negotiated when the others were closed. An error means it is gone.
+                        let _ = self.swarm.disconnect_peer_id(peer_id);
+                    }
+                }
+            }
+        }
+        drop(self);
+        for reply in done {
+            // A caller that has gone is normal.
+            let _ = reply.send(());
+        }
+    }
+
+    fn disconnect_all(&mut self) {
+        let connected: Vec<PeerId> = self.swarm.connected_peers().copied().collect();
+        for peer in connected {
+            // An error means that it is disconnected already.
+            let _ = self.swarm.disconnect_peer_id(peer);
+        }
+    }
+
+    fn on_command(&mut self, command: Command) -> ControlFlow<Option<Reply<()>>> {
+        match command {
+            Command::Listen { addr, reply } => self.listen(addr, reply),
+            Command::Dial { addr, reply } => self.dial(addr, reply),
+            Command::Connect { peer, addrs, reply } => self.connect(peer, addrs, reply),
+            Command::FindProviders { id, cid, events } => self.find_providers(id, cid, events),
+            Command::CancelLookup { id } => self.cancel_lookup(id),
+            Command::Provide { cid, reply } => self.provide(cid, reply),
+            Command::StopProviding { cid } => self.stop_providing(cid),
+            Command::Request { peer, cid, reply } => self.request(peer, cid, reply),
+            Command::Respond { ticket, response } => self.respond(ticket, response),
+            Command::Bootstrap { reply } => self.bootstrap(reply),
+            // A caller that has gone is normal.
+            Command::Peers { reply } => drop(reply.send(self.peer_infos())),
+            Command::RoutingPeers { reply } => drop(reply.send(self.routing_peers())),
+            Command::Status { reply } => drop(reply.send(Box::new(self.status()))),
+            Command::Shutdown { reply } => return ControlFlow::Break(Some(reply)),
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn on_swarm_event(&mut self, event: SwarmEvent<BehaviourEvent>) {
+        match event {
+            SwarmEvent::Behaviour(event) => self.on_behaviour_event(event),
+            SwarmEvent::ConnectionEstablished { peer_id, connection_id, endpoint, .. } => {
+                self.on_established(peer_id, connection_id, &endpoint);
+            }
+            SwarmEvent::ConnectionClosed { peer_id, connection_id, .. } => {
+                self.on_closed(peer_id, connection_id)
+            }
+            SwarmEvent::OutgoingConnectionError { connection_id, peer_id, error } => {
+                self.on_dial_failed(connection_id, peer_id, &error);
+            }
+            SwarmEvent::IncomingConnectionError { error, .. } => self.on_incoming_failed(&error),
+            SwarmEvent::NewListenAddr { listener_id, address } => {
+                self.on_new_listen_addr(listener_id, address);
+            }
+            SwarmEvent::ExpiredListenAddr { .. } => self.listen_addrs_changed(),
+            SwarmEvent::ListenerClosed { listener_id, reason, .. } => {
+                self.on_listener_closed(listener_id, reason);
+            }
+            SwarmEvent::ListenerError { error, .. } => tracing::debug!(%error, "listener"),
+            SwarmEvent::ExternalAddrConfirmed { address } => self.on_external_confirmed(&address),
+            _ => {}
+        }
+    }
+
+    fn on_behaviour_event(&mut self, event: BehaviourEvent) {
+        match event {
+            BehaviourEvent::Limits(never) => match never {},
+            BehaviourEvent::Kad(event) => self.on_kad(event),
+            BehaviourEvent::Identify(event) => self.on_identify(event),
+            BehaviourEvent::Ping(event) => self.on_ping(&event),
+            BehaviourEvent::NatClient(event) => self.on_tested(&event),
+            BehaviourEvent::NatServer(event) => self.on_dialled_back(&event),
+            BehaviourEvent::Exchange(event) => self.on_exchange(event),
+        }
+    }
+
+    fn next_deadline(&self) -> Option<Instant> {
+        let deadlines = [self.dials.next_deadline(), self.pending.next_deadline(), self.next_sweep];
+        deadlines.into_iter().flatten().min()
+    }
+
+    pub(super) fn on_timeout(&mut self, now: Instant) {
+        self.dials.on_timeout(now);
+        for id in self.pending.on_timeout(now) {
+            self.swarm.remove_listener(id);
+        }
+        if self.next_sweep.is_some_and(|at| at <= now) {
+            self.sweep_records(now);
+        }
+    }
+}
+
+/// Waits until `deadline`, or for ever if there is none.
+async fn until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}

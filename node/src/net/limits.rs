@@ -1,0 +1,209 @@
+//! Every number that bounds the network shell, with its unit and its reason.
+//!
+//! The constants are the defaults; [`NetLimits`] carries those that a configuration or a test may change.
+//! Each limit that a stranger can run into has a counter, listed in `counters.rs`.
+
+use std::time::Duration;
+
+/// Established connections in total. A connection costs a task, buffers and up to one yamux window per stream;
+/// 512 keep a whole bucket row of a large DHT connected and stay below the usual 1,024 descriptors.
+pub const MAX_CONNECTIONS: u32 = 512;
+
+/// Established connections with one peer. Simultaneous dials and a reachability test leave two or three.
+pub const MAX_CONNECTIONS_PER_PEER: u32 = 3;
+
+/// Established connections that others have opened. The rest stays free for those this node opens, so that
+/// strangers cannot surround it.
+pub const MAX_INCOMING_CONNECTIONS: u32 = 384;
+
+/// Connections being negotiated that others have opened.
+pub const MAX_PENDING_INCOMING: u32 = 64;
+
+/// Connections being negotiated that this node has opened. More than incoming ones, because kad counts a peer
+/// whose dial is refused here as dead, and 64 walks at once reach for some hundred peers.
+pub const MAX_PENDING_OUTGOING: u32 = 256;
+
+/// How long a connection without a stream is kept. Longer than a kad query may take, because a provider record
+/// goes out at the end of the query over the connections made during it: a shorter time loses records.
+pub const IDLE_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// How long one exchange request may take in all, waiting and transfer included. The fetch machine has its own
+/// adaptive timeout; this one only frees what a dead peer left behind.
+pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// Exchange streams on one connection, both directions together. At 1 MiB a response this bounds the bytes a
+/// single connection can hold.
+pub const MAX_EXCHANGE_STREAMS: usize = 64;
+
+/// Streams of all protocols on one yamux connection; what QUIC allows by default.
+pub const MAX_MUXER_STREAMS: usize = 256;
+
+/// How long a dial may take until it is answered as failed, and how long a connected peer may take to identify
+/// itself.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Callers that may wait for dials at the same time.
+pub const MAX_DIAL_WAITERS: usize = 1_024;
+
+/// Addresses kept of one peer, in the routing table, the address book and provider records. More of them make
+/// the answers of a full bucket outgrow a kad message.
+pub const MAX_ADDRS_PER_PEER: usize = 8;
+
+/// Encoded length in bytes of an address taken from a stranger; a relayed address with two peer IDs needs 120.
+pub const MAX_ADDR_LEN: usize = 192;
+
+/// Peers in the book of addresses learnt from lookups; the least recently used one leaves.
+pub const MAX_BOOK_PEERS: usize = 1_024;
+
+/// Characters kept of what a peer calls itself.
+pub const MAX_AGENT_LEN: usize = 96;
+
+/// Requests of strangers that are waiting for an answer; the next one is answered Busy.
+pub const MAX_OPEN_REQUESTS: usize = 1_024;
+
+/// Own exchange requests in flight; each may bring 1 MiB.
+pub const MAX_REQUESTS: usize = 512;
+
+/// Provider lookups that run at the same time: kad scans all queries for every event.
+pub const MAX_LOOKUPS: usize = 64;
+
+/// Provider lookups that wait for a free place; the next one is refused.
+pub const MAX_QUEUED_LOOKUPS: usize = 1_024;
+
+/// Providers reported by one lookup; it is ended when they are reached.
+pub const MAX_LOOKUP_PROVIDERS: usize = 256;
+
+/// Announcements that run at the same time. Hundreds at once lose records.
+pub const MAX_PROVIDES: usize = 64;
+
+/// Provider records held for others, about 400 bytes each.
+pub const MAX_FOREIGN_RECORDS: usize = 65_536;
+
+/// Provider records held for others from one provider: half of all, so that a single peer cannot crowd out the
+/// rest, yet a small network can announce a large share.
+pub const MAX_RECORDS_PER_PROVIDER: usize = 32_768;
+
+/// Providers kept for one key; an answer carries the 20 freshest of them.
+pub const MAX_PROVIDERS_PER_KEY: usize = 64;
+
+/// Keys this node announces, about 100 bytes each: 512 GiB in chunks of 1 MiB.
+pub const MAX_OWN_RECORDS: usize = 524_288;
+
+/// How long a provider record of another node is kept.
+pub const PROVIDER_TTL: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// How often expired records of other nodes are swept.
+pub const SWEEP_INTERVAL: Duration = Duration::from_secs(10 * 60);
+
+/// Length in bytes of a kad message that is accepted. The sender has no limit, so a table full of peers with
+/// many addresses must not become unreadable.
+pub const MAX_KAD_MESSAGE_LEN: usize = 256 * 1024;
+
+/// Failed dials in a row after which a peer leaves the routing table. A failure counts only if this node has
+/// connected to somebody since the one before, so that a node without a network keeps its table.
+pub const MAX_FAILED_DIALS: u8 = 3;
+
+/// Failed pings in a row after which a connection is closed.
+pub const MAX_FAILED_PINGS: u8 = 2;
+
+/// External address candidates that are handed to AutoNAT; strangers suggest them.
+pub const MAX_NAT_CANDIDATES: usize = 64;
+
+/// Verdicts of AutoNAT that are remembered, newest per address.
+pub const MAX_NAT_VERDICTS: usize = 16;
+
+/// Dial-backs for others that run at the same time, so that strangers cannot use up the pending connections.
+pub const MAX_DIAL_BACKS: usize = 16;
+
+/// Dial-backs for one peer that run at the same time.
+pub const MAX_DIAL_BACKS_PER_PEER: usize = 2;
+
+/// Commands that wait for the event loop; the next caller waits for a place.
+pub const COMMAND_QUEUE: usize = 256;
+
+/// Events that wait for the reader. A request that finds it full is answered Busy.
+pub const EVENT_QUEUE: usize = 1_024;
+
+/// How long a listener on an unspecified address is given to report its further addresses.
+pub const LISTEN_SETTLE: Duration = Duration::from_millis(50);
+
+/// How long a listener may take to report its first address.
+pub const LISTEN_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long connections may take to close in order at shutdown.
+pub const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The limits a configuration or a test may change. The default of each field is the constant of its name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NetLimits {
+    /// See [`MAX_CONNECTIONS`].
+    pub max_connections: u32,
+    /// See [`MAX_CONNECTIONS_PER_PEER`].
+    pub max_connections_per_peer: u32,
+    /// See [`MAX_INCOMING_CONNECTIONS`].
+    pub max_incoming_connections: u32,
+    /// See [`MAX_PENDING_INCOMING`].
+    pub max_pending_incoming: u32,
+    /// See [`MAX_PENDING_OUTGOING`].
+    pub max_pending_outgoing: u32,
+    /// See [`IDLE_TIMEOUT`].
+    pub idle_timeout: Duration,
+    /// See [`REQUEST_TIMEOUT`].
+    pub request_timeout: Duration,
+    /// See [`CONNECT_TIMEOUT`].
+    pub connect_timeout: Duration,
+    /// See [`MAX_DIAL_WAITERS`].
+    pub max_dial_waiters: usize,
+    /// See [`MAX_OPEN_REQUESTS`].
+    pub max_open_requests: usize,
+    /// See [`MAX_REQUESTS`].
+    pub max_requests: usize,
+    /// See [`MAX_LOOKUPS`].
+    pub max_lookups: usize,
+    /// See [`MAX_QUEUED_LOOKUPS`].
+    pub max_queued_lookups: usize,
+    /// See [`MAX_LOOKUP_PROVIDERS`].
+    pub max_lookup_providers: usize,
+    /// See [`MAX_PROVIDES`].
+    pub max_provides: usize,
+    /// See [`MAX_FOREIGN_RECORDS`].
+    pub max_foreign_records: usize,
+    /// See [`MAX_RECORDS_PER_PROVIDER`].
+    pub max_records_per_provider: usize,
+    /// See [`MAX_PROVIDERS_PER_KEY`].
+    pub max_providers_per_key: usize,
+    /// See [`MAX_OWN_RECORDS`].
+    pub max_own_records: usize,
+    /// See [`COMMAND_QUEUE`].
+    pub command_queue: usize,
+    /// See [`EVENT_QUEUE`].
+    pub event_queue: usize,
+}
+
+impl Default for NetLimits {
+    fn default() -> Self {
+        Self {
+            max_connections: MAX_CONNECTIONS,
+            max_connections_per_peer: MAX_CONNECTIONS_PER_PEER,
+            max_incoming_connections: MAX_INCOMING_CONNECTIONS,
+            max_pending_incoming: MAX_PENDING_INCOMING,
+            max_pending_outgoing: MAX_PENDING_OUTGOING,
+            idle_timeout: IDLE_TIMEOUT,
+            request_timeout: REQUEST_TIMEOUT,
+            connect_timeout: CONNECT_TIMEOUT,
+            max_dial_waiters: MAX_DIAL_WAITERS,
+            max_open_requests: MAX_OPEN_REQUESTS,
+            max_requests: MAX_REQUESTS,
+            max_lookups: MAX_LOOKUPS,
+            max_queued_lookups: MAX_QUEUED_LOOKUPS,
+            max_lookup_providers: MAX_LOOKUP_PROVIDERS,
+            max_provides: MAX_PROVIDES,
+            max_foreign_records: MAX_FOREIGN_RECORDS,
+            max_records_per_provider: MAX_RECORDS_PER_PROVIDER,
+            max_providers_per_key: MAX_PROVIDERS_PER_KEY,
+            max_own_records: MAX_OWN_RECORDS,
+            command_queue: COMMAND_QUEUE,
+            event_queue: EVENT_QUEUE,
+        }
+    }
+}

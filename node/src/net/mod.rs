@@ -1,0 +1,162 @@
+//! The libp2p shell of a node: connections, the DHT, the exchange protocol. It decides nothing about content.
+//!
+//! One [`EventLoop`] owns the swarm; everybody else holds a [`Client`], which sends it commands and gets
+//! answers, and one reader takes the [`NetEvent`]s. Everything that comes from outside the process comes in
+//! through [`NetEnv`]: transport, key, executor and seed, so that a simulation can hand in its own.
+//!
+//! | file                          | what it holds                                                      |
+//! |-------------------------------|--------------------------------------------------------------------|
+//! | `client`, `command`, `report` | the API, how it reaches the loop, what it answers                  |
+//! | `event_loop`, `on_*`, `status`| the loop and its handlers, one file per family of events           |
+//! | `dials`, `pending`, `outbox`  | who waits for what, and events on their way out                    |
+//! | `behaviour`, `kad`, `nat_*`   | the protocols of a node                                            |
+//! | `records`, `peers`, `address_book`, `addresses` | bounded state, and what enters it                |
+//! | `exchange`                    | the bytes of the exchange protocol                                 |
+//! | `identity`, `transport`, `exclusive` | what a real node puts into [`NetEnv`]                              |
+//! | `limits`, `counters`, `error` | numbers, what they did, what went wrong                            |
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use futures::future::BoxFuture;
+use libp2p::PeerId;
+use libp2p::core::muxing::StreamMuxerBox;
+use libp2p::core::transport::Boxed;
+use libp2p::identity::Keypair;
+use libp2p::swarm::{self, Swarm};
+use tokio::sync::mpsc;
+
+mod address_book;
+mod addresses;
+mod behaviour;
+mod client;
+mod command;
+mod counters;
+mod dials;
+mod error;
+mod event_loop;
+pub mod exchange;
+mod exclusive;
+pub mod identity;
+mod kad;
+pub mod limits;
+mod nat_client;
+mod nat_server;
+mod on_autonat;
+mod on_connection;
+mod on_exchange;
+mod on_identify;
+mod on_kad;
+mod outbox;
+mod peers;
+mod pending;
+mod records;
+mod report;
+mod status;
+#[cfg(test)]
+mod tests;
+pub mod transport;
+
+pub use self::client::{Client, Lookup};
+pub use self::error::{
+    BootstrapFailure, DialFailure, ListenError, NetError, NetGone, ProvideError, RequestError,
+};
+pub use self::event_loop::EventLoop;
+pub use self::exchange::ExchangeResponse;
+pub use self::limits::NetLimits;
+pub use self::report::{
+    BlockAnswer, Direction, LookupEvent, LookupOutcome, LookupStats, NetEvent, NetStatus, PeerInfo,
+    Reachability, ServeId, ServeTicket, TestedAddr, Verdict,
+};
+
+use self::behaviour::{Behaviour, Protocols};
+
+/// Runs tasks: the connections of the swarm.
+pub type Executor = Arc<dyn Fn(BoxFuture<'static, ()>) + Send + Sync>;
+
+/// What the network is to be like.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NetConfig {
+    /// Name of the network, 1 to 32 of `a-z`, `0-9` and `-`. Nodes of different networks do not see each other.
+    pub network: String,
+    /// Whether to answer DHT queries of others and be in their routing tables.
+    pub kad_server: bool,
+    /// What this node calls itself, for example `dhtfs/0.1.0`; cut to 96 characters.
+    pub agent_version: String,
+    /// Bounds.
+    pub limits: NetLimits,
+}
+
+impl NetConfig {
+    /// A DHT server in `network` with the default bounds.
+    pub fn new(network: impl Into<String>, agent_version: impl Into<String>) -> Self {
+        Self {
+            network: network.into(),
+            kad_server: true,
+            agent_version: agent_version.into(),
+            limits: NetLimits::default(),
+        }
+    }
+}
+
+/// What the network is given from outside.
+pub struct NetEnv {
+    /// The key of this node.
+    pub keypair: Keypair,
+    /// Authenticated, multiplexed connections; [`transport::production`] makes real ones.
+    pub transport: Boxed<(PeerId, StreamMuxerBox)>,
+    /// Runs the connections.
+    pub executor: Executor,
+    /// All choices that this module leaves to chance follow from it.
+    pub seed: u64,
+}
+
+impl fmt::Debug for NetEnv {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NetEnv").field("seed", &self.seed).finish_non_exhaustive()
+    }
+}
+
+/// Sets the network up. Nothing happens until the event loop is run.
+///
+/// # Errors
+/// If the name of the network is not allowed.
+pub fn new(
+    config: NetConfig,
+    env: NetEnv,
+) -> Result<(Client, EventLoop, mpsc::Receiver<NetEvent>), NetError> {
+    let NetConfig { network, kad_server, agent_version, limits } = config;
+    let NetEnv { keypair, transport, executor, seed } = env;
+    let protocols = Protocols::of(&network)?;
+    let agent_version = agent_version.chars().take(limits::MAX_AGENT_LEN).collect();
+    let local = keypair.public().to_peer_id();
+    let behaviour = Behaviour::new(&keypair, &protocols, kad_server, agent_version, &limits, seed);
+    let swarm_config = swarm::Config::with_executor(move |task| executor(task))
+        .with_idle_connection_timeout(limits.idle_timeout);
+    let (commands_tx, commands) = mpsc::channel(limits.command_queue.max(1));
+    let (outbox, events) = outbox::Outbox::new(limits.event_queue);
+    let client = Client::new(commands_tx, local, limits.max_lookup_providers);
+    let event_loop = EventLoop {
+        swarm: Swarm::new(transport, behaviour, local, swarm_config),
+        commands,
+        outbox,
+        local,
+        limits,
+        protocols,
+        peers: peers::Peers::default(),
+        book: address_book::AddressBook::default(),
+        dials: dials::Dials::default(),
+        pending: pending::Pending::default(),
+        counters: counters::Counters::new(),
+        listeners: Vec::new(),
+        announced: Vec::new(),
+        verdicts: BTreeMap::new(),
+        failing: BTreeMap::new(),
+        established: 0,
+        routing_len: 0,
+        next_serve: 0,
+        next_sweep: None,
+    };
+    Ok((client, event_loop, events))
+}

@@ -1,0 +1,92 @@
+//! What peers say about themselves, and the routing table that follows from it.
+
+use libp2p::identify::{self, Info};
+use libp2p::kad::RoutingUpdate;
+use libp2p::{Multiaddr, PeerId};
+
+use super::addresses::plausible;
+use super::counters::name;
+use super::error::DialFailure;
+use super::event_loop::EventLoop;
+
+impl EventLoop {
+    pub(super) fn on_identify(&mut self, event: identify::Event) {
+        match event {
+            identify::Event::Received { peer_id, info, .. } => self.on_identified(peer_id, &info),
+            identify::Event::Error { peer_id, error, .. } => {
+                tracing::debug!(%peer_id, %error, "identify failed");
+                let identity = self.identity_of(&peer_id).unwrap_or(Err(DialFailure::NotIdentified));
+                self.dials.on_identified(peer_id, &identity);
+            }
+            identify::Event::Sent { .. } | identify::Event::Pushed { .. } => {}
+        }
+    }
+
+    fn on_identified(&mut self, peer: PeerId, info: &Info) {
+        let kad = info.protocols.contains(&self.protocols.kad);
+        let exchange = info.protocols.contains(&self.protocols.exchange);
+        self.peers.on_identified(&peer, &info.agent_version, kad, exchange);
+        if kad {
+            self.route(peer, &info.listen_addrs);
+        } else {
+            let removed = self.swarm.behaviour_mut().kad.remove_peer(&peer).is_some();
+            if removed {
+                self.routing_changed();
+            }
+            // A client of our network is not foreign; it only does not belong into the table.
+            if removed || !exchange {
+                self.counters.count(name::ROUTING_FOREIGN);
+            }
+        }
+        if let Some(identity) = self.identity_of(&peer) {
+            self.dials.on_identified(peer, &identity);
+        }
+    }
+
+    /// Whether a connected peer belongs to our network; `None` until it has said so.
+    pub(super) fn identity_of(&self, peer: &PeerId) -> Option<Result<PeerId, DialFailure>> {
+        let known = self.peers.get(peer)?;
+        let agent = known.agent.clone()?;
+        if known.kad || known.exchange {
+            Some(Ok(*peer))
+        } else {
+            Some(Err(DialFailure::OtherNetwork { agent }))
+        }
+    }
+
+    /// Puts a peer that serves our DHT into the routing table, or replaces its addresses there as a whole.
+    fn route(&mut self, peer: PeerId, listen: &[Multiaddr]) {
+        let Some(known) = self.peers.get(&peer) else { return };
+        let kept = plausible(known.dialled().chain(listen), &peer, known.scope());
+        self.counters.add(name::ADDRS_DROPPED, kept.dropped);
+        let addrs: Vec<Multiaddr> =
+            kept.addrs.into_iter().filter_map(|addr| addr.with_p2p(peer).ok()).collect();
+        if addrs.is_empty() {
+            return;
+        }
+        let old = self.routed_addrs(&peer).unwrap_or_default();
+        let kad = &mut self.swarm.behaviour_mut().kad;
+        for addr in &addrs {
+            if kad.add_address(&peer, addr.clone()) == RoutingUpdate::Failed {
+                self.counters.count(name::ROUTING_FULL);
+                return;
+            }
+        }
+        // The new ones first, so that the entry never runs empty and keeps its place.
+        for addr in old.iter().filter(|addr| !addrs.contains(addr)) {
+            kad.remove_address(&peer, addr);
+        }
+    }
+
+    /// The addresses of a peer in the routing table, with `/p2p/`; `None` if it is not there.
+    pub(super) fn routed_addrs(&mut self, peer: &PeerId) -> Option<Vec<Multiaddr>> {
+        let bucket = self.swarm.behaviour_mut().kad.kbucket(*peer)?;
+        let entry = bucket.iter().find(|entry| entry.node.key.preimage() == peer)?;
+        Some(entry.node.value.iter().cloned().collect())
+    }
+
+    /// Whether a peer is in the routing table.
+    pub(super) fn is_routed(&mut self, peer: &PeerId) -> bool {
+        self.routed_addrs(peer).is_some()
+    }
+}

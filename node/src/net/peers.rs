@@ -1,0 +1,201 @@
+//! The peers that are connected, and what they have told about themselves.
+//!
+//! Bounded by the connection limits: an entry exists exactly while a peer has at least one connection.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use libp2p::core::ConnectedPoint;
+use libp2p::swarm::ConnectionId;
+use libp2p::{Multiaddr, PeerId};
+use tokio::time::Instant;
+
+use super::addresses::{Scope, scope_of};
+use super::limits::MAX_AGENT_LEN;
+use super::report::Direction;
+
+/// One connection.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    pub(crate) id: ConnectionId,
+    /// The address of the other side: dialled by us, or seen by us.
+    pub(crate) addr: Multiaddr,
+    pub(crate) direction: Direction,
+    pub(crate) since: Instant,
+    /// Pings in a row that were not answered.
+    failed_pings: u8,
+}
+
+/// One connected peer.
+#[derive(Debug, Default)]
+pub(crate) struct Peer {
+    /// Oldest first, never empty.
+    pub(crate) connections: Vec<Connection>,
+    /// What it calls itself, once it has identified itself.
+    pub(crate) agent: Option<String>,
+    /// Whether it serves our DHT.
+    pub(crate) kad: bool,
+    /// Whether it answers exchange requests.
+    pub(crate) exchange: bool,
+    /// Last measured round trip.
+    pub(crate) rtt: Option<Duration>,
+}
+
+impl Peer {
+    /// The narrowest scope of its connections: what it says about addresses is believed from there on.
+    pub(crate) fn scope(&self) -> Scope {
+        let scopes = self.connections.iter().filter_map(|connection| scope_of(&connection.addr));
+        scopes.min().unwrap_or(Scope::Public)
+    }
+
+    /// The addresses under which we dialled it.
+    pub(crate) fn dialled(&self) -> impl Iterator<Item = &Multiaddr> {
+        let outbound = |connection: &&Connection| connection.direction == Direction::Outbound;
+        self.connections.iter().filter(outbound).map(|connection| &connection.addr)
+    }
+}
+
+/// All connected peers.
+#[derive(Debug, Default)]
+pub(crate) struct Peers(BTreeMap<PeerId, Peer>);
+
+impl Peers {
+    /// Notes a new connection; true if it is the peer's first.
+    pub(crate) fn on_established(
+        &mut self,
+        peer: PeerId,
+        id: ConnectionId,
+        endpoint: &ConnectedPoint,
+        now: Instant,
+    ) -> bool {
+        let direction = if endpoint.is_dialer() { Direction::Outbound } else { Direction::Inbound };
+        let addr = endpoint.get_remote_address().clone();
+        let entry = self.0.entry(peer).or_default();
+        entry.connections.push(Connection { id, addr, direction, since: now, failed_pings: 0 });
+        entry.connections.len() == 1
+    }
+
+    /// Notes the end of a connection; true if it was the peer's last.
+    pub(crate) fn on_closed(&mut self, peer: &PeerId, id: ConnectionId) -> bool {
+        let Some(entry) = self.0.get_mut(peer) else { return false };
+        entry.connections.retain(|connection| connection.id != id);
+        if !entry.connections.is_empty() {
+            return false;
+        }
+        self.0.remove(peer);
+        true
+    }
+
+    /// Notes what a peer says about itself.
+    pub(crate) fn on_identified(&mut self, peer: &PeerId, agent: &str, kad: bool, exchange: bool) {
+        let Some(entry) = self.0.get_mut(peer) else { return };
+        let printable = |c: &char| !c.is_control();
+        entry.agent = Some(agent.chars().filter(printable).take(MAX_AGENT_LEN).collect());
+        entry.kad = kad;
+        entry.exchange = exchange;
+    }
+
+    /// Notes the result of a ping; returns the failures in a row on that connection.
+    pub(crate) fn on_ping(&mut self, peer: &PeerId, id: ConnectionId, rtt: Option<Duration>) -> u8 {
+        let Some(entry) = self.0.get_mut(peer) else { return 0 };
+        let Some(connection) = entry.connections.iter_mut().find(|connection| connection.id == id) else {
+            return 0;
+        };
+        match rtt {
+            Some(rtt) => {
+                connection.failed_pings = 0;
+                entry.rtt = Some(rtt);
+                0
+            }
+            None => {
+                connection.failed_pings = connection.failed_pings.saturating_add(1);
+                connection.failed_pings
+            }
+        }
+    }
+
+    /// What is known of a connected peer.
+    pub(crate) fn get(&self, peer: &PeerId) -> Option<&Peer> {
+        self.0.get(peer)
+    }
+
+    /// All, in the order of their IDs.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&PeerId, &Peer)> {
+        self.0.iter()
+    }
+
+    /// Peers connected.
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Connections established.
+    pub(crate) fn connections(&self) -> usize {
+        self.0.values().map(|peer| peer.connections.len()).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failure is a failed test")]
+
+    use std::time::Duration;
+
+    use libp2p::PeerId;
+    use libp2p::core::ConnectedPoint;
+    use libp2p::swarm::ConnectionId;
+    use tokio::time::Instant;
+
+    use super::{MAX_AGENT_LEN, Peers, Scope};
+
+    fn from(addr: &str) -> ConnectedPoint {
+        ConnectedPoint::Listener {
+            local_addr: "/memory/1".parse().unwrap(),
+            send_back_addr: addr.parse().unwrap(),
+        }
+    }
+
+    #[test]
+    fn a_peer_is_known_from_its_first_to_its_last_connection() {
+        let mut peers = Peers::default();
+        let (peer, now) = (PeerId::random(), Instant::now());
+        let id = ConnectionId::new_unchecked;
+        assert!(peers.on_established(peer, id(1), &from("/ip4/8.8.8.8/tcp/1"), now));
+        assert_eq!(peers.get(&peer).unwrap().scope(), Scope::Public);
+        assert!(!peers.on_established(peer, id(2), &from("/ip4/10.0.0.1/tcp/1"), now));
+        assert_eq!(peers.get(&peer).unwrap().scope(), Scope::Private);
+        assert_eq!((peers.len(), peers.connections()), (1, 2));
+        assert!(!peers.on_closed(&peer, id(1)));
+        assert!(peers.on_closed(&peer, id(2)));
+        assert!(!peers.on_closed(&peer, id(2)));
+        assert_eq!((peers.len(), peers.connections()), (0, 0));
+    }
+
+    #[test]
+    fn what_a_peer_calls_itself_is_cut_and_cleaned() {
+        let mut peers = Peers::default();
+        let peer = PeerId::random();
+        peers.on_identified(&peer, "not connected", true, true);
+        assert!(peers.get(&peer).is_none());
+        peers.on_established(peer, ConnectionId::new_unchecked(1), &from("/memory/2"), Instant::now());
+        peers.on_identified(&peer, &format!("a\n\x1b{}", "ä".repeat(1_000)), true, false);
+        let agent = peers.get(&peer).unwrap().agent.clone().unwrap();
+        assert_eq!(agent.chars().count(), MAX_AGENT_LEN);
+        assert!(agent.starts_with("aä"));
+    }
+
+    #[test]
+    fn failed_pings_are_counted_in_a_row_for_each_connection() {
+        let mut peers = Peers::default();
+        let peer = PeerId::random();
+        let id = ConnectionId::new_unchecked;
+        peers.on_established(peer, id(1), &from("/memory/2"), Instant::now());
+        peers.on_established(peer, id(2), &from("/memory/2"), Instant::now());
+        assert_eq!(peers.on_ping(&peer, id(1), None), 1);
+        assert_eq!(peers.on_ping(&peer, id(2), None), 1);
+        assert_eq!(peers.on_ping(&peer, id(1), Some(Duration::from_millis(3))), 0);
+        assert_eq!(peers.on_ping(&peer, id(1), None), 1);
+        assert_eq!(peers.on_ping(&peer, id(2), None), 2);
+        assert_eq!(peers.on_ping(&peer, id(9), None), 0);
+    }
+}

@@ -1,0 +1,52 @@
+//! The transports of a real node. The simulator hands in its own.
+
+use std::io;
+use std::time::Duration;
+
+use futures::future::Either;
+use libp2p::core::muxing::StreamMuxerBox;
+use libp2p::core::transport::Boxed;
+use libp2p::core::upgrade::Version;
+use libp2p::identity::Keypair;
+use libp2p::{PeerId, Transport as _, noise, quic, tcp, yamux};
+
+use super::exclusive::Exclusive;
+use super::limits::MAX_MUXER_STREAMS;
+
+/// How long a TCP connection and its handshakes may take.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// A transport cannot be set up.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot set up encryption with this key: {0}")]
+pub struct TransportSetupError(#[from] noise::Error);
+
+/// TCP with Noise and yamux, and QUIC, both authenticated as `keypair`.
+///
+/// Needs a tokio runtime with I/O when it is polled.
+///
+/// # Errors
+/// If the key cannot sign the Noise handshake.
+pub fn production(keypair: &Keypair) -> Result<Boxed<(PeerId, StreamMuxerBox)>, TransportSetupError> {
+    let tcp = Exclusive(tcp::tokio::Transport::new(tcp::Config::default()))
+        .upgrade(Version::V1Lazy)
+        .authenticate(noise::Config::new(keypair)?)
+        .multiplex(muxer())
+        .timeout(HANDSHAKE_TIMEOUT);
+    let quic = quic::tokio::Transport::new(quic::Config::new(keypair));
+    Ok(quic
+        .or_transport(tcp)
+        .map(|either, _| match either {
+            Either::Left((peer, muxer)) => (peer, StreamMuxerBox::new(muxer)),
+            Either::Right((peer, muxer)) => (peer, StreamMuxerBox::new(muxer)),
+        })
+        .map_err(io::Error::other)
+        .boxed())
+}
+
+/// The yamux configuration of every stream transport of a node.
+pub fn muxer() -> yamux::Config {
+    let mut config = yamux::Config::default();
+    config.set_max_num_streams(MAX_MUXER_STREAMS);
+    config
+}

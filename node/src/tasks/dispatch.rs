@@ -1,0 +1,64 @@
+//! Hands the network's events to the drivers that want them.
+
+use tokio::sync::{mpsc, watch};
+
+use super::serve::ServeEvent;
+use crate::net::{Client, ExchangeResponse, NetEvent};
+
+/// Requests and notices that wait for the serve driver. What does not fit is answered with busy.
+pub const MAX_WAITING_SERVE_EVENTS: usize = 1024;
+
+/// Where events go.
+#[derive(Debug)]
+pub struct Dispatch {
+    /// From the network.
+    pub events: mpsc::Receiver<NetEvent>,
+    /// To answer when the serve driver is behind.
+    pub client: Client,
+    /// To the serve driver; `None` on a node that serves nobody.
+    pub serve: Option<mpsc::Sender<ServeEvent>>,
+    /// Number of peers in the routing table.
+    pub routing: watch::Sender<usize>,
+}
+
+impl Dispatch {
+    /// Runs until the network ends.
+    pub async fn run(mut self) {
+        while let Some(event) = self.events.recv().await {
+            match event {
+                NetEvent::Request { ticket, peer, cid } => {
+                    self.request(ServeEvent::Request { ticket, peer, cid }).await;
+                }
+                NetEvent::ResponseSent(id) => self.tell(ServeEvent::Sent(id)).await,
+                NetEvent::ResponseFailed(id) => self.tell(ServeEvent::Dropped(id)).await,
+                NetEvent::Disconnected(peer) => self.tell(ServeEvent::Disconnected(peer)).await,
+                NetEvent::Routing { peers } => {
+                    self.routing.send_replace(peers);
+                }
+                NetEvent::Connected(_) | NetEvent::ListenAddrs(_) => {}
+            }
+        }
+    }
+
+    async fn request(&self, event: ServeEvent) {
+        let refused = match &self.serve {
+            Some(serve) => match serve.try_send(event) {
+                Ok(()) => return,
+                Err(mpsc::error::TrySendError::Full(event) | mpsc::error::TrySendError::Closed(event)) => {
+                    event
+                }
+            },
+            None => event,
+        };
+        if let ServeEvent::Request { ticket, .. } = refused {
+            let _ = self.client.respond(ticket, ExchangeResponse::Busy).await;
+        }
+    }
+
+    /// Notices give budget back, so none may be lost: waits for room.
+    async fn tell(&self, event: ServeEvent) {
+        if let Some(serve) = &self.serve {
+            let _ = serve.send(event).await;
+        }
+    }
+}

@@ -1,0 +1,140 @@
+//! Fetches the chunks of a tree into files: verified, written, synced in batches, announced, renamed into place.
+
+use std::{pin::Pin, time::Duration};
+
+use dhtfs_store::{ContentCid, Download, ManifestCid, Written};
+use futures::{StreamExt, future::OptionFuture, stream::FuturesUnordered};
+use tokio::time::{Instant, MissedTickBehavior, interval_at};
+
+use super::{Driver, Turn};
+use crate::{
+    core::{
+        fetch::{FetchFailure, FetchProgress, RequestId, Want},
+        provide::Class,
+    },
+    env::{StoreGone, StoreHandle},
+    tasks::provide::ProvideHandle,
+};
+
+/// At least this often what arrived is synced and acknowledged, so that a crash loses at most this much time.
+const COMMIT_EVERY: Duration = Duration::from_secs(1);
+
+/// Why chunks could not be fetched into their files.
+#[derive(Debug, thiserror::Error)]
+pub enum FillError {
+    /// Peers did not have all of it.
+    #[error("{0:?}")]
+    Failed(FetchFailure),
+    /// Writing failed.
+    #[error(transparent)]
+    Disk(#[from] dhtfs_store::DownloadError),
+    /// The node is ending.
+    #[error(transparent)]
+    Gone(#[from] StoreGone),
+}
+
+type Writing = FuturesUnordered<Pin<Box<dyn Future<Output = (RequestId, WriteOutcome)> + Send>>>;
+type WriteOutcome = Result<Result<Written, dhtfs_store::DownloadError>, StoreGone>;
+type Commit = Pin<Box<dyn Future<Output = CommitOutcome> + Send>>;
+type CommitOutcome = Result<Result<Vec<dhtfs_store::ChunkCid>, dhtfs_store::DownloadError>, StoreGone>;
+
+/// A download that is being filled.
+pub struct Filling<'a> {
+    /// Brings the chunks.
+    pub driver: &'a mut Driver,
+    /// Runs the disk work.
+    pub store: &'a StoreHandle,
+    /// The files.
+    pub download: Download,
+    /// Announces what is held; `None` on a node that serves nobody.
+    pub provide: Option<&'a ProvideHandle>,
+    /// Manifest blocks of the content, announced with the first chunks.
+    pub manifests: Vec<ManifestCid>,
+    /// Called after each step.
+    pub on_progress: &'a (dyn Fn(&FetchProgress, Option<u32>) + Send + Sync),
+}
+
+impl Filling<'_> {
+    /// Runs until every chunk is written and committed. When it fails, what arrived is committed first.
+    ///
+    /// # Errors
+    /// See [`FillError`].
+    pub async fn run(mut self) -> Result<(), FillError> {
+        let missing = self.download.missing();
+        let wants = missing.into_iter().map(|(cid, len)| Want { cid: cid.into(), len: Some(len) }).collect();
+        self.driver.want(wants);
+        self.driver.wants_complete();
+        let outcome = self.fetch().await;
+        // Whatever happened, what is verified and written stays.
+        let committed = self.commit().await;
+        self.announce(committed).await?;
+        outcome
+    }
+
+    async fn fetch(&mut self) -> Result<(), FillError> {
+        let mut writing = Writing::new();
+        let mut commit: Option<Commit> = None;
+        let mut is_dirty = false;
+        let mut ticks = interval_at(Instant::now() + COMMIT_EVERY, COMMIT_EVERY);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            (self.on_progress)(&self.driver.progress(), self.driver.hops());
+            tokio::select! {
+                turn = self.driver.next() => match turn {
+                    Turn::Block { id, cid, data } => writing.push(self.write(id, cid, data)),
+                    Turn::Finished => break,
+                    Turn::Failed(failure) => return Err(FillError::Failed(failure)),
+                },
+                Some((id, written)) = writing.next() => {
+                    match written?? {
+                        Written::Stored | Written::AlreadyHeld => self.driver.stored(id),
+                        Written::BadHash => self.driver.bad(id),
+                    }
+                    is_dirty = true;
+                }
+                _ = ticks.tick(), if is_dirty && commit.is_none() => {
+                    commit = Some(self.commit());
+                    is_dirty = false;
+                }
+                Some(committed) = OptionFuture::from(commit.as_mut()) => {
+                    commit = None;
+                    self.announce(committed).await?;
+                }
+            }
+        }
+        if let Some(commit) = commit {
+            let committed = commit.await;
+            self.announce(committed).await?;
+        }
+        Ok(())
+    }
+
+    fn write(
+        &self,
+        id: RequestId,
+        cid: ContentCid,
+        data: Vec<u8>,
+    ) -> Pin<Box<dyn Future<Output = (RequestId, WriteOutcome)> + Send>> {
+        let (store, download) = (self.store.clone(), self.download.clone());
+        Box::pin(async move {
+            let ContentCid::Chunk(cid) = cid else { return (id, Ok(Ok(Written::BadHash))) };
+            (id, store.call(move |_| download.write(&cid, &data)).await)
+        })
+    }
+
+    fn commit(&self) -> Commit {
+        let (store, download) = (self.store.clone(), self.download.clone());
+        // Syncing waits for the disk; it must not take a worker from verifying.
+        Box::pin(async move { store.call_long(move |_| download.commit()).await })
+    }
+
+    async fn announce(&mut self, committed: CommitOutcome) -> Result<(), FillError> {
+        let chunks = committed??;
+        if let (Some(provide), false) = (self.provide, chunks.is_empty()) {
+            let manifests = std::mem::take(&mut self.manifests);
+            provide.announce(Class::Root, manifests.into_iter().map(ContentCid::from).collect()).await;
+            provide.announce(Class::Chunk, chunks.into_iter().map(ContentCid::from).collect()).await;
+        }
+        Ok(())
+    }
+}

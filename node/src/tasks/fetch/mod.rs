@@ -1,0 +1,311 @@
+//! Driver of [`Fetch`]: carries out its lookups, dials and requests, and hands arrived blocks to the caller, who
+//! verifies and stores them.
+//!
+//! The caller owns the driver and polls [`Driver::next`] beside its own work; dropping it cancels the fetch.
+
+pub mod download;
+pub mod resolve;
+pub mod stream;
+
+use std::{collections::BTreeMap, pin::Pin, time::Duration};
+
+use dhtfs_store::ContentCid;
+use futures::{
+    StreamExt,
+    future::{AbortHandle, Abortable},
+    stream::FuturesUnordered,
+};
+use libp2p::{Multiaddr, PeerId};
+use tokio::sync::watch;
+use tracing::{debug, info};
+
+use super::{now, sleep_until};
+use crate::{
+    core::fetch::{Action, Fetch, FetchConfig, FetchFailure, FetchProgress, RequestId, Want},
+    env::StoreHandle,
+    net::{BlockAnswer, Client, Lookup, LookupEvent, RequestError},
+};
+
+/// How long a first lookup waits for the routing table to have anybody to ask.
+const WAIT_FOR_ROUTING: Duration = Duration::from_secs(3);
+
+/// Pause before a peer address given by the user is dialled again.
+const HINT_RETRY: Duration = Duration::from_secs(2);
+
+/// What a fetch works with.
+#[derive(Debug, Clone)]
+pub struct FetchContext {
+    /// Sends.
+    pub client: Client,
+    /// Stores.
+    pub store: StoreHandle,
+    /// Number of peers in the routing table.
+    pub routing: watch::Receiver<usize>,
+    /// This node's own ID: it is no source for itself.
+    pub local: PeerId,
+}
+
+/// Where to look besides the DHT.
+#[derive(Debug, Clone, Default)]
+pub struct Hints {
+    /// Addresses of peers believed to hold the content.
+    pub peers: Vec<Multiaddr>,
+    /// Addresses of DHT nodes to join through.
+    pub bootstrap: Vec<Multiaddr>,
+}
+
+/// What the caller has to deal with.
+#[derive(Debug)]
+pub enum Turn {
+    /// A block arrived. Verify and store it, then call [`Driver::stored`] or [`Driver::bad`].
+    Block {
+        /// To report back with.
+        id: RequestId,
+        /// What was asked for.
+        cid: ContentCid,
+        /// What came; not verified.
+        data: Vec<u8>,
+    },
+    /// Every want is stored and no more will come.
+    Finished,
+    /// No progress for too long.
+    Failed(FetchFailure),
+}
+
+enum Done {
+    Found(ContentCid, Lookup, Option<LookupEvent>),
+    Dialled(PeerId, bool),
+    Hinted(PeerId, Multiaddr),
+    /// Nothing to report: a bootstrap dial ended, or a lookup was cancelled.
+    Nothing,
+    Answered(RequestId, PeerId, ContentCid, Result<BlockAnswer, RequestError>),
+}
+
+/// One fetch under way.
+pub struct Driver {
+    context: FetchContext,
+    machine: Fetch,
+    running: FuturesUnordered<Pin<Box<dyn Future<Output = Done> + Send>>>,
+    lookups: BTreeMap<ContentCid, AbortHandle>,
+    hint_addrs: BTreeMap<PeerId, Multiaddr>,
+    hops: Option<u32>,
+}
+
+impl std::fmt::Debug for Driver {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Driver").field("running", &self.running.len()).finish_non_exhaustive()
+    }
+}
+
+impl Driver {
+    /// Begins a fetch of `root`: dials the hints; the first lookup starts with the first [`Driver::next`].
+    pub fn new(
+        context: FetchContext,
+        root: ContentCid,
+        config: FetchConfig,
+        hints: Hints,
+        seed: u64,
+    ) -> Self {
+        let machine = Fetch::new(config, root, seed, now());
+        let running = FuturesUnordered::new();
+        let driver = Self {
+            context,
+            machine,
+            running,
+            lookups: BTreeMap::new(),
+            hint_addrs: BTreeMap::new(),
+            hops: None,
+        };
+        for addr in hints.bootstrap {
+            let client = driver.context.client.clone();
+            driver.running.push(Box::pin(async move {
+                if let Err(error) = client.dial(addr.clone()).await {
+                    info!(%addr, %error, "bootstrap address did not answer");
+                }
+                Done::Nothing
+            }));
+        }
+        for addr in hints.peers {
+            driver.running.push(Box::pin(dial_hint(driver.context.client.clone(), addr)));
+        }
+        driver
+    }
+
+    /// Asks for more blocks; see [`Fetch::on_wants`].
+    pub fn want(&mut self, wants: Vec<Want>) {
+        self.machine.on_wants(wants, now());
+    }
+
+    /// No more wants will come; see [`Fetch::on_wants_complete`].
+    pub fn wants_complete(&mut self) {
+        self.machine.on_wants_complete(now());
+    }
+
+    /// A block that was stored or consumed is needed again; see [`Fetch::on_lost`].
+    pub fn want_again(&mut self, cid: ContentCid) {
+        self.machine.on_lost(cid, now());
+    }
+
+    /// A block is verified and stored, or consumed.
+    pub fn stored(&mut self, id: RequestId) {
+        self.machine.on_stored(id, now());
+    }
+
+    /// A block was not what its CID says.
+    pub fn bad(&mut self, id: RequestId) {
+        self.machine.on_bad(id, now());
+    }
+
+    /// How far the fetch is.
+    pub fn progress(&self) -> FetchProgress {
+        self.machine.progress()
+    }
+
+    /// Peers that answered until the first provider was known; `None` while none was found by a lookup.
+    pub fn hops(&self) -> Option<u32> {
+        self.hops
+    }
+
+    /// Runs until the caller has something to do. Cancel-safe.
+    pub async fn next(&mut self) -> Turn {
+        loop {
+            if let Some(turn) = self.act() {
+                return turn;
+            }
+            let deadline = self.machine.next_deadline();
+            tokio::select! {
+                Some(done) = self.running.next(), if !self.running.is_empty() => {
+                    if let Some(turn) = self.on_done(done) {
+                        return turn;
+                    }
+                }
+                () = sleep_until(deadline) => self.machine.on_timeout(now()),
+            }
+        }
+    }
+
+    fn act(&mut self) -> Option<Turn> {
+        while let Some(action) = self.machine.next_action() {
+            match action {
+                Action::Lookup(cid) => self.lookup(cid),
+                Action::CancelLookup(cid) => {
+                    if let Some(lookup) = self.lookups.remove(&cid) {
+                        lookup.abort();
+                    }
+                }
+                Action::Dial(peer) => {
+                    let client = self.context.client.clone();
+                    let addrs = self.hint_addrs.get(&peer).cloned().into_iter().collect();
+                    self.running.push(Box::pin(async move {
+                        Done::Dialled(peer, client.connect(peer, addrs).await.is_ok())
+                    }));
+                }
+                Action::Request { id, peer, cid, .. } => {
+                    let client = self.context.client.clone();
+                    self.running.push(Box::pin(async move {
+                        Done::Answered(id, peer, cid, client.request(peer, cid).await)
+                    }));
+                }
+                // The answer is ignored when it comes; request-response cannot take a request back.
+                Action::Forget(_) => {}
+                Action::Finished => return Some(Turn::Finished),
+                Action::Failed(failure) => return Some(Turn::Failed(failure)),
+            }
+        }
+        None
+    }
+
+    fn lookup(&mut self, cid: ContentCid) {
+        let client = self.context.client.clone();
+        let mut routing = self.context.routing.clone();
+        self.watch(cid, async move {
+            // A lookup in an empty table finds nobody at once; give the first dials a moment.
+            let _ = tokio::time::timeout(WAIT_FOR_ROUTING, routing.wait_for(|peers| *peers > 0)).await;
+            next_found(cid, client.find_providers(cid).await).await
+        });
+    }
+
+    /// Runs a part of a lookup until it is over or cancelled.
+    fn watch(&mut self, cid: ContentCid, part: impl Future<Output = Done> + Send + 'static) {
+        let (handle, registration) = AbortHandle::new_pair();
+        self.lookups.insert(cid, handle);
+        let part = Abortable::new(part, registration);
+        self.running.push(Box::pin(async move { part.await.unwrap_or(Done::Nothing) }));
+    }
+
+    fn lookup_done(&mut self, cid: ContentCid) {
+        self.lookups.remove(&cid);
+        self.machine.on_lookup_done(cid, now());
+    }
+
+    fn on_done(&mut self, done: Done) -> Option<Turn> {
+        match done {
+            Done::Found(cid, lookup, Some(LookupEvent::Provider { peer, .. })) => {
+                if peer != self.context.local {
+                    self.machine.on_provider(cid, peer, now());
+                }
+                self.watch(cid, next_found(cid, lookup));
+            }
+            Done::Found(cid, _, Some(LookupEvent::Done(stats))) => {
+                self.hops = self.hops.or(stats.first_provider_after);
+                self.lookup_done(cid);
+            }
+            Done::Found(cid, _, None) => self.lookup_done(cid),
+            Done::Dialled(peer, true) => self.machine.on_connected(peer, now()),
+            Done::Dialled(peer, false) => self.machine.on_dial_failed(peer, now()),
+            Done::Hinted(peer, addr) => {
+                self.hint_addrs.insert(peer, addr);
+                if peer != self.context.local {
+                    self.machine.on_hint(peer, now());
+                    self.machine.on_connected(peer, now());
+                }
+            }
+            Done::Nothing => {}
+            Done::Answered(id, peer, cid, answer) => return self.on_answer(id, peer, cid, answer),
+        }
+        None
+    }
+
+    fn on_answer(
+        &mut self,
+        id: RequestId,
+        peer: PeerId,
+        cid: ContentCid,
+        answer: Result<BlockAnswer, RequestError>,
+    ) -> Option<Turn> {
+        match answer {
+            Ok(BlockAnswer::Data(data)) => {
+                let len = u32::try_from(data.len()).unwrap_or(u32::MAX);
+                if self.machine.on_block(id, len, now()) {
+                    return Some(Turn::Block { id, cid, data });
+                }
+            }
+            Ok(BlockAnswer::Missing) => self.machine.on_missing(id, now()),
+            Ok(BlockAnswer::Busy) => self.machine.on_busy(id, now()),
+            Err(error) => {
+                debug!(%peer, %cid, %error, "a request failed");
+                self.machine.on_failed(id, now());
+                if matches!(error, RequestError::NotConnected | RequestError::Closed) {
+                    self.machine.on_disconnected(peer, now());
+                }
+            }
+        }
+        None
+    }
+}
+
+async fn next_found(cid: ContentCid, mut lookup: Lookup) -> Done {
+    let event = lookup.next().await;
+    Done::Found(cid, lookup, event)
+}
+
+/// Dials an address the user gave until it answers.
+async fn dial_hint(client: Client, addr: Multiaddr) -> Done {
+    loop {
+        match client.dial(addr.clone()).await {
+            Ok(peer) => return Done::Hinted(peer, addr),
+            Err(error) => info!(%addr, %error, "the given peer did not answer; trying again"),
+        }
+        tokio::time::sleep(HINT_RETRY).await;
+    }
+}

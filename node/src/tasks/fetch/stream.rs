@@ -1,0 +1,166 @@
+//! Fetches a run of chunks in order, for `cat`: what the store has is read there, the rest comes from peers.
+//!
+//! Only the chunks of a window ahead of the reader are wanted, and the window fits the fetch's budget; so the
+//! chunk that is needed next can always be asked for, whatever arrived out of order.
+
+use std::collections::{HashMap, HashSet};
+
+use dhtfs_store::{ChunkCid, ChunkRead, ContentCid};
+use tokio::sync::mpsc;
+
+use super::{Driver, Turn};
+use crate::{
+    core::fetch::{FetchFailure, RequestId, Want},
+    env::{StoreGone, StoreHandle},
+};
+
+/// Chunks ahead of the reader that are wanted. At 1 MiB each they fit the default budget of a fetch.
+const WINDOW: usize = 24;
+
+/// Why a stream ended early.
+#[derive(Debug, thiserror::Error)]
+pub enum StreamError {
+    /// Peers did not have all of it.
+    #[error("{0:?}")]
+    Failed(FetchFailure),
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] dhtfs_store::StoreError),
+    /// The node is ending.
+    #[error(transparent)]
+    Gone(#[from] StoreGone),
+    /// Nobody reads any more.
+    #[error("the reader is gone")]
+    ReaderGone,
+}
+
+/// A stream under way.
+struct Stream<'a> {
+    driver: &'a mut Driver,
+    store: &'a StoreHandle,
+    chunks: &'a [(ChunkCid, u32)],
+    /// First index not yet looked at for wanting.
+    ahead: usize,
+    /// Asked of peers, not yet arrived.
+    wanted: HashSet<ChunkCid>,
+    /// Arrived and given to the reader for now; if it comes again in the stream it is asked for again.
+    consumed: HashSet<ChunkCid>,
+    /// Arrived, waiting for the reader; with the request that brought it.
+    arrived: HashMap<ChunkCid, (Vec<u8>, RequestId)>,
+}
+
+/// Sends the chunks of `chunks` (CID and length) in order.
+///
+/// # Errors
+/// See [`StreamError`].
+pub async fn run(
+    driver: &mut Driver,
+    store: &StoreHandle,
+    chunks: &[(ChunkCid, u32)],
+    out: mpsc::Sender<Vec<u8>>,
+) -> Result<(), StreamError> {
+    let mut stream = Stream {
+        driver,
+        store,
+        chunks,
+        ahead: 0,
+        wanted: HashSet::new(),
+        consumed: HashSet::new(),
+        arrived: HashMap::new(),
+    };
+    for index in 0..chunks.len() {
+        let data = stream.chunk(index, &out).await?;
+        out.send(data).await.map_err(|_| StreamError::ReaderGone)?;
+    }
+    Ok(())
+}
+
+impl Stream<'_> {
+    /// The bytes of chunk `index`, wherever they come from.
+    async fn chunk(&mut self, index: usize, out: &mpsc::Sender<Vec<u8>>) -> Result<Vec<u8>, StreamError> {
+        self.want_ahead(index).await?;
+        let Some(&(cid, len)) = self.chunks.get(index) else { return Ok(Vec::new()) };
+        loop {
+            if let Some(data) = self.take(&cid, index) {
+                return Ok(data);
+            }
+            if !self.wanted.contains(&cid) {
+                if let ChunkRead::Data(data) = self.store.call(move |s| s.read_chunk(&cid)).await?? {
+                    return Ok(data);
+                }
+                // It was here a moment ago; its file was changed or removed meanwhile.
+                self.want(vec![(cid, len)]);
+            }
+            tokio::select! {
+                turn = self.driver.next() => self.on_turn(turn)?,
+                () = out.closed() => return Err(StreamError::ReaderGone),
+            }
+        }
+    }
+
+    fn on_turn(&mut self, turn: Turn) -> Result<(), StreamError> {
+        match turn {
+            Turn::Block { id, cid: ContentCid::Chunk(cid), data } if cid.matches(&data) => {
+                self.wanted.remove(&cid);
+                self.arrived.insert(cid, (data, id));
+                Ok(())
+            }
+            Turn::Block { id, .. } => {
+                self.driver.bad(id);
+                Ok(())
+            }
+            Turn::Failed(failure) => Err(StreamError::Failed(failure)),
+            Turn::Finished => Err(StreamError::Failed(FetchFailure::Incomplete { missing: 1 })),
+        }
+    }
+
+    /// Takes an arrived chunk; it stays if it is needed again within the window.
+    fn take(&mut self, cid: &ChunkCid, index: usize) -> Option<Vec<u8>> {
+        let rest = self.chunks.get(index + 1..self.ahead).unwrap_or_default();
+        if rest.iter().any(|(other, _)| other == cid) {
+            return self.arrived.get(cid).map(|(data, _)| data.clone());
+        }
+        let (data, id) = self.arrived.remove(cid)?;
+        self.consumed.insert(*cid);
+        self.driver.stored(id);
+        Some(data)
+    }
+
+    /// Asks for what the store lacks of the window that begins at `index`.
+    async fn want_ahead(&mut self, index: usize) -> Result<(), StreamError> {
+        let end = (index + WINDOW).min(self.chunks.len());
+        let fresh: Vec<_> = self.chunks.get(self.ahead..end).unwrap_or_default().to_vec();
+        if fresh.is_empty() {
+            return Ok(());
+        }
+        self.ahead = end;
+        let known = fresh.clone();
+        let held = self
+            .store
+            .call(move |s| known.iter().map(|(cid, _)| s.has_chunk(cid)).collect::<Result<Vec<_>, _>>())
+            .await??;
+        let mut wants = Vec::new();
+        for ((cid, len), held) in fresh.into_iter().zip(held) {
+            if !held && !self.arrived.contains_key(&cid) {
+                wants.push((cid, len));
+            }
+        }
+        self.want(wants);
+        Ok(())
+    }
+
+    fn want(&mut self, chunks: Vec<(ChunkCid, u32)>) {
+        let mut wants = Vec::new();
+        for (cid, len) in chunks {
+            if !self.wanted.insert(cid) {
+                continue;
+            }
+            if self.consumed.remove(&cid) {
+                self.driver.want_again(cid.into());
+            } else {
+                wants.push(Want { cid: cid.into(), len: Some(len) });
+            }
+        }
+        self.driver.want(wants);
+    }
+}

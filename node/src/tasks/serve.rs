@@ -1,0 +1,185 @@
+//! Driver of [`Serve`]: answers peers' requests from the store.
+
+use std::{collections::HashMap, pin::Pin};
+
+use dhtfs_store::{ChunkRead, ContentCid, Withdrawal};
+use futures::{StreamExt, stream::FuturesUnordered};
+use libp2p::PeerId;
+use tokio::sync::{mpsc, watch};
+use tracing::{debug, warn};
+
+use super::{ended, now, provide::ProvideHandle, sleep_until};
+use crate::{
+    core::serve::{Admit, Serve, ServeAction, ServeConfig, ServeId, ServeStats},
+    env::StoreHandle,
+    net::{self, Client, ExchangeResponse, ServeTicket},
+};
+
+/// What the network tells the driver.
+#[derive(Debug)]
+pub enum ServeEvent {
+    /// A peer asks for a chunk or manifest.
+    Request {
+        /// Where the answer goes.
+        ticket: ServeTicket,
+        /// Who asks.
+        peer: PeerId,
+        /// For what.
+        cid: ContentCid,
+    },
+    /// An answer has been handed to the socket whole.
+    Sent(net::ServeId),
+    /// An answer could not be sent; the connection or stream is gone.
+    Dropped(net::ServeId),
+    /// The last connection to a peer closed.
+    Disconnected(PeerId),
+}
+
+/// What the driver works with.
+#[derive(Debug)]
+pub struct ServeTask {
+    machine: Serve,
+    client: Client,
+    store: StoreHandle,
+    provide: Option<ProvideHandle>,
+    events: mpsc::Receiver<ServeEvent>,
+    stats: watch::Sender<ServeStats>,
+    waiting: HashMap<ServeId, (ServeTicket, ContentCid)>,
+}
+
+struct Answer {
+    id: ServeId,
+    ticket: ServeTicket,
+    response: ExchangeResponse,
+    withdrawal: Option<Withdrawal>,
+}
+
+type Reading = FuturesUnordered<Pin<Box<dyn Future<Output = Answer> + Send>>>;
+
+/// Makes the driver; the receiver tells how much was served.
+pub fn new(
+    config: ServeConfig,
+    client: Client,
+    store: StoreHandle,
+    provide: Option<ProvideHandle>,
+    events: mpsc::Receiver<ServeEvent>,
+) -> (ServeTask, watch::Receiver<ServeStats>) {
+    let machine = Serve::new(config);
+    let (stats, stats_out) = watch::channel(machine.stats());
+    let task = ServeTask { machine, client, store, provide, events, stats, waiting: HashMap::new() };
+    (task, stats_out)
+}
+
+impl ServeTask {
+    /// Runs until `shutdown` turns true or the network ends.
+    pub async fn run(mut self, mut shutdown: watch::Receiver<bool>) {
+        let mut reading = Reading::new();
+        loop {
+            self.act(&mut reading).await;
+            let deadline = self.machine.next_deadline();
+            tokio::select! {
+                () = ended(&mut shutdown) => return,
+                Some(answer) = reading.next() => self.answer(answer).await,
+                event = self.events.recv() => match event {
+                    Some(event) => self.on_event(event).await,
+                    None => return,
+                },
+                () = sleep_until(deadline) => self.machine.on_timeout(now()),
+            }
+        }
+    }
+
+    async fn act(&mut self, reading: &mut Reading) {
+        while let Some(action) = self.machine.next_action() {
+            match action {
+                ServeAction::Read { id, .. } => match self.waiting.remove(&id) {
+                    Some((ticket, cid)) => reading.push(Box::pin(read(self.store.clone(), id, ticket, cid))),
+                    None => self.machine.on_dropped(id, now()),
+                },
+                ServeAction::Refuse { id, .. } => {
+                    if let Some((ticket, _)) = self.waiting.remove(&id) {
+                        self.respond(ticket, ExchangeResponse::Busy).await;
+                    }
+                }
+            }
+        }
+        self.stats.send_replace(self.machine.stats());
+    }
+
+    async fn respond(&self, ticket: ServeTicket, response: ExchangeResponse) {
+        // A network that has gone needs no answer.
+        let _ = self.client.respond(ticket, response).await;
+    }
+
+    async fn on_event(&mut self, event: ServeEvent) {
+        match event {
+            ServeEvent::Request { ticket, peer, cid } => {
+                let id = ServeId(ticket.id().0);
+                match self.machine.on_request(peer, id, now()) {
+                    Admit::Queued => {
+                        self.waiting.insert(id, (ticket, cid));
+                    }
+                    Admit::Busy => self.respond(ticket, ExchangeResponse::Busy).await,
+                }
+            }
+            ServeEvent::Sent(id) => self.machine.on_sent(ServeId(id.0), now()),
+            ServeEvent::Dropped(id) => {
+                let id = ServeId(id.0);
+                self.waiting.remove(&id);
+                self.machine.on_dropped(id, now());
+            }
+            ServeEvent::Disconnected(peer) => {
+                self.machine.on_disconnected(peer, now());
+            }
+        }
+    }
+
+    async fn answer(&mut self, answer: Answer) {
+        let len = match &answer.response {
+            ExchangeResponse::Data(data) => data.len(),
+            _ => 0,
+        };
+        self.machine.on_read(answer.id, u32::try_from(len).unwrap_or(u32::MAX), now());
+        self.respond(answer.ticket, answer.response).await;
+        if let Some(withdrawal) = answer.withdrawal {
+            withdraw(withdrawal, self.provide.as_ref()).await;
+        }
+    }
+}
+
+/// Says that a file is no longer served and stops announcing what only it held.
+pub async fn withdraw(withdrawal: Withdrawal, provide: Option<&ProvideHandle>) {
+    let Withdrawal { path, reason, keys } = withdrawal;
+    warn!(path = %path.display(), %reason, "no longer served; add it again to share what it holds now");
+    if let Some(provide) = provide {
+        provide.withdraw(keys).await;
+    }
+}
+
+async fn read(store: StoreHandle, id: ServeId, ticket: ServeTicket, cid: ContentCid) -> Answer {
+    let mut withdrawal = None;
+    let response = match cid {
+        ContentCid::Chunk(cid) => match store.call(move |s| s.read_chunk(&cid)).await {
+            Ok(Ok(ChunkRead::Data(data))) => ExchangeResponse::Data(data),
+            Ok(Ok(ChunkRead::Missing)) => ExchangeResponse::Missing,
+            Ok(Ok(ChunkRead::Withdrawn(gone))) => {
+                withdrawal = Some(gone);
+                ExchangeResponse::Missing
+            }
+            Ok(Err(error)) => failed(cid, &error),
+            Err(error) => failed(cid, &error),
+        },
+        ContentCid::Manifest(cid) => match store.call(move |s| s.manifest_block(&cid)).await {
+            Ok(Ok(Some(block))) => ExchangeResponse::Data(block),
+            Ok(Ok(None)) => ExchangeResponse::Missing,
+            Ok(Err(error)) => failed(cid, &error),
+            Err(error) => failed(cid, &error),
+        },
+    };
+    Answer { id, ticket, response, withdrawal }
+}
+
+fn failed(cid: impl std::fmt::Display, error: &dyn std::error::Error) -> ExchangeResponse {
+    debug!(%cid, %error, "reading for a peer failed; answered that it is missing");
+    ExchangeResponse::Missing
+}

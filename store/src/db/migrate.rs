@@ -1,0 +1,96 @@
+//! The version of the database layout, and the way from an older one to this one.
+
+use std::path::Path;
+
+use redb::WriteTransaction;
+
+use crate::db::Db;
+use crate::db::tables::{META, SCHEMA_KEY};
+use crate::error::{OpenError, StoreError};
+
+/// Rewrites the tables of one version into those of the next.
+type Step = fn(&WriteTransaction) -> Result<(), StoreError>;
+
+/// `STEPS[n]` leads from version n + 1 to version n + 2. A new version of the layout is a new step, a new set of
+/// table names for the rows that changed, and a store of the old version in the test data.
+const STEPS: &[Step] = &[];
+
+/// The layout this program writes.
+pub(crate) const SCHEMA: u64 = STEPS.len() as u64 + 1;
+
+/// Refuses a database this program does not understand. Nothing has been written to it yet.
+pub(crate) fn check_version(path: &Path, found: Option<u64>) -> Result<(), OpenError> {
+    match found {
+        None | Some(0) => {
+            let reason = "it has no schema version".to_owned();
+            Err(OpenError::Corrupt { path: path.to_owned(), reason })
+        }
+        Some(found) if found > SCHEMA => Err(OpenError::Newer { found, supported: SCHEMA }),
+        Some(_) => Ok(()),
+    }
+}
+
+/// Brings the database up to [`SCHEMA`] in one transaction: whatever interrupts it leaves the old layout whole.
+pub(crate) fn migrate(db: &Db) -> Result<(), StoreError> {
+    migrate_by(db, STEPS)
+}
+
+fn migrate_by(db: &Db, steps: &[Step]) -> Result<(), StoreError> {
+    let found = db.read(|txn| Ok(super::tables::schema_version(txn)?))?.unwrap_or(1);
+    let done = usize::try_from(found.saturating_sub(1)).unwrap_or(usize::MAX);
+    let Some(to_do @ [_, ..]) = steps.get(done..) else { return Ok(()) };
+    db.write(|txn| {
+        for step in to_do {
+            step(txn)?;
+        }
+        txn.open_table(META)?.insert(SCHEMA_KEY, steps.len() as u64 + 1)?;
+        Ok(())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+    use super::*;
+    use crate::db::tables::SETTINGS;
+
+    fn version(db: &Db) -> Option<u64> {
+        db.read(|txn| Ok(super::super::tables::schema_version(txn)?)).unwrap()
+    }
+
+    fn note_step(txn: &WriteTransaction) -> Result<(), StoreError> {
+        txn.open_table(SETTINGS)?.insert("stepped", [1].as_slice())?;
+        Ok(())
+    }
+
+    fn failing_step(_: &WriteTransaction) -> Result<(), StoreError> {
+        Err(StoreError::Corrupt("step".to_owned()))
+    }
+
+    #[test]
+    fn a_migration_happens_wholly_or_not_at_all() {
+        let dir = tempfile::tempdir().unwrap();
+        let db = Db::open(dir.path()).unwrap();
+        assert_eq!(version(&db), Some(1));
+        migrate_by(&db, &[note_step, failing_step]).unwrap_err();
+        assert_eq!(version(&db), Some(1));
+        assert!(db.read(|txn| Ok(txn.open_table(SETTINGS)?.get("stepped")?.is_none())).unwrap());
+        migrate_by(&db, &[note_step, note_step]).unwrap();
+        assert_eq!(version(&db), Some(3));
+        assert!(db.read(|txn| Ok(txn.open_table(SETTINGS)?.get("stepped")?.is_some())).unwrap());
+        migrate_by(&db, &[failing_step, failing_step]).unwrap();
+    }
+
+    #[test]
+    fn versions_from_the_future_and_no_version_are_refused() {
+        let path = Path::new("db");
+        assert!(check_version(path, Some(SCHEMA)).is_ok());
+        assert!(matches!(
+            check_version(path, Some(SCHEMA + 1)),
+            Err(OpenError::Newer { supported: SCHEMA, .. })
+        ));
+        assert!(matches!(check_version(path, None), Err(OpenError::Corrupt { .. })));
+        assert!(matches!(check_version(path, Some(0)), Err(OpenError::Corrupt { .. })));
+    }
+}

@@ -1,0 +1,189 @@
+//! The database: one redb file, `<dir>/store.redb`, owned by the holder of the directory's lock.
+//!
+//! What a crash can do to it, and why it does no harm:
+//! - While it is being made, it has a temporary name. It gets its real name only when its first transaction, which
+//!   notes the schema version, is on the disk. A leftover under the temporary name is thrown away.
+//! - A transaction happens wholly or not at all. Commits have two phases, because what is stored is chosen by
+//!   strangers in part (see `redb::WriteTransaction::set_two_phase_commit`).
+//! - After a failed write (a full disk), redb refuses to go on until the file is opened anew. The next operation
+//!   does that, so a store works again as soon as the disk does.
+
+pub(crate) mod content;
+pub(crate) mod migrate;
+mod probe;
+pub(crate) mod records;
+pub(crate) mod tables;
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{PoisonError, RwLock, RwLockReadGuard};
+
+use redb::{Database, DatabaseError, Durability, ReadTransaction, ReadableDatabase, StorageError, WriteTransaction};
+
+use crate::error::{OpenError, FileError, StoreError};
+use crate::fsutil::{create_private_file, remove_file_if_there, sync_dir};
+use probe::ProbeBackend;
+
+/// Name of the database file in the data directory.
+const DB_NAME: &str = "store.redb";
+/// Its name until it is whole.
+const NEW_DB_NAME: &str = "store.redb.new";
+
+/// Memory for database pages, in bytes. redb's own default of 1 GiB is meant for a machine that does nothing else;
+/// 32 MiB hold the locations of some 300,000 chunks (300 GiB of shares).
+const CACHE_LEN: usize = 32 << 20;
+
+/// The open database.
+#[derive(Debug)]
+pub(crate) struct Db {
+    path: PathBuf,
+    /// `None` only between a failed write and the next successful opening. Every transaction holds the lock shared,
+    /// so nobody opens the file anew under another's feet.
+    inner: RwLock<Option<Database>>,
+    /// Set after an I/O error: the next operation opens the file anew.
+    is_broken: AtomicBool,
+}
+
+impl Db {
+    /// Opens the database in `dir`, making it if there is none. The caller holds the lock of `dir`.
+    pub(crate) fn open(dir: &Path) -> Result<Self, OpenError> {
+        let path = dir.join(DB_NAME);
+        let new_path = dir.join(NEW_DB_NAME);
+        remove_file_if_there(&new_path)?;
+        let exists = path.try_exists().map_err(|source| FileError::new("look up", &path, source))?;
+        if exists {
+            migrate::check_version(&path, probe_version(&path)?)?;
+        } else {
+            create(&new_path)?;
+            std::fs::rename(&new_path, &path).map_err(|source| FileError::new("rename", &new_path, source))?;
+            sync_dir(dir)?;
+        }
+        let database = builder().open(&path).map_err(|error| open_error(&path, error))?;
+        let db = Self { path, inner: RwLock::new(Some(database)), is_broken: AtomicBool::new(false) };
+        migrate::migrate(&db)?;
+        Ok(db)
+    }
+
+    /// Runs `work` on a snapshot. Readers block neither each other nor a writer. Never call another method of `Db`
+    /// inside `work`.
+    pub(crate) fn read<T>(
+        &self,
+        work: impl FnOnce(&ReadTransaction) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        let inner = self.healthy()?;
+        let database = inner.as_ref().ok_or_else(broken)?;
+        self.watch(database.begin_read().map_err(Into::into).and_then(|txn| work(&txn)))
+    }
+
+    /// Runs `work` in a transaction and commits it to the disk; if `work` fails, nothing has happened. One writer
+    /// at a time; others wait. Never call another method of `Db` inside `work`.
+    pub(crate) fn write<T>(
+        &self,
+        work: impl FnOnce(&WriteTransaction) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        self.transact(Durability::Immediate, work)
+    }
+
+    /// Like [`Self::write`], but what it writes may be gone after a crash, until any later [`Self::write`] has
+    /// committed. For data that can be fetched again.
+    pub(crate) fn write_cached<T>(
+        &self,
+        work: impl FnOnce(&WriteTransaction) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        self.transact(Durability::None, work)
+    }
+
+    fn transact<T>(
+        &self,
+        durability: Durability,
+        work: impl FnOnce(&WriteTransaction) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        let inner = self.healthy()?;
+        let database = inner.as_ref().ok_or_else(broken)?;
+        let run = || {
+            let mut txn = database.begin_write()?;
+            txn.set_durability(durability)?;
+            txn.set_two_phase_commit(true);
+            let value = work(&txn)?;
+            txn.commit()?;
+            Ok(value)
+        };
+        self.watch(run())
+    }
+
+    /// Notes when the database can go on only after being opened anew.
+    fn watch<T>(&self, result: Result<T, StoreError>) -> Result<T, StoreError> {
+        if let Err(StoreError::Database(error)) = &result
+            && matches!(**error, redb::Error::Io(_) | redb::Error::PreviousIo | redb::Error::DatabaseClosed)
+        {
+            self.is_broken.store(true, Ordering::Release);
+        }
+        result
+    }
+
+    /// The database, opened anew if the last operation on it broke it.
+    fn healthy(&self) -> Result<RwLockReadGuard<'_, Option<Database>>, StoreError> {
+        if self.is_broken.load(Ordering::Acquire) {
+            let mut inner = self.inner.write().unwrap_or_else(PoisonError::into_inner);
+            if self.is_broken.load(Ordering::Acquire) {
+                // Closed before it is opened: redb itself allows one owner of the file.
+                *inner = None;
+                let database = builder().open(&self.path).map_err(|error| Box::new(redb::Error::from(error)))?;
+                *inner = Some(database);
+                self.is_broken.store(false, Ordering::Release);
+            }
+        }
+        Ok(self.inner.read().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+fn broken() -> StoreError {
+    StoreError::Database(Box::new(redb::Error::PreviousIo))
+}
+
+fn builder() -> redb::Builder {
+    let mut builder = Database::builder();
+    builder.set_cache_size(CACHE_LEN);
+    builder
+}
+
+/// Makes a whole, synced database at `path`.
+fn create(path: &Path) -> Result<(), OpenError> {
+    let file = create_private_file(path)?;
+    let synced = file.try_clone().map_err(|source| FileError::new("create", path, source))?;
+    let database = builder().create_file(file).map_err(|error| open_error(path, error))?;
+    let fill = || {
+        let mut txn = database.begin_write()?;
+        txn.set_two_phase_commit(true);
+        tables::create_all(&txn, migrate::SCHEMA)?;
+        Ok::<_, StoreError>(txn.commit()?)
+    };
+    fill()?;
+    drop(database);
+    synced.sync_all().map_err(|source| FileError::new("sync", path, source))?;
+    Ok(())
+}
+
+/// The schema version of the database at `path`, whose file is only read.
+fn probe_version(path: &Path) -> Result<Option<u64>, OpenError> {
+    let file = File::open(path).map_err(|source| FileError::new("open", path, source))?;
+    let len = file.metadata().map_err(|source| FileError::new("open", path, source))?.len();
+    if len == 0 {
+        // redb would take this for a new database and fill it.
+        return Err(OpenError::Corrupt { path: path.to_owned(), reason: "the file is empty".to_owned() });
+    }
+    let backend = ProbeBackend::new(file).map_err(|source| FileError::new("open", path, source))?;
+    let database = builder().create_with_backend(backend).map_err(|error| open_error(path, error))?;
+    let version = || Ok::<_, StoreError>(tables::schema_version(&database.begin_read()?)?);
+    version().map_err(|error| OpenError::Corrupt { path: path.to_owned(), reason: error.to_string() })
+}
+
+fn open_error(path: &Path, error: DatabaseError) -> OpenError {
+    match error {
+        DatabaseError::Storage(StorageError::Io(source)) if source.raw_os_error().is_some() => {
+            FileError::new("open", path, source).into()
+        }
+        other => OpenError::Corrupt { path: path.to_owned(), reason: other.to_string() },
+    }
+}

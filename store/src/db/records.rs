@@ -1,0 +1,165 @@
+//! Rows that are structs. Their encoding is the DAG-CBOR of [`codec`](crate::codec); a change to one of them is a
+//! new version of its table.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use crate::cid::ManifestCid;
+use crate::codec;
+use crate::db::tables::SourceId;
+use crate::error::StoreError;
+use crate::fsutil::{FileId, FileStamp};
+
+/// Whose file a source is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum SourceKind {
+    /// The user's own file, never written to and never deleted.
+    InPlace,
+    /// A copy in `<dir>/blobs`, deleted when no share needs it.
+    Blob,
+    /// A file of an unfinished download.
+    Part,
+}
+
+/// A file on disk that holds chunks.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct SourceRecord {
+    pub(crate) kind: SourceKind,
+    /// Absolute path; of a blob only its name in `<dir>/blobs`, so that the data directory can be moved.
+    #[serde(with = "serde_bytes")]
+    path: Vec<u8>,
+    /// A file manifest that lists the chunks; its name may be another one than the file's.
+    pub(crate) file: ManifestCid,
+    /// Bytes of every chunk but the last.
+    pub(crate) chunk_len: u32,
+    /// The file when its content was last known to be right. Of a part file only size and identity count.
+    pub(crate) stamp: FileStamp,
+}
+
+impl SourceRecord {
+    pub(crate) fn new(
+        kind: SourceKind,
+        path: &Path,
+        file: ManifestCid,
+        chunk_len: u32,
+        stamp: FileStamp,
+    ) -> Self {
+        Self { kind, path: path_bytes(path).to_vec(), file, chunk_len, stamp }
+    }
+
+    /// As recorded: relative to the blob directory for a blob.
+    pub(crate) fn path(&self) -> &Path {
+        Path::new(OsStr::from_bytes(&self.path))
+    }
+
+    /// The same source, looked at again.
+    pub(crate) fn with_stamp(&self, stamp: FileStamp) -> Self {
+        Self { stamp, ..self.clone() }
+    }
+
+    /// Key in the table of paths. An absolute path begins with `/`, the name of a blob never does.
+    pub(crate) fn path_key(&self) -> &[u8] {
+        &self.path
+    }
+}
+
+/// What is known of a share besides its content.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum ShareStatus {
+    /// Every chunk was held when last looked at.
+    Complete,
+    /// A download of it is under way.
+    Partial,
+    /// A file of it changed or vanished.
+    Changed,
+}
+
+/// A share: something that was added or is being fetched.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ShareRecord {
+    pub(crate) name: String,
+    pub(crate) size: u64,
+    pub(crate) files: u64,
+    pub(crate) is_dir: bool,
+    pub(crate) added_unix: u64,
+    pub(crate) status: ShareStatus,
+    /// Where it was added from or fetched to.
+    paths: Vec<serde_bytes::ByteBuf>,
+}
+
+impl ShareRecord {
+    /// A complete share that is nowhere yet.
+    pub(crate) fn new(name: &str, size: u64, files: u64, is_dir: bool, added_unix: u64) -> Self {
+        let (name, status, paths) = (name.to_owned(), ShareStatus::Complete, Vec::new());
+        Self { name, size, files, is_dir, added_unix, status, paths }
+    }
+
+    pub(crate) fn paths(&self) -> Vec<PathBuf> {
+        self.paths.iter().map(|path| bytes_path(path)).collect()
+    }
+
+    /// Notes one more place; a place is noted once.
+    pub(crate) fn add_path(&mut self, path: &Path) {
+        let bytes = path_bytes(path);
+        if !self.paths.iter().any(|known| known.as_slice() == bytes) {
+            self.paths.push(serde_bytes::ByteBuf::from(bytes));
+        }
+    }
+}
+
+/// The rename that ends a download: noted before it, so that a start after a crash knows whether it happened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Finishing {
+    /// The part file or part directory that gets its final name.
+    pub(crate) part: FileId,
+    /// Whether it may replace a file.
+    pub(crate) force: bool,
+}
+
+/// A download that has not ended yet.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct DownloadRecord {
+    pub(crate) root: ManifestCid,
+    /// Source of the first file; the others follow in the order of the tree.
+    pub(crate) first_source: SourceId,
+    pub(crate) files: u64,
+    /// Which of the tree's distinct chunks are on the disk at every place they belong: an encoded chunk set over
+    /// their first-use order.
+    #[serde(with = "serde_bytes")]
+    pub(crate) have: Vec<u8>,
+    /// Bytes of the output that those chunks make up.
+    pub(crate) have_len: u64,
+    pub(crate) finishing: Option<Finishing>,
+}
+
+/// A peer to try after a restart.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct PeerRecord {
+    pub(crate) addrs: Vec<String>,
+    pub(crate) last_seen_unix: u64,
+}
+
+/// A path as a key or a value.
+pub(crate) fn path_bytes(path: &Path) -> &[u8] {
+    path.as_os_str().as_bytes()
+}
+
+/// A path from a key or a value.
+pub(crate) fn bytes_path(bytes: &[u8]) -> PathBuf {
+    PathBuf::from(OsStr::from_bytes(bytes))
+}
+
+/// The bytes of a row.
+pub(crate) fn encode<T: Serialize>(record: &T) -> Result<Vec<u8>, StoreError> {
+    codec::encode(record).map_err(|error| StoreError::Corrupt(error.to_string()))
+}
+
+/// Reads a row; `what` names it in the error.
+pub(crate) fn decode<T: Serialize + DeserializeOwned>(bytes: &[u8], what: &str) -> Result<T, StoreError> {
+    codec::decode_canonical(bytes).map_err(|error| StoreError::Corrupt(format!("{what}: {error}")))
+}

@@ -1,0 +1,207 @@
+//! Hashing on all cores.
+//!
+//! Work is a number of independent items (chunks); threads draw the next number from a counter, so a slow disk or a
+//! busy core holds nobody up. Files are read with pread(2) into one buffer a thread, in steps small enough for the
+//! bytes to be still in the core's own cache when they are hashed. SHA-256 uses the CPU's own instructions, which
+//! the sha2 crate looks for at run time.
+
+use std::fs::File;
+use std::io;
+use std::num::NonZeroUsize;
+use std::os::unix::fs::FileExt;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use sha2::{Digest as _, Sha256};
+
+use crate::cid::Digest;
+
+/// Bytes read at once. Measured with 8 to 512 KiB on a core with 1 MiB of second-level cache, two cores at work and
+/// the file in memory: 48 and 64 KiB cost least, 16 KiB 5 % more, 128 KiB 17 % more.
+pub(crate) const READ_LEN: usize = 64 << 10;
+
+/// How many threads to use: what was asked for, or one for each core.
+pub(crate) fn thread_count(wanted: Option<NonZeroUsize>) -> usize {
+    wanted.or_else(|| std::thread::available_parallelism().ok()).map_or(1, NonZeroUsize::get)
+}
+
+/// Runs `work` once for each number below `items`, on up to `threads` threads, this one among them. Every thread
+/// has a state of its own, made by `init`; all states are returned. The first error stops everything.
+pub(crate) fn for_each<S, E>(
+    threads: usize,
+    items: usize,
+    init: impl Fn() -> S + Sync,
+    work: impl Fn(&mut S, usize) -> Result<(), E> + Sync,
+) -> Result<Vec<S>, E>
+where
+    S: Send,
+    E: Send,
+{
+    let next = AtomicUsize::new(0);
+    let stop = AtomicBool::new(false);
+    let failure = Mutex::new(None);
+    let run = || {
+        let mut state = init();
+        while !stop.load(Ordering::Relaxed) {
+            let item = next.fetch_add(1, Ordering::Relaxed);
+            if item >= items {
+                break;
+            }
+            if let Err(error) = work(&mut state, item) {
+                stop.store(true, Ordering::Relaxed);
+                failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+            }
+        }
+        state
+    };
+    let states = std::thread::scope(|scope| {
+        let helpers: Vec<_> = (1..threads.min(items)).map(|_| scope.spawn(run)).collect();
+        let mut states = vec![run()];
+        for helper in helpers {
+            match helper.join() {
+                Ok(state) => states.push(state),
+                Err(panic) => std::panic::resume_unwind(panic),
+            }
+        }
+        states
+    });
+    match failure.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        Some(error) => Err(error),
+        None => Ok(states),
+    }
+}
+
+/// Reads `len` bytes at `offset` and hashes them; `buffer` is scratch space. The answer is `UnexpectedEof` if the
+/// file is shorter.
+pub(crate) fn hash_at(file: &File, offset: u64, len: u32, buffer: &mut Vec<u8>) -> io::Result<Digest> {
+    buffer.resize(READ_LEN, 0);
+    let mut hash = Sha256::new();
+    let mut at = offset;
+    let mut left = len as usize;
+    while left > 0 {
+        let step = left.min(READ_LEN);
+        let part = buffer.get_mut(..step).unwrap_or_default();
+        file.read_exact_at(part, at)?;
+        hash.update(part);
+        at += step as u64;
+        left -= step;
+    }
+    Ok(hash.finalize().into())
+}
+
+/// What went wrong in [`copy_and_hash_at`].
+#[derive(Debug)]
+pub(crate) enum CopyError {
+    Read(io::Error),
+    Write(io::Error),
+}
+
+/// Like [`hash_at`], and writes the bytes at the same offset of `output`. Steps of zeros are left out: where nothing
+/// was written before, they stay holes.
+pub(crate) fn copy_and_hash_at(
+    input: &File,
+    output: &File,
+    offset: u64,
+    len: u32,
+    buffer: &mut Vec<u8>,
+) -> Result<Digest, CopyError> {
+    buffer.resize(READ_LEN, 0);
+    let mut hash = Sha256::new();
+    let mut at = offset;
+    let mut left = len as usize;
+    while left > 0 {
+        let step = left.min(READ_LEN);
+        let part = buffer.get_mut(..step).unwrap_or_default();
+        input.read_exact_at(part, at).map_err(CopyError::Read)?;
+        hash.update(&*part);
+        if part.iter().any(|byte| *byte != 0) {
+            output.write_all_at(part, at).map_err(CopyError::Write)?;
+        }
+        at += step as u64;
+        left -= step;
+    }
+    Ok(hash.finalize().into())
+}
+
+/// Like [`hash_at`], and leaves the bytes in `buffer`, which gets exactly that length.
+pub(crate) fn read_and_hash_at(file: &File, offset: u64, len: u32, buffer: &mut Vec<u8>) -> io::Result<Digest> {
+    buffer.resize(len as usize, 0);
+    let mut hash = Sha256::new();
+    let mut at = offset;
+    for part in buffer.chunks_mut(READ_LEN) {
+        file.read_exact_at(part, at)?;
+        hash.update(&*part);
+        at += part.len() as u64;
+    }
+    Ok(hash.finalize().into())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+    use super::*;
+    use crate::cid::sha256;
+
+    #[test]
+    fn every_item_is_worked_on_once_whatever_the_number_of_threads() {
+        for threads in [1, 2, 7] {
+            for items in [0, 1, 2, 100] {
+                let states = for_each(threads, items, Vec::new, |seen, item| {
+                    seen.push(item);
+                    Ok::<_, ()>(())
+                });
+                let mut seen = states.unwrap().concat();
+                seen.sort_unstable();
+                assert_eq!(seen, (0..items).collect::<Vec<_>>());
+            }
+        }
+    }
+
+    #[test]
+    fn an_error_stops_the_rest() {
+        let done = AtomicUsize::new(0);
+        let result = for_each(2, 1_000_000, || (), |(), item| {
+            done.fetch_add(1, Ordering::Relaxed);
+            if item == 10 { Err("ten") } else { Ok(()) }
+        });
+        assert_eq!(result.unwrap_err(), "ten");
+        assert!(done.into_inner() < 1_000_000);
+    }
+
+    #[test]
+    fn a_copy_hashes_like_its_input_and_keeps_zeros_as_holes() {
+        let dir = tempfile::tempdir().unwrap();
+        let (from, to) = (dir.path().join("from"), dir.path().join("to"));
+        let bytes = [vec![1; READ_LEN / 2], vec![0; READ_LEN * 5], vec![2; 77]].concat();
+        std::fs::write(&from, &bytes).unwrap();
+        let (input, output) = (File::open(&from).unwrap(), File::create(&to).unwrap());
+        output.set_len(bytes.len() as u64).unwrap();
+        let len = u32::try_from(bytes.len()).unwrap();
+        assert_eq!(copy_and_hash_at(&input, &output, 0, len, &mut Vec::new()).unwrap(), sha256(&bytes));
+        assert_eq!(std::fs::read(&to).unwrap(), bytes);
+        let blocks = std::os::unix::fs::MetadataExt::blocks(&output.metadata().unwrap());
+        assert!(blocks * 512 < 3 * READ_LEN as u64, "{blocks} blocks");
+        let beyond = copy_and_hash_at(&input, &output, 1, len, &mut Vec::new());
+        assert!(matches!(beyond, Err(CopyError::Read(error)) if error.kind() == io::ErrorKind::UnexpectedEof));
+    }
+
+    #[test]
+    fn parts_of_a_file_hash_like_the_same_bytes_in_memory() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("f");
+        let bytes: Vec<u8> = (0..READ_LEN * 2 + 77).map(|index| u8::try_from(index % 251).unwrap()).collect();
+        std::fs::write(&path, &bytes).unwrap();
+        let file = File::open(&path).unwrap();
+        let mut buffer = Vec::new();
+        for (offset, len) in [(0, bytes.len()), (5, READ_LEN), (READ_LEN, 1), (3, 0), (1, READ_LEN * 2)] {
+            let expected = sha256(&bytes[offset..offset + len]);
+            let len32 = u32::try_from(len).unwrap();
+            assert_eq!(hash_at(&file, offset as u64, len32, &mut buffer).unwrap(), expected);
+            assert_eq!(read_and_hash_at(&file, offset as u64, len32, &mut buffer).unwrap(), expected);
+            assert_eq!(buffer, &bytes[offset..offset + len]);
+        }
+        let end = bytes.len() as u64;
+        assert_eq!(hash_at(&file, end - 1, 2, &mut buffer).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+    }
+}

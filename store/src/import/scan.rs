@@ -1,0 +1,208 @@
+//! Reads and hashes every chunk of the found files once, on all cores, and writes a copy on the way if asked to.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use crate::blobs::Staging;
+use crate::cid::{ChunkCid, Digest};
+use crate::error::{ImportError, FileError};
+use crate::fsutil::{FileStamp, open_regular};
+use crate::hasher::{self, CopyError};
+use crate::import::walk::FoundFile;
+use crate::layout::Layout;
+use crate::manifest::{CHUNK_LEN, MAX_FILE_CHUNKS};
+use crate::options::{Cancelled, Tally};
+
+impl From<Cancelled> for ImportError {
+    fn from(_: Cancelled) -> Self {
+        Self::Cancelled
+    }
+}
+
+/// A file that was read from end to end.
+#[derive(Debug)]
+pub(crate) struct ScannedFile {
+    /// Its stamp before the first byte was read.
+    pub(crate) stamp: FileStamp,
+    pub(crate) chunks: Vec<ChunkCid>,
+    /// The copy made on the way.
+    pub(crate) copy: Option<PathBuf>,
+}
+
+/// Hashes `files`; with `staging` copies them there too. That nothing changed meanwhile is for [`check_unchanged`]
+/// to say.
+pub(crate) fn scan(
+    files: &[FoundFile],
+    staging: Option<&Staging>,
+    threads: usize,
+    tally: &Tally<'_>,
+) -> Result<Vec<ScannedFile>, ImportError> {
+    let slots = files.iter().map(|file| Slot::new(file, staging.is_some())).collect::<Result<Vec<_>, _>>()?;
+    let mut items = 0;
+    let starts: Vec<usize> = slots
+        .iter()
+        .map(|slot| {
+            let start = items;
+            items += slot.items;
+            start
+        })
+        .collect();
+    let work = |state: &mut Worker, item: usize| {
+        let file = starts.partition_point(|start| *start <= item) - 1;
+        let (Some(slot), Some(start)) = (slots.get(file), starts.get(file)) else { return Ok(()) };
+        let (index, copy) = (item - start, staging.map(|staging| staging.path(file)));
+        if let Some(digest) = slot.work(index, copy.as_deref(), &mut state.buffer, tally)? {
+            state.digests.push((item, digest));
+        }
+        Ok::<_, ImportError>(())
+    };
+    let workers = hasher::for_each(threads, items, Worker::default, work)?;
+    let mut digests: Vec<_> = workers.into_iter().flat_map(|worker| worker.digests).collect();
+    digests.sort_unstable_by_key(|(item, _)| *item);
+    let mut digests = digests.into_iter().map(|(_, digest)| ChunkCid::from_digest(digest));
+    Ok(slots
+        .into_iter()
+        .enumerate()
+        .map(|(file, slot)| ScannedFile {
+            stamp: slot.stamp(),
+            chunks: digests.by_ref().take(slot.chunks).collect(),
+            copy: staging.map(|staging| staging.path(file)),
+        })
+        .collect())
+}
+
+/// Looks once more at every file that was scanned.
+pub(crate) fn check_unchanged(files: &[FoundFile], scanned: &[ScannedFile]) -> Result<(), ImportError> {
+    for (file, scanned) in files.iter().zip(scanned) {
+        if !FileStamp::of_path(&file.path).is_ok_and(|stamp| stamp == scanned.stamp) {
+            return Err(ImportError::Changed { path: file.path.clone() });
+        }
+    }
+    Ok(())
+}
+
+#[derive(Default)]
+struct Worker {
+    buffer: Vec<u8>,
+    digests: Vec<(usize, Digest)>,
+}
+
+/// One file while it is read: open from its first chunk to its last.
+struct Slot<'a> {
+    file: &'a FoundFile,
+    layout: Layout,
+    chunks: usize,
+    /// Chunks to hash; one even for an empty file, which has to be opened to know that it can be.
+    items: usize,
+    left: AtomicUsize,
+    stamp: OnceLock<FileStamp>,
+    opened: Mutex<Option<Arc<Opened>>>,
+    wants_copy: bool,
+}
+
+struct Opened {
+    input: File,
+    output: Option<Output>,
+}
+
+enum Output {
+    /// Shares the input's bytes; reading it is reading a snapshot that cannot change.
+    Clone(File),
+    /// Gets everything that is not zeros; the rest stays a hole.
+    Copy(File),
+}
+
+impl<'a> Slot<'a> {
+    fn new(file: &'a FoundFile, wants_copy: bool) -> Result<Self, ImportError> {
+        let layout = Layout::new(file.size, CHUNK_LEN);
+        let too_many = || ImportError::TooMany { path: file.path.clone(), what: "chunks", max: MAX_FILE_CHUNKS };
+        let chunks = Some(layout.chunks()).filter(|chunks| *chunks <= MAX_FILE_CHUNKS);
+        let chunks = chunks.and_then(|chunks| usize::try_from(chunks).ok()).ok_or_else(too_many)?;
+        let items = chunks.max(1);
+        let (stamp, opened) = (OnceLock::new(), Mutex::new(None));
+        Ok(Self { file, layout, chunks, items, left: AtomicUsize::new(items), stamp, opened, wants_copy })
+    }
+
+    fn stamp(&self) -> FileStamp {
+        self.stamp.get().copied().unwrap_or_default()
+    }
+
+    /// Hashes one chunk; `None` for the one item of an empty file.
+    fn work(
+        &self,
+        index: usize,
+        copy: Option<&Path>,
+        buffer: &mut Vec<u8>,
+        tally: &Tally<'_>,
+    ) -> Result<Option<Digest>, ImportError> {
+        let opened = self.open(copy)?;
+        let (offset, len) = self.layout.span(index as u64);
+        let digest = match &opened.output {
+            _ if len == 0 => None,
+            None => Some(self.read(hasher::hash_at(&opened.input, offset, len, buffer))?),
+            Some(Output::Clone(clone)) => Some(self.read(hasher::hash_at(clone, offset, len, buffer))?),
+            Some(Output::Copy(output)) => {
+                let path = copy.unwrap_or(&self.file.path);
+                match hasher::copy_and_hash_at(&opened.input, output, offset, len, buffer) {
+                    Err(CopyError::Write(source)) => return Err(FileError::new("write", path, source).into()),
+                    Err(CopyError::Read(error)) => Some(self.read(Err(error))?),
+                    Ok(digest) => Some(digest),
+                }
+            }
+        };
+        drop(opened);
+        if self.left.fetch_sub(1, Ordering::AcqRel) == 1 {
+            *self.opened.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        }
+        tally.add(u64::from(len))?;
+        Ok(digest)
+    }
+
+    fn open(&self, copy: Option<&Path>) -> Result<Arc<Opened>, ImportError> {
+        let mut slot = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(opened) = &*slot {
+            return Ok(opened.clone());
+        }
+        let path = &self.file.path;
+        let (input, stamp) = open_regular(path).map_err(|source| FileError::new("read", path, source))?;
+        if stamp.size() != self.file.size {
+            return Err(self.changed());
+        }
+        self.stamp.get_or_init(|| stamp);
+        let output = match copy {
+            Some(copy) if self.wants_copy => Some(self.open_output(&input, copy)?),
+            _ => None,
+        };
+        let opened = Arc::new(Opened { input, output });
+        *slot = Some(opened.clone());
+        Ok(opened)
+    }
+
+    fn open_output(&self, input: &File, copy: &Path) -> Result<Output, ImportError> {
+        let output = crate::fsutil::create_private_file(copy)?;
+        let set_len = |output: &File| {
+            output.set_len(self.file.size).map_err(|source| FileError::new("write", copy, source))
+        };
+        if rustix::fs::ioctl_ficlone(&output, input).is_ok() {
+            set_len(&output)?;
+            Ok(Output::Clone(output))
+        } else {
+            set_len(&output)?;
+            Ok(Output::Copy(output))
+        }
+    }
+
+    /// An end that came too early means that somebody cut the file.
+    fn read<T>(&self, result: std::io::Result<T>) -> Result<T, ImportError> {
+        result.map_err(|source| match source.kind() {
+            std::io::ErrorKind::UnexpectedEof => self.changed(),
+            _ => FileError::new("read", &self.file.path, source).into(),
+        })
+    }
+
+    fn changed(&self) -> ImportError {
+        ImportError::Changed { path: self.file.path.clone() }
+    }
+}

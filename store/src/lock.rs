@@ -1,0 +1,143 @@
+//! One owner per data directory.
+//!
+//! The owner holds an exclusive `flock` on `<dir>/lock` for as long as its [`Store`](crate::Store) lives. The kernel
+//! drops the lock when the process ends, however it ends, so a lock can never be left behind. The file itself stays:
+//! removing it would let two processes lock two different files of the same name.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::time::Duration;
+
+use crate::error::{OpenError, FileError};
+
+/// Name of the lock file inside the data directory.
+const LOCK_NAME: &str = "lock";
+
+/// Longest content of the lock file that is read: a process id in decimal and a line feed.
+const MAX_LOCK_LEN: u64 = 16;
+
+/// How often an occupied lock is tried again. [`holder`] has to take the lock for an instant to find out whether it is
+/// free, and an owner starting in that very instant must not be refused for it.
+const RETRIES: u32 = 3;
+
+/// Pause between two tries; 30 ms in all are far longer than [`holder`] keeps the lock.
+const RETRY_PAUSE: Duration = Duration::from_millis(10);
+
+/// The exclusive claim on a data directory; dropping it gives the directory free.
+#[derive(Debug)]
+pub(crate) struct DirLock {
+    file: File,
+}
+
+impl DirLock {
+    /// Claims `dir`, which must exist, and writes this process's id into the lock file.
+    pub(crate) fn acquire(dir: &Path) -> Result<Self, OpenError> {
+        let path = dir.join(LOCK_NAME);
+        let mut file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .custom_flags(nofollow())
+            .open(&path)
+            .map_err(|source| FileError::new("open the lock file", &path, source))?;
+        let mut retries = RETRIES;
+        loop {
+            match file.try_lock() {
+                Ok(()) => break,
+                Err(TryLockError::WouldBlock) if retries > 0 => {
+                    retries -= 1;
+                    std::thread::sleep(RETRY_PAUSE);
+                }
+                Err(TryLockError::WouldBlock) => {
+                    return Err(OpenError::Busy { pid: read_pid(&mut file), dir: dir.to_owned() });
+                }
+                Err(TryLockError::Error(source)) => {
+                    return Err(FileError::new("lock", &path, source).into());
+                }
+            }
+        }
+        let mut lock = Self { file };
+        lock.write_pid().map_err(|source| FileError::new("write", &path, source))?;
+        Ok(lock)
+    }
+
+    fn write_pid(&mut self) -> std::io::Result<()> {
+        self.file.set_len(0)?;
+        self.file.seek(SeekFrom::Start(0))?;
+        writeln!(self.file, "{}", std::process::id())
+    }
+}
+
+impl Drop for DirLock {
+    fn drop(&mut self) {
+        // Only the message of a later start depends on the content, so a failure here may be ignored.
+        let _ = self.file.set_len(0);
+    }
+}
+
+/// The process that owns `dir`, or `None` when nobody does or its id cannot be read.
+pub(crate) fn holder(dir: &Path) -> Option<u32> {
+    let mut file = OpenOptions::new().read(true).custom_flags(nofollow()).open(dir.join(LOCK_NAME)).ok()?;
+    match file.try_lock_shared() {
+        Err(TryLockError::WouldBlock) => read_pid(&mut file),
+        Ok(()) | Err(TryLockError::Error(_)) => None,
+    }
+}
+
+fn read_pid(file: &mut File) -> Option<u32> {
+    let mut text = String::new();
+    file.seek(SeekFrom::Start(0)).ok()?;
+    file.take(MAX_LOCK_LEN).read_to_string(&mut text).ok()?;
+    text.trim_end().parse().ok()
+}
+
+fn nofollow() -> i32 {
+    rustix::fs::OFlags::NOFOLLOW.bits().cast_signed()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+    use super::*;
+
+    #[test]
+    fn a_second_owner_is_told_who_holds_the_directory() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(holder(dir.path()), None);
+        let lock = DirLock::acquire(dir.path()).unwrap();
+        assert_eq!(holder(dir.path()), Some(std::process::id()));
+        match DirLock::acquire(dir.path()) {
+            Err(OpenError::Busy { pid, dir: busy }) => {
+                assert_eq!(pid, Some(std::process::id()));
+                assert_eq!(busy, dir.path());
+            }
+            other => panic!("expected Busy, got {other:?}"),
+        }
+        drop(lock);
+        assert_eq!(holder(dir.path()), None);
+        DirLock::acquire(dir.path()).unwrap();
+    }
+
+    #[test]
+    fn a_lock_file_left_by_a_crash_does_not_block_and_names_nobody() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join(LOCK_NAME), "4194305\n").unwrap();
+        assert_eq!(holder(dir.path()), None);
+        DirLock::acquire(dir.path()).unwrap();
+    }
+
+    #[test]
+    fn garbage_in_the_lock_file_reads_as_an_unknown_owner() {
+        let dir = tempfile::tempdir().unwrap();
+        let lock = DirLock::acquire(dir.path()).unwrap();
+        std::fs::write(dir.path().join(LOCK_NAME), "not a number, and far too long to be one").unwrap();
+        assert_eq!(holder(dir.path()), None);
+        assert!(matches!(DirLock::acquire(dir.path()), Err(OpenError::Busy { pid: None, .. })));
+        drop(lock);
+    }
+}

@@ -1,0 +1,12 @@
+//! The store from outside: every promise of its documentation, on real files.
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+#![allow(clippy::cast_possible_truncation, reason = "test data is small")]
+
+mod changes;
+mod common;
+mod crashes;
+mod downloads;
+mod imports;
+mod keeping;
+mod model;
+mod opening;
