@@ -33,7 +33,8 @@ impl Level {
         match self {
             Level::Quiet => "error",
             Level::Command => "error,dhtfs=warn,dhtfs_node=warn,dhtfs_store=warn",
-            Level::Daemon => "warn,dhtfs=info,dhtfs_node=info,dhtfs_store=info",
+            // To the DHT library it is worth a warning that a first node has nobody to join.
+            Level::Daemon => "warn,libp2p_kad=error,dhtfs=info,dhtfs_node=info,dhtfs_store=info",
             Level::Debug => "info,dhtfs=debug,dhtfs_node=debug,dhtfs_store=debug",
             Level::Everything => "debug",
         }

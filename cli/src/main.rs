@@ -16,6 +16,7 @@ mod output;
 mod pace;
 mod progress;
 mod signals;
+mod terminal;
 
 use std::{
     io::{self, Write},

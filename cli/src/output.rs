@@ -9,7 +9,10 @@ use std::{
 use indicatif::{MultiProgress, ProgressDrawTarget};
 use serde::Serialize;
 
-use crate::error::{CliError, Result};
+use crate::{
+    error::{CliError, Result},
+    terminal::Terminal,
+};
 
 /// Updates of a bar a second.
 const BAR_HZ: u8 = 12;
@@ -26,8 +29,11 @@ impl Output {
     /// Bars show only on a terminal, and neither under `quiet` nor under `json`.
     pub(crate) fn new(json: bool, quiet: bool) -> Self {
         let shown = !json && !quiet && io::stderr().is_terminal();
-        let target =
-            if shown { ProgressDrawTarget::stderr_with_hz(BAR_HZ) } else { ProgressDrawTarget::hidden() };
+        let target = if shown {
+            ProgressDrawTarget::term_like_with_hz(Box::new(Terminal::default()), BAR_HZ)
+        } else {
+            ProgressDrawTarget::hidden()
+        };
         Self { json, quiet, bars: MultiProgress::with_draw_target(target) }
     }
 

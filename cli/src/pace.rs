@@ -21,7 +21,7 @@ const SAMPLE_EVERY: Duration = Duration::from_millis(100);
 const MIN_WATCHED: Duration = Duration::from_millis(200);
 
 /// Width of the time left, so that what stands beside it stays where it is.
-const LEFT_CHARS: usize = 10;
+const LEFT_CHARS: usize = 8;
 
 /// Positions of the last [`WINDOW`].
 #[derive(Debug, Clone, Default)]

@@ -1,6 +1,6 @@
 //! Bars on a terminal's stderr; nothing anywhere else.
 
-use std::{borrow::Cow, time::Duration};
+use std::time::Duration;
 
 use dhtfs_node::api::types::{GetProgress, GetStage, HashProgress, Source};
 use indicatif::{ProgressBar, ProgressState, ProgressStyle};
@@ -8,7 +8,7 @@ use indicatif::{ProgressBar, ProgressState, ProgressStyle};
 use crate::{format, output::Output, pace::Pace};
 
 /// Longest name in front of a bar, in characters; the rest of an 80 column line is for the figures.
-const MAX_NAME_CHARS: usize = 20;
+const MAX_NAME_CHARS: usize = 18;
 
 /// How often a spinner turns and the time left is brought up to date.
 const TICK: Duration = Duration::from_millis(100);
@@ -25,10 +25,16 @@ const COUNTER: &str = "{spinner:.cyan} {prefix:.bold} {done}  {pace}";
 
 impl Output {
     /// A bar for reading and hashing `name`; it goes away when it is dropped.
-    pub(crate) fn hash_bar(&self, what: &'static str, name: &str) -> HashBar {
+    pub(crate) fn hash_bar(&self, what: &str, name: &str) -> HashBar {
+        self.hash_bar_for("", what, name)
+    }
+
+    /// The same with `who` in front.
+    pub(crate) fn hash_bar_for(&self, who: &str, what: &str, name: &str) -> HashBar {
         let bar = self.bar();
-        bar.set_message(Cow::from(format!("{what} {}", label(name))));
-        HashBar { bar, shape: Shape::Spinner, name: name.to_owned() }
+        bar.set_prefix(who.to_owned());
+        bar.set_message(format!("{what} {}", label(name)));
+        HashBar { bar, shape: Shape::Spinner, label: format!("{who}{}", label(name)) }
     }
 
     /// A bar for a fetch of what is called `name` until the manifest tells its name; it goes away when dropped.
@@ -72,7 +78,7 @@ enum Shape {
 pub(crate) struct HashBar {
     bar: ProgressBar,
     shape: Shape,
-    name: String,
+    label: String,
 }
 
 impl HashBar {
@@ -90,7 +96,7 @@ impl HashBar {
             self.shape = shape;
             self.bar.set_style(style(template));
             self.bar.set_message("");
-            self.bar.set_prefix(label(&self.name));
+            self.bar.set_prefix(self.label.clone());
         }
     }
 }
@@ -158,7 +164,7 @@ impl GetBar {
             self.bar.set_style(style(BAR));
             self.bar.set_prefix(format!("{}{}", self.who, label(&self.name)));
         }
-        self.bar.set_message(format!("  {}", in_use(&progress.sources)));
+        self.bar.set_message(format!("  {}", format::count(used(&progress.sources), "peer")));
     }
 
     fn message(&self, doing: &str) -> String {
@@ -183,14 +189,6 @@ impl Drop for GetBar {
 }
 
 /// How many peers serve right now.
-fn in_use(sources: &[Source]) -> String {
-    match used(sources) {
-        0 if sources.is_empty() => "finding providers".to_owned(),
-        0 => "connecting".to_owned(),
-        used => format::count(used, "peer"),
-    }
-}
-
 fn used(sources: &[Source]) -> u64 {
     let connected = sources.iter().filter(|source| source.state == "connected").count();
     u64::try_from(connected).unwrap_or(u64::MAX)

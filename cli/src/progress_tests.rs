@@ -104,5 +104,4 @@ fn finding_tells_how_far_it_is() {
     assert_eq!(bar.finding(&[]), "finding providers of x");
     assert_eq!(bar.finding(&[source("dialling")]), "found 1 provider of x, connecting");
     assert_eq!(bar.finding(&[source("connected")]), "reading the manifest of x from 1 peer");
-    assert_eq!(in_use(&[source("backoff")]), "connecting");
 }

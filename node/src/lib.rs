@@ -11,6 +11,7 @@
 //!
 //! [`Node`] wires them together from an [`Env`](env::Env), which is all a node knows of the world.
 #![forbid(unsafe_code)]
+#![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests start clocks of their own"))]
 
 pub mod api;
 pub mod config;

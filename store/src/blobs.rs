@@ -1,7 +1,8 @@
 //! Files the store owns: `<dir>/blobs/<CID of the file manifest>`.
 //!
-//! A blob is written under `<dir>/tmp`, synced, renamed into place, and only then named by a transaction. So a blob
-//! that a row names is whole; one that no row names is left over from a crash and goes with the next collection.
+//! A blob is written under `<dir>/tmp`, synced, renamed into place, and only then named by a transaction. So
+//! a blob that a row names is whole; one that no row names is left over from a crash and goes with the next
+//! collection.
 
 use std::collections::HashSet;
 use std::fs::File;
@@ -13,8 +14,8 @@ use crate::cid::ManifestCid;
 use crate::error::FileError;
 use crate::fsutil::{create_private_dir, remove_file_if_there, sync_dir};
 
-/// From this number of files on, one syncfs(2) is cheaper than a sync of each, even if other programs have written
-/// to the same file system meanwhile.
+/// From this number of files on, one syncfs(2) is cheaper than a sync of each, even if other programs have
+/// written to the same file system meanwhile.
 pub(crate) const MAX_SINGLE_SYNCS: usize = 16;
 
 /// The blob directory and the directory for files in the making.
@@ -25,8 +26,8 @@ pub(crate) struct Blobs {
     /// Staging directories in use.
     live: Arc<Mutex<HashSet<PathBuf>>>,
     next: AtomicU64,
-    /// Held from the look at a row that names a blob to the change of the file, so that nobody deletes a blob that
-    /// another is about to name.
+    /// Held from the look at a row that names a blob to the change of the file, so that nobody deletes a blob
+    /// that another is about to name.
     files: Mutex<()>,
 }
 
@@ -36,13 +37,8 @@ impl Blobs {
         let (blobs, tmp) = (dir.join("blobs"), dir.join("tmp"));
         create_private_dir(&blobs)?;
         create_private_dir(&tmp)?;
-        let blobs = Self {
-            dir: blobs,
-            tmp,
-            live: Arc::default(),
-            next: AtomicU64::new(0),
-            files: Mutex::new(()),
-        };
+        let blobs =
+            Self { dir: blobs, tmp, live: Arc::default(), next: AtomicU64::new(0), files: Mutex::new(()) };
         blobs.clear_tmp()?;
         Ok(blobs)
     }
@@ -67,8 +63,8 @@ impl Blobs {
         Ok(staging)
     }
 
-    /// Gives synced files their names as blobs, replacing blobs of the same content, and makes the names last. The
-    /// caller holds [`Self::lock`] until a transaction names them.
+    /// Gives synced files their names as blobs, replacing blobs of the same content, and makes the names
+    /// last. The caller holds [`Self::lock`] until a transaction names them.
     pub(crate) fn adopt<'a>(
         &self,
         files: impl Iterator<Item = (&'a Path, &'a ManifestCid)>,

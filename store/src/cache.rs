@@ -11,7 +11,8 @@ use crate::fsutil::FileStamp;
 /// Files kept open, far below the usual limit of 1,024 descriptors a process.
 pub(crate) const MAX_OPEN_FILES: usize = 64;
 
-/// Sources whose hashed chunks are remembered: at one bit a chunk some 128 KiB for each TiB, and 100 bytes a source.
+/// Sources whose hashed chunks are remembered: at one bit a chunk some 128 KiB for each TiB, and 100 bytes a
+/// source.
 const MAX_VERIFIED_SOURCES: usize = 4096;
 
 /// A map of bounded size that forgets what was used longest ago.
@@ -97,7 +98,10 @@ pub(crate) struct SourceCache {
 
 impl SourceCache {
     pub(crate) fn new() -> Self {
-        Self { files: Mutex::new(Lru::new(MAX_OPEN_FILES)), verified: Mutex::new(Lru::new(MAX_VERIFIED_SOURCES)) }
+        Self {
+            files: Mutex::new(Lru::new(MAX_OPEN_FILES)),
+            verified: Mutex::new(Lru::new(MAX_VERIFIED_SOURCES)),
+        }
     }
 
     /// The open file of a source, if it is the very file that has `stamp`.
@@ -110,7 +114,8 @@ impl SourceCache {
         guard(&self.files).insert(id, (file, stamp));
     }
 
-    /// Whether the chunk with this index was found right, and the file still has the stamp it had before that.
+    /// Whether the chunk with this index was found right, and the file still has the stamp it had before
+    /// that.
     pub(crate) fn is_verified(&self, id: SourceId, stamp: &FileStamp, index: u64) -> bool {
         guard(&self.verified).get(id).is_some_and(|verified| verified.stamp == *stamp && verified.has(index))
     }

@@ -248,7 +248,10 @@ mod tests {
         // An empty set is shorter as runs; a run past the end; a varint that never ends; a run of nothing.
         assert_eq!(ChunkSet::decode(&[BITMAP, 0], 8), Err(ChunkSetError::NotCanonical));
         assert_eq!(ChunkSet::decode(&[RUNS, 5, 100], 64), Err(ChunkSetError::Length));
-        assert_eq!(ChunkSet::decode(&[RUNS, 0x80, 0x80, 0x80, 0x80, 0x80, 1], 64), Err(ChunkSetError::NotCanonical));
+        assert_eq!(
+            ChunkSet::decode(&[RUNS, 0x80, 0x80, 0x80, 0x80, 0x80, 1], 64),
+            Err(ChunkSetError::NotCanonical)
+        );
         assert_eq!(ChunkSet::decode(&[RUNS, 1, 0, 1, 1], 640), Err(ChunkSetError::NotCanonical));
     }
 

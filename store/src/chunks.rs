@@ -1,8 +1,8 @@
 //! Reading chunks from wherever they lie, and taking back the files that no longer hold what they held.
 //!
-//! A chunk is hashed before it is handed out, unless the file's size, times and inode are what they were before
-//! this process last hashed that chunk. A file with one wrong chunk is withdrawn as a whole: something wrote to it,
-//! so nothing is known about the rest either.
+//! A chunk is hashed before it is handed out, unless the file's size, times and inode are what they were
+//! before this process last hashed that chunk. A file with one wrong chunk is withdrawn as a whole: something
+//! wrote to it, so nothing is known about the rest either.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -51,8 +51,8 @@ pub struct Withdrawal {
     pub path: PathBuf,
     /// What was found.
     pub reason: WithdrawReason,
-    /// What is held nowhere any more, so must no longer be provided: chunks, and manifests of shares that lost
-    /// everything.
+    /// What is held nowhere any more, so must no longer be provided: chunks, and manifests of shares that
+    /// lost everything.
     pub keys: Vec<ContentCid>,
 }
 
@@ -98,15 +98,21 @@ impl Store {
     pub fn has_chunk(&self, cid: &ChunkCid) -> Result<bool, StoreError> {
         self.inner.db.read(|txn| {
             let (first, last) = location_range(cid.digest());
-            Ok(txn.open_table(LOCATIONS)?.range::<&LocationKey>(&first..=&last)?.next().transpose()?.is_some())
+            Ok(txn
+                .open_table(LOCATIONS)?
+                .range::<&LocationKey>(&first..=&last)?
+                .next()
+                .transpose()?
+                .is_some())
         })
     }
 
-    /// Reads a chunk and makes sure of it. A file found changed is withdrawn in one transaction; if the chunk is
-    /// elsewhere too, it is read from there, and [`Self::check_sources`] reports the withdrawal.
+    /// Reads a chunk and makes sure of it. A file found changed is withdrawn in one transaction; if the chunk
+    /// is elsewhere too, it is read from there, and [`Self::check_sources`] reports the withdrawal.
     ///
     /// # Errors
-    /// If the database fails, or this process is out of file descriptors or memory; the chunk still counts as held.
+    /// If the database fails, or this process is out of file descriptors or memory; the chunk still
+    /// counts as held.
     pub fn read_chunk(&self, cid: &ChunkCid) -> Result<ChunkRead, StoreError> {
         let inner = &*self.inner;
         for _ in 0..MAX_READ_RETRIES {
@@ -129,14 +135,14 @@ impl Store {
                 inner.tell_later(withdrawals);
                 return Ok(ChunkRead::Withdrawn(first));
             }
-            // Every row changed while its file was looked at: a download got its final name, or a file was added
-            // again. The new rows say where to look now.
+            // Every row changed while its file was looked at: a download got its final name, or a file was
+            // added again. The new rows say where to look now.
         }
         Ok(ChunkRead::Missing)
     }
 
-    /// Hashes a chunk that somebody says is bad, where it would be read from, and withdraws the files in which it is. The
-    /// answer is the first such file, `None` if the chunk is good or not here.
+    /// Hashes a chunk that somebody says is bad, where it would be read from, and withdraws the files in
+    /// which it is. The answer is the first such file, `None` if the chunk is good or not here.
     ///
     /// # Errors
     /// As for [`Self::read_chunk`].
@@ -153,9 +159,9 @@ impl Store {
         Ok(first)
     }
 
-    /// Looks at the size, times and inode of every file that is seeded in place, and of the store's own. Those that
-    /// differ from what was recorded are hashed: the same content is recorded anew, other content withdrawn. Returns
-    /// all withdrawals since the last call that were not reported otherwise.
+    /// Looks at the size, times and inode of every file that is seeded in place, and of the store's own.
+    /// Those that differ from what was recorded are hashed: the same content is recorded anew, other content
+    /// withdrawn. Returns all withdrawals since the last call that were not reported otherwise.
     ///
     /// # Errors
     /// If the database fails, or this process is out of file descriptors or memory.
@@ -203,8 +209,8 @@ impl Inner {
         })
     }
 
-    /// Reads a chunk at one place. The inner error says what is wrong with the file, the outer one what is wrong
-    /// with this process.
+    /// Reads a chunk at one place. The inner error says what is wrong with the file, the outer one what is
+    /// wrong with this process.
     fn read_place(
         &self,
         cid: &ChunkCid,
@@ -268,8 +274,8 @@ impl Inner {
         })
     }
 
-    /// Compares a whole file with what it should hold, if its stamp differs from the recorded one. Returns the
-    /// stamp to record.
+    /// Compares a whole file with what it should hold, if its stamp differs from the recorded one. Returns
+    /// the stamp to record.
     fn check_source(&self, record: &SourceRecord) -> Result<Result<FileStamp, WithdrawReason>, StoreError> {
         let path = self.source_path(record);
         let failed = |error: io::Error| {
@@ -318,7 +324,8 @@ impl Inner {
         })
     }
 
-    /// Withdraws sources, except those whose row has changed since they were looked at. Returns those withdrawn.
+    /// Withdraws sources, except those whose row has changed since they were looked at. Returns those
+    /// withdrawn.
     pub(crate) fn withdraw(&self, bad: &[BadSource]) -> Result<Vec<Withdrawal>, StoreError> {
         if bad.is_empty() {
             return Ok(Vec::new());
@@ -374,7 +381,10 @@ impl Inner {
     /// The downloads that somebody has a handle on, in a fixed order.
     fn open_downloads(&self) -> BTreeMap<PathBuf, Arc<download::DownloadState>> {
         let downloads = lock(&self.downloads);
-        downloads.iter().filter_map(|(output, download)| Some((output.clone(), download.upgrade()?))).collect()
+        downloads
+            .iter()
+            .filter_map(|(output, download)| Some((output.clone(), download.upgrade()?)))
+            .collect()
     }
 }
 

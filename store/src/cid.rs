@@ -2,7 +2,10 @@
 
 use std::{fmt, str::FromStr};
 
-use cid::{Cid, Version};
+use cid::{
+    Cid, Version,
+    multibase::{self, Base},
+};
 use multihash::Multihash;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use sha2::{Digest as _, Sha256};
@@ -25,6 +28,9 @@ pub const MULTIHASH_LEN: usize = 34;
 /// Longest text that is looked at as a CID, in bytes. Base 2 needs 289.
 const MAX_TEXT_LEN: usize = 512;
 
+/// How much of a text that is no CID is shown, in characters.
+const SHOWN: usize = 60;
+
 /// Hashes bytes with SHA-256.
 pub fn sha256(bytes: &[u8]) -> Digest {
     Sha256::digest(bytes).into()
@@ -40,7 +46,9 @@ pub enum CidError {
         text: String,
     },
     /// A CID of the first kind (`Qm..`).
-    #[error("content IDs of version 0 (Qm..) name other formats; dhtfs reads version 1 with SHA-256 (bafyrei.., bafkrei..)")]
+    #[error(
+        "content IDs of version 0 (Qm..) name other formats; dhtfs reads version 1 with SHA-256 (bafyrei.., bafkrei..)"
+    )]
     Version0,
     /// Content of another format.
     #[error("content ID of codec 0x{0:x}; dhtfs reads raw chunks (0x55) and DAG-CBOR manifests (0x71)")]
@@ -162,7 +170,13 @@ macro_rules! text_serde {
     };
 }
 
-typed_cid!(ChunkCid, RAW, Chunk, "chunk", "CID of a chunk: CIDv1, raw, SHA-256 (`bafkrei..`). As text in serde formats.");
+typed_cid!(
+    ChunkCid,
+    RAW,
+    Chunk,
+    "chunk",
+    "CID of a chunk: CIDv1, raw, SHA-256 (`bafkrei..`). As text in serde formats."
+);
 typed_cid!(
     ManifestCid,
     DAG_CBOR,
@@ -245,7 +259,8 @@ impl TryFrom<&Cid> for ContentCid {
         if hash.code() != SHA2_256 {
             return Err(CidError::Hash(hash.code()));
         }
-        let digest: Digest = hash.digest().try_into().map_err(|_| CidError::DigestLen(hash.digest().len()))?;
+        let digest: Digest =
+            hash.digest().try_into().map_err(|_| CidError::DigestLen(hash.digest().len()))?;
         match cid.codec() {
             RAW => Ok(ChunkCid(digest).into()),
             DAG_CBOR => Ok(ManifestCid(digest).into()),
@@ -258,16 +273,17 @@ impl FromStr for ContentCid {
     type Err = CidError;
 
     fn from_str(text: &str) -> Result<Self, CidError> {
-        let not_a_cid = || CidError::NotACid { text: shortened(text) };
-        if text.len() > MAX_TEXT_LEN {
-            return Err(not_a_cid());
-        }
-        // `Cid::try_from` also takes "/ipfs/..." paths; a CID here is nothing but a CID.
-        if text.contains("/ipfs/") || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
-            return Err(not_a_cid());
-        }
-        let cid = Cid::try_from(text).map_err(|_| not_a_cid())?;
-        Self::try_from(&cid)
+        let bytes = if text.len() > MAX_TEXT_LEN {
+            None
+        } else if Version::is_v0_str(text) {
+            Base::Base58Btc.decode(text).ok()
+        } else {
+            multibase::decode(text).ok().map(|(_, bytes)| bytes)
+        };
+        // A CID ends where its bytes end: `Cid::try_from` would ignore what follows.
+        let cid = bytes
+            .and_then(|bytes| Cid::try_from(bytes.as_slice()).ok().filter(|cid| cid.to_bytes() == bytes));
+        Self::try_from(&cid.ok_or_else(|| CidError::NotACid { text: shortened(text, SHOWN) })?)
     }
 }
 
@@ -277,11 +293,10 @@ fn to_cid(codec: u64, digest: &Digest) -> Cid {
     Cid::new_v1(codec, hash)
 }
 
-/// The first characters of a text, escaped, for a message.
-fn shortened(text: &str) -> String {
-    const SHOWN: usize = 60;
-    let mut shown: String = text.chars().take(SHOWN).flat_map(char::escape_debug).collect();
-    if text.chars().nth(SHOWN).is_some() {
+/// The first characters of a text, escaped, for a message of one line.
+pub(crate) fn shortened(text: &str, max: usize) -> String {
+    let mut shown: String = text.chars().take(max).flat_map(char::escape_debug).collect();
+    if text.chars().nth(max).is_some() {
         shown.push_str("..");
     }
     shown
@@ -330,10 +345,26 @@ mod tests {
     }
 
     #[test]
+    fn a_cid_ends_where_its_text_ends() {
+        let text = ChunkCid::of(b"hello").to_string();
+        for more in ["a", "aa", "aaaaaaaa", "=", " ", "\n", "/x"] {
+            let longer = format!("{text}{more}").parse::<ContentCid>();
+            assert!(matches!(longer, Err(CidError::NotACid { .. })), "{more:?}");
+        }
+        assert!(text[..text.len() - 1].parse::<ContentCid>().is_err());
+    }
+
+    #[test]
     fn cids_of_other_formats_are_refused_by_what_they_are() {
         let refused = |text: &str| text.parse::<ContentCid>().unwrap_err();
-        assert_eq!(refused("bafybeibm6jg3ux5qumhcn2b3flc3tyu6dmlb4xa7u5bf44yegnrjhc4yeq"), CidError::Codec(0x70));
-        assert_eq!(refused("bafkr4ibm6jg3ux5qumhcn2b3flc3tyu6dmlb4xa7u5bf44yegnrjhc4yeq"), CidError::Hash(0x1e));
+        assert_eq!(
+            refused("bafybeibm6jg3ux5qumhcn2b3flc3tyu6dmlb4xa7u5bf44yegnrjhc4yeq"),
+            CidError::Codec(0x70)
+        );
+        assert_eq!(
+            refused("bafkr4ibm6jg3ux5qumhcn2b3flc3tyu6dmlb4xa7u5bf44yegnrjhc4yeq"),
+            CidError::Hash(0x1e)
+        );
         assert_eq!(refused("bafkrefbm6jg3ux5qumhcn2b3flc3tyu6dmlb4xa"), CidError::DigestLen(20));
         assert_eq!(refused("QmYwAPJzv5CZsnA625s3Xf2nemtYgPpHdWEz79ojWnPbdG"), CidError::Version0);
     }
@@ -341,7 +372,15 @@ mod tests {
     #[test]
     fn what_is_no_cid_is_refused_with_a_short_message() {
         let long = "x".repeat(100_000);
-        for text in ["", "b", "hello", "bafkrei", "/ipfs/bafkreibm6jg3ux5qumhcn2b3flc3tyu6dmlb4xa7u5bf44yegnrjhc4yeq", "b\u{0}", &long] {
+        for text in [
+            "",
+            "b",
+            "hello",
+            "bafkrei",
+            "/ipfs/bafkreibm6jg3ux5qumhcn2b3flc3tyu6dmlb4xa7u5bf44yegnrjhc4yeq",
+            "b\u{0}",
+            &long,
+        ] {
             let error = text.parse::<ContentCid>().unwrap_err();
             assert!(matches!(error, CidError::NotACid { .. }), "{error}");
             assert!(error.to_string().len() < 200 && !error.to_string().contains('\0'));

@@ -4,9 +4,12 @@
 //! hundred megabytes of values. One value has one encoding: what does not encode to the bytes it came from is
 //! refused, which covers long integers, indefinite lengths, unsorted or duplicate keys, and trailing bytes alike.
 
-use std::fmt;
+use std::{convert::Infallible, fmt};
 
 use serde::{Deserialize, Deserializer, Serialize, de, de::DeserializeOwned};
+use serde_ipld_dagcbor::DecodeError;
+
+use crate::cid::shortened;
 
 /// Why bytes are no canonical DAG-CBOR of a type, or a value cannot be encoded.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -22,6 +25,19 @@ pub enum CodecError {
     Unwritable(String),
 }
 
+/// Longest message of the decoder that is kept, in characters: it quotes what a stranger wrote.
+const MAX_MESSAGE_LEN: usize = 160;
+
+impl CodecError {
+    fn malformed(error: &DecodeError<Infallible>) -> Self {
+        let message = match error {
+            DecodeError::Msg(message) => shortened(message, MAX_MESSAGE_LEN),
+            other => shortened(&other.to_string(), MAX_MESSAGE_LEN),
+        };
+        CodecError::Malformed(message)
+    }
+}
+
 /// Encodes a value.
 ///
 /// # Errors
@@ -35,9 +51,14 @@ pub fn encode<T: Serialize>(value: &T) -> Result<Vec<u8>, CodecError> {
 /// # Errors
 /// [`CodecError::Malformed`] or [`CodecError::NotCanonical`].
 pub fn decode_canonical<T: DeserializeOwned + Serialize>(bytes: &[u8]) -> Result<T, CodecError> {
-    let value: T =
-        serde_ipld_dagcbor::from_slice(bytes).map_err(|error| CodecError::Malformed(error.to_string()))?;
+    let value: T = serde_ipld_dagcbor::from_slice(bytes).map_err(|error| CodecError::malformed(&error))?;
     if encode(&value)? == bytes { Ok(value) } else { Err(CodecError::NotCanonical) }
+}
+
+/// Decodes a value that may have more fields than its type knows, in any encoding. For a look at a version before
+/// anything is made of the rest.
+pub(crate) fn peek<T: DeserializeOwned>(bytes: &[u8]) -> Option<T> {
+    serde_ipld_dagcbor::from_slice(bytes).ok()
 }
 
 /// Reads a list of at most `MAX` items; memory grows with the items that are there, not with what is claimed.

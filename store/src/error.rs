@@ -1,5 +1,5 @@
-//! What can go wrong, one enum per operation. Every message is one line: what happened to what, why, and where
-//! it is not obvious, what to do about it.
+//! What can go wrong, one enum per operation. Every message is one line: what happened to what, why, and
+//! where it is not obvious, what to do about it.
 
 use std::io;
 use std::path::{Path, PathBuf};

@@ -15,9 +15,10 @@ use crate::error::FileError;
 
 /// What tells one state of a file from another without reading it.
 ///
-/// Two equal stamps of a path mean that nothing wrote to the file in between, except within one tick of the file
-/// system's clock (at most a few milliseconds; none since Linux 6.13 on the usual file systems). Whoever relies on
-/// a stamp must be able to live with that: here the receiver of a chunk, who verifies it in any case.
+/// Two equal stamps of a path mean that nothing wrote to the file in between, except within one tick of the
+/// file system's clock (at most a few milliseconds; none since Linux 6.13 on the usual file systems). Whoever
+/// relies on a stamp must be able to live with that: here the receiver of a chunk, who verifies it in any
+/// case.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct FileStamp {
     size: u64,
@@ -28,8 +29,8 @@ pub(crate) struct FileStamp {
     born: Option<(u64, u32)>,
 }
 
-/// When a file was made, in seconds and nanoseconds since 1970, where the file system keeps that. With it an inode
-/// number that was used again is told from the file that had it before.
+/// When a file was made, in seconds and nanoseconds since 1970, where the file system keeps that. With it an
+/// inode number that was used again is told from the file that had it before.
 fn born(meta: &Metadata) -> Option<(u64, u32)> {
     let since = meta.created().ok()?.duration_since(UNIX_EPOCH).ok()?;
     Some((since.as_secs(), since.subsec_nanos()))
@@ -47,8 +48,8 @@ impl FileStamp {
         }
     }
 
-    /// The stamp of the regular file at `path`, or an error of kind `InvalidInput` if it is something else. A link
-    /// is not followed.
+    /// The stamp of the regular file at `path`, or an error of kind `InvalidInput` if it is something else. A
+    /// link is not followed.
     pub(crate) fn of_path(path: &Path) -> io::Result<Self> {
         let meta = std::fs::symlink_metadata(path)?;
         if meta.is_file() { Ok(Self::of(&meta)) } else { Err(not_a_file()) }
@@ -63,14 +64,14 @@ impl FileStamp {
         (self.dev, self.ino, self.born) == (other.dev, other.ino, other.born)
     }
 
-    /// Whether both are stamps of one part file. It may have been written to, and the machine restarted (which deals
-    /// out device numbers anew).
+    /// Whether both are stamps of one part file. It may have been written to, and the machine restarted
+    /// (which deals out device numbers anew).
     pub(crate) fn is_same_part(&self, other: &Self) -> bool {
         (self.ino, self.born, self.size) == (other.ino, other.born, other.size)
     }
 
-    /// Whether a file is unchanged since `earlier`, which may stem from before a restart of the machine: device
-    /// numbers are dealt out anew then, so they are not compared.
+    /// Whether a file is unchanged since `earlier`, which may stem from before a restart of the machine:
+    /// device numbers are dealt out anew then, so they are not compared.
     pub(crate) fn is_unchanged_since(&self, earlier: &Self) -> bool {
         Self { dev: earlier.dev, ..*self } == *earlier
     }
@@ -99,8 +100,8 @@ fn not_a_file() -> io::Error {
     io::Error::new(io::ErrorKind::InvalidInput, "not a regular file")
 }
 
-/// Opens a regular file for reading. Follows no link in the last component and never waits, which opening a named
-/// pipe would do.
+/// Opens a regular file for reading. Follows no link in the last component and never waits, which opening a
+/// named pipe would do.
 pub(crate) fn open_regular(path: &Path) -> io::Result<(File, FileStamp)> {
     let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
     let file = OpenOptions::new().read(true).custom_flags(flags.bits().cast_signed()).open(path)?;
@@ -108,14 +109,23 @@ pub(crate) fn open_regular(path: &Path) -> io::Result<(File, FileStamp)> {
     if meta.is_file() { Ok((file, FileStamp::of(&meta))) } else { Err(not_a_file()) }
 }
 
-/// Creates `dir` with mode 0700, and its missing parents, if it does not exist yet.
+/// Creates `dir` with mode 0700, and its missing parents, if it does not exist yet, and makes their names
+/// last.
 pub(crate) fn create_private_dir(dir: &Path) -> Result<(), FileError> {
     let error = |source| FileError::new("create the directory", dir, source);
-    let existed = dir.is_dir();
+    if dir.is_dir() {
+        return Ok(());
+    }
+    let missing: Vec<_> =
+        dir.ancestors().take_while(|dir| !dir.is_dir() && !dir.as_os_str().is_empty()).collect();
     DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(error)?;
-    if !existed {
-        // The umask can only have taken bits away, which may have left a directory that cannot be entered.
-        std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o700)).map_err(error)?;
+    // The umask can only have taken bits away, which may have left a directory that cannot be entered.
+    std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o700)).map_err(error)?;
+    for dir in missing {
+        match dir.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => sync_dir(parent)?,
+            _ => sync_dir(Path::new("."))?,
+        }
     }
     Ok(())
 }
@@ -123,7 +133,8 @@ pub(crate) fn create_private_dir(dir: &Path) -> Result<(), FileError> {
 /// Creates a file for this user alone (0600); fails if anything has that name.
 pub(crate) fn create_private_file(path: &Path) -> Result<File, FileError> {
     let error = |source| FileError::new("create", path, source);
-    let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path).map_err(error)?;
+    let file =
+        OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path).map_err(error)?;
     file.set_permissions(std::fs::Permissions::from_mode(0o600)).map_err(error)?;
     Ok(file)
 }
@@ -136,17 +147,19 @@ pub(crate) fn sync_dir(dir: &Path) -> Result<(), FileError> {
 /// Removes a file; that there is none is fine.
 pub(crate) fn remove_file_if_there(path: &Path) -> Result<(), FileError> {
     match std::fs::remove_file(path) {
-        Err(source) if source.kind() != io::ErrorKind::NotFound => Err(FileError::new("remove", path, source)),
+        Err(source) if source.kind() != io::ErrorKind::NotFound => {
+            Err(FileError::new("remove", path, source))
+        }
         _ => Ok(()),
     }
 }
 
 /// Renames inside one directory and replaces nothing: the answer is `AlreadyExists` if `to` exists.
 ///
-/// Where the file system cannot promise that in one step (`RENAME_NOREPLACE` of renameat2(2)), a file gets its new
-/// name as a second link first, which does promise it. Directories, and files where there are no links either, are
-/// looked up before the rename; a name that appears in that instant is replaced if it is a file or an empty
-/// directory.
+/// Where the file system cannot promise that in one step (`RENAME_NOREPLACE` of renameat2(2)), a file gets
+/// its new name as a second link first, which does promise it. Directories, and files where there are no
+/// links either, are looked up before the rename; a name that appears in that instant is replaced if it is a
+/// file or an empty directory.
 pub(crate) fn rename_new(dir: impl AsFd, from: &Path, to: &Path, is_dir: bool) -> io::Result<()> {
     let dir = dir.as_fd();
     match rustix::fs::renameat_with(dir, from, dir, to, RenameFlags::NOREPLACE) {
@@ -167,8 +180,8 @@ pub(crate) fn rename_new(dir: impl AsFd, from: &Path, to: &Path, is_dir: bool) -
     }
 }
 
-/// Whether an error means that the file itself is gone or cannot be read, rather than that this process is out of
-/// something (file descriptors, memory) and may succeed later.
+/// Whether an error means that the file itself is gone or cannot be read, rather than that this process is
+/// out of something (file descriptors, memory) and may succeed later.
 pub(crate) fn is_files_fault(error: &io::Error) -> bool {
     !matches!(
         error.raw_os_error().map(Errno::from_raw_os_error),

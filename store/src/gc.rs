@@ -26,9 +26,9 @@ pub struct GcReport {
 }
 
 impl Store {
-    /// Removes manifest blocks that no share reaches, copies that no share refers to, interrupted downloads whose
-    /// part file is gone, and leftover temporary files. Never touches what a share needs, or a user's file. A tree
-    /// whose blocks were put here for a download that has not begun yet has to be put again.
+    /// Removes manifest blocks that no share reaches, copies that no share refers to, interrupted downloads
+    /// whose part file is gone, and leftover temporary files. Never touches what a share needs, or a user's
+    /// file. A tree whose blocks were put here for a download that has not begun yet has to be put again.
     ///
     /// # Errors
     /// If the database fails, or a leftover cannot be removed; what is kept is intact in any case.

@@ -1,9 +1,9 @@
 //! Hashing on all cores.
 //!
-//! Work is a number of independent items (chunks); threads draw the next number from a counter, so a slow disk or a
-//! busy core holds nobody up. Files are read with pread(2) into one buffer a thread, in steps small enough for the
-//! bytes to be still in the core's own cache when they are hashed. SHA-256 uses the CPU's own instructions, which
-//! the sha2 crate looks for at run time.
+//! Work is a number of independent items (chunks); threads draw the next number from a counter, so a slow
+//! disk or a busy core holds nobody up. Files are read with pread(2) into one buffer a thread, in steps small
+//! enough for the bytes to be still in the core's own cache when they are hashed. SHA-256 uses the CPU's own
+//! instructions, which the sha2 crate looks for at run time.
 
 use std::fs::File;
 use std::io;
@@ -16,8 +16,8 @@ use sha2::{Digest as _, Sha256};
 
 use crate::cid::Digest;
 
-/// Bytes read at once. Measured with 8 to 512 KiB on a core with 1 MiB of second-level cache, two cores at work and
-/// the file in memory: 48 and 64 KiB cost least, 16 KiB 5 % more, 128 KiB 17 % more.
+/// Bytes read at once. Measured with 8 to 512 KiB on a core with 1 MiB of second-level cache, two cores at
+/// work and the file in memory: 48 and 64 KiB cost least, 16 KiB 5 % more, 128 KiB 17 % more.
 pub(crate) const READ_LEN: usize = 64 << 10;
 
 /// How many threads to use: what was asked for, or one for each core.
@@ -25,8 +25,8 @@ pub(crate) fn thread_count(wanted: Option<NonZeroUsize>) -> usize {
     wanted.or_else(|| std::thread::available_parallelism().ok()).map_or(1, NonZeroUsize::get)
 }
 
-/// Runs `work` once for each number below `items`, on up to `threads` threads, this one among them. Every thread
-/// has a state of its own, made by `init`; all states are returned. The first error stops everything.
+/// Runs `work` once for each number below `items`, on up to `threads` threads, this one among them. Every
+/// thread has a state of its own, made by `init`; all states are returned. The first error stops everything.
 pub(crate) fn for_each<S, E>(
     threads: usize,
     items: usize,
@@ -71,8 +71,8 @@ where
     }
 }
 
-/// Reads `len` bytes at `offset` and hashes them; `buffer` is scratch space. The answer is `UnexpectedEof` if the
-/// file is shorter.
+/// Reads `len` bytes at `offset` and hashes them; `buffer` is scratch space. The answer is `UnexpectedEof` if
+/// the file is shorter.
 pub(crate) fn hash_at(file: &File, offset: u64, len: u32, buffer: &mut Vec<u8>) -> io::Result<Digest> {
     buffer.resize(READ_LEN, 0);
     let mut hash = Sha256::new();
@@ -96,8 +96,8 @@ pub(crate) enum CopyError {
     Write(io::Error),
 }
 
-/// Like [`hash_at`], and writes the bytes at the same offset of `output`. Steps of zeros are left out: where nothing
-/// was written before, they stay holes.
+/// Like [`hash_at`], and writes the bytes at the same offset of `output`. Steps of zeros are left out: where
+/// nothing was written before, they stay holes.
 pub(crate) fn copy_and_hash_at(
     input: &File,
     output: &File,
@@ -124,7 +124,12 @@ pub(crate) fn copy_and_hash_at(
 }
 
 /// Like [`hash_at`], and leaves the bytes in `buffer`, which gets exactly that length.
-pub(crate) fn read_and_hash_at(file: &File, offset: u64, len: u32, buffer: &mut Vec<u8>) -> io::Result<Digest> {
+pub(crate) fn read_and_hash_at(
+    file: &File,
+    offset: u64,
+    len: u32,
+    buffer: &mut Vec<u8>,
+) -> io::Result<Digest> {
     buffer.resize(len as usize, 0);
     let mut hash = Sha256::new();
     let mut at = offset;
@@ -161,10 +166,15 @@ mod tests {
     #[test]
     fn an_error_stops_the_rest() {
         let done = AtomicUsize::new(0);
-        let result = for_each(2, 1_000_000, || (), |(), item| {
-            done.fetch_add(1, Ordering::Relaxed);
-            if item == 10 { Err("ten") } else { Ok(()) }
-        });
+        let result = for_each(
+            2,
+            1_000_000,
+            || (),
+            |(), item| {
+                done.fetch_add(1, Ordering::Relaxed);
+                if item == 10 { Err("ten") } else { Ok(()) }
+            },
+        );
         assert_eq!(result.unwrap_err(), "ten");
         assert!(done.into_inner() < 1_000_000);
     }
@@ -183,7 +193,9 @@ mod tests {
         let blocks = std::os::unix::fs::MetadataExt::blocks(&output.metadata().unwrap());
         assert!(blocks * 512 < 3 * READ_LEN as u64, "{blocks} blocks");
         let beyond = copy_and_hash_at(&input, &output, 1, len, &mut Vec::new());
-        assert!(matches!(beyond, Err(CopyError::Read(error)) if error.kind() == io::ErrorKind::UnexpectedEof));
+        assert!(
+            matches!(beyond, Err(CopyError::Read(error)) if error.kind() == io::ErrorKind::UnexpectedEof)
+        );
     }
 
     #[test]

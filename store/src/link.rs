@@ -73,7 +73,11 @@ impl FromStr for Link {
                 "name" => link.name = Some(decode(key, value)?).filter(|name| check_name(name).is_ok()),
                 "peer" if link.peers.len() >= MAX_LINK_PEERS => return Err(LinkError::TooManyPeers),
                 "peer" => link.peers.push(decode(key, value)?),
-                other => return Err(LinkError::Unknown(other.chars().take(32).flat_map(char::escape_debug).collect())),
+                other => {
+                    return Err(LinkError::Unknown(
+                        other.chars().take(32).flat_map(char::escape_debug).collect(),
+                    ));
+                }
             }
         }
         Ok(link)

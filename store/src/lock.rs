@@ -1,16 +1,15 @@
 //! One owner per data directory.
 //!
-//! The owner holds an exclusive `flock` on `<dir>/lock` for as long as its [`Store`](crate::Store) lives. The kernel
-//! drops the lock when the process ends, however it ends, so a lock can never be left behind. The file itself stays:
-//! removing it would let two processes lock two different files of the same name.
+//! The owner holds an exclusive `flock` on `<dir>/lock` for as long as its [`Store`](crate::Store) lives. The
+//! kernel drops the lock when the process ends, however it ends, so a lock can never be left behind. The file
+//! itself stays: removing it would let two processes lock two different files of the same name.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
-use std::time::Duration;
 
-use crate::error::{OpenError, FileError};
+use crate::error::{FileError, OpenError};
 
 /// Name of the lock file inside the data directory.
 const LOCK_NAME: &str = "lock";
@@ -18,12 +17,10 @@ const LOCK_NAME: &str = "lock";
 /// Longest content of the lock file that is read: a process id in decimal and a line feed.
 const MAX_LOCK_LEN: u64 = 16;
 
-/// How often an occupied lock is tried again. [`holder`] has to take the lock for an instant to find out whether it is
-/// free, and an owner starting in that very instant must not be refused for it.
-const RETRIES: u32 = 3;
-
-/// Pause between two tries; 30 ms in all are far longer than [`holder`] keeps the lock.
-const RETRY_PAUSE: Duration = Duration::from_millis(10);
+/// How often a lock is tried again that is taken but has no owner. [`holder`] takes it shared for an instant
+/// to find out whether it is free, and so do others that start at the same time; each try lets them run
+/// first.
+const MAX_TRIES: u32 = 10_000;
 
 /// The exclusive claim on a data directory; dropping it gives the directory free.
 #[derive(Debug)]
@@ -44,21 +41,14 @@ impl DirLock {
             .custom_flags(nofollow())
             .open(&path)
             .map_err(|source| FileError::new("open the lock file", &path, source))?;
-        let mut retries = RETRIES;
-        loop {
-            match file.try_lock() {
-                Ok(()) => break,
-                Err(TryLockError::WouldBlock) if retries > 0 => {
-                    retries -= 1;
-                    std::thread::sleep(RETRY_PAUSE);
-                }
-                Err(TryLockError::WouldBlock) => {
-                    return Err(OpenError::Busy { pid: read_pid(&mut file), dir: dir.to_owned() });
-                }
-                Err(TryLockError::Error(source)) => {
-                    return Err(FileError::new("lock", &path, source).into());
-                }
+        let lock_error = |source| FileError::new("lock", &path, source);
+        let mut tries = 0;
+        while !try_exclusive(&file).map_err(lock_error)? {
+            tries += 1;
+            if is_owned(&file).map_err(lock_error)? || tries == MAX_TRIES {
+                return Err(OpenError::Busy { pid: read_pid(&mut file), dir: dir.to_owned() });
             }
+            std::thread::yield_now();
         }
         let mut lock = Self { file };
         lock.write_pid().map_err(|source| FileError::new("write", &path, source))?;
@@ -82,9 +72,23 @@ impl Drop for DirLock {
 /// The process that owns `dir`, or `None` when nobody does or its id cannot be read.
 pub(crate) fn holder(dir: &Path) -> Option<u32> {
     let mut file = OpenOptions::new().read(true).custom_flags(nofollow()).open(dir.join(LOCK_NAME)).ok()?;
+    if is_owned(&file).ok()? { read_pid(&mut file) } else { None }
+}
+
+fn try_exclusive(file: &File) -> std::io::Result<bool> {
+    match file.try_lock() {
+        Ok(()) => Ok(true),
+        Err(TryLockError::WouldBlock) => Ok(false),
+        Err(TryLockError::Error(error)) => Err(error),
+    }
+}
+
+/// Whether somebody has the exclusive lock. Gives up whatever lock `file` itself has.
+fn is_owned(file: &File) -> std::io::Result<bool> {
     match file.try_lock_shared() {
-        Err(TryLockError::WouldBlock) => read_pid(&mut file),
-        Ok(()) | Err(TryLockError::Error(_)) => None,
+        Ok(()) => file.unlock().map(|()| false),
+        Err(TryLockError::WouldBlock) => Ok(true),
+        Err(TryLockError::Error(error)) => Err(error),
     }
 }
 
@@ -129,6 +133,28 @@ mod tests {
         std::fs::write(dir.path().join(LOCK_NAME), "4194305\n").unwrap();
         assert_eq!(holder(dir.path()), None);
         DirLock::acquire(dir.path()).unwrap();
+    }
+
+    #[test]
+    fn of_many_that_start_at_once_one_wins_while_others_look_who() {
+        let dir = tempfile::tempdir().unwrap();
+        let winners = std::thread::scope(|scope| {
+            let starters: Vec<_> =
+                (0..8).map(|_| scope.spawn(|| DirLock::acquire(dir.path()).ok())).collect();
+            for _ in 0..8 {
+                scope.spawn(|| (0..100).filter_map(|_| holder(dir.path())).count());
+            }
+            starters.into_iter().filter_map(|starter| starter.join().unwrap()).collect::<Vec<_>>()
+        });
+        assert_eq!(winners.len(), 1);
+        drop(winners);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                (0..1000)
+                    .for_each(|_| assert!(holder(dir.path()).is_none_or(|pid| pid == std::process::id())))
+            });
+            (0..100).for_each(|_| drop(DirLock::acquire(dir.path()).unwrap()));
+        });
     }
 
     #[test]

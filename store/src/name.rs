@@ -123,9 +123,12 @@ fn is_device(name: &str) -> bool {
     })
 }
 
-/// A path below a root: checked components, none for the root itself.
+/// A path below a root: checked components, none for the root itself. Ordered as text.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct RelPath(Vec<String>);
+pub struct RelPath(
+    // The components with `/` between them, which none of them contains: a tree has up to a million of these.
+    String,
+);
 
 /// Why a path cannot be made longer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -150,23 +153,21 @@ impl RelPath {
     /// [`PathError`] if the component is refused or the path gets too deep.
     pub fn join(&self, name: &str) -> Result<Self, PathError> {
         check_name(name)?;
-        if self.0.len() >= MAX_PATH_DEPTH {
+        if self.depth() >= MAX_PATH_DEPTH {
             return Err(PathError::TooDeep);
         }
-        let mut components = Vec::with_capacity(self.0.len() + 1);
-        components.extend_from_slice(&self.0);
-        components.push(name.to_owned());
-        Ok(Self(components))
+        let separator = if self.is_root() { "" } else { "/" };
+        Ok(Self([&self.0, separator, name].concat()))
     }
 
     /// The components, outermost first.
-    pub fn components(&self) -> impl DoubleEndedIterator<Item = &str> + ExactSizeIterator {
-        self.0.iter().map(String::as_str)
+    pub fn components(&self) -> impl DoubleEndedIterator<Item = &str> {
+        self.0.split('/').filter(|component| !component.is_empty())
     }
 
     /// How many components there are.
     pub fn depth(&self) -> usize {
-        self.0.len()
+        self.components().count()
     }
 
     /// Whether this is the root.
@@ -176,24 +177,24 @@ impl RelPath {
 
     /// The last component; none for the root.
     pub fn name(&self) -> Option<&str> {
-        self.0.last().map(String::as_str)
+        self.components().next_back()
     }
 
     /// The path without its last component; none for the root.
     pub fn parent(&self) -> Option<Self> {
-        let (_, parent) = self.0.split_last()?;
-        Some(Self(parent.to_vec()))
+        let (parent, _) = self.0.rsplit_once('/').unwrap_or_default();
+        (!self.is_root()).then(|| Self(parent.to_owned()))
     }
 
     /// The path below `base`, as the file system writes it.
     pub fn below(&self, base: &std::path::Path) -> std::path::PathBuf {
-        self.0.iter().fold(base.to_owned(), |path, component| path.join(component))
+        if self.is_root() { base.to_owned() } else { base.join(&self.0) }
     }
 }
 
 impl fmt::Display for RelPath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0.join("/"))
+        f.write_str(&self.0)
     }
 }
 
@@ -211,7 +212,26 @@ mod tests {
 
     #[test]
     fn odd_but_harmless_names_are_taken() {
-        let names = ["a", "-rf", "--", ".hidden", "...a", " leading", "a b", "Grüße", "文件.txt", "😀", "a*b?", "<>|\"", "com", "com10", "console", "lpt", "nullable", "a.b.c"];
+        let names = [
+            "a",
+            "-rf",
+            "--",
+            ".hidden",
+            "...a",
+            " leading",
+            "a b",
+            "Grüße",
+            "文件.txt",
+            "😀",
+            "a*b?",
+            "<>|\"",
+            "com",
+            "com10",
+            "console",
+            "lpt",
+            "nullable",
+            "a.b.c",
+        ];
         for name in names.into_iter().chain([&*"x".repeat(255)]) {
             assert_eq!(check_name(name), Ok(()), "{name:?}");
         }
@@ -236,7 +256,19 @@ mod tests {
         for name in ["a.", "a ", "a. ", "..."] {
             assert_eq!(problem_of(name), NameProblem::End, "{name:?}");
         }
-        for name in ["con", "CON", "Prn.txt", "aux.tar.gz", "nul", "clock$", "com0", "COM9.x", "lpt5", "com\u{b9}", "con .txt"] {
+        for name in [
+            "con",
+            "CON",
+            "Prn.txt",
+            "aux.tar.gz",
+            "nul",
+            "clock$",
+            "com0",
+            "COM9.x",
+            "lpt5",
+            "com\u{b9}",
+            "con .txt",
+        ] {
             assert_eq!(problem_of(name), NameProblem::Device, "{name:?}");
         }
     }
@@ -256,6 +288,19 @@ mod tests {
         assert_eq!(path.join("d"), Err(PathError::TooDeep));
         assert_eq!((path.depth(), path.name()), (MAX_PATH_DEPTH, Some("d")));
         assert_eq!(path.parent().unwrap().depth(), MAX_PATH_DEPTH - 1);
+    }
+
+    #[test]
+    fn a_path_is_its_components() {
+        let root = RelPath::root();
+        assert_eq!((root.components().count(), root.name(), root.parent()), (0, None, None));
+        assert_eq!(root.below(Path::new("/t")).as_os_str(), "/t");
+        let path = root.join("a").unwrap().join("b c").unwrap();
+        assert_eq!(path.components().collect::<Vec<_>>(), ["a", "b c"]);
+        assert_eq!((path.to_string().as_str(), path.name(), path.depth()), ("a/b c", Some("b c"), 2));
+        assert_eq!(path.below(Path::new("/t")), Path::new("/t/a/b c"));
+        let parent = path.parent().unwrap();
+        assert_eq!((parent.to_string().as_str(), parent.parent()), ("a", Some(root)));
     }
 
     proptest! {

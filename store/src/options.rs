@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// How a store is opened.
 #[derive(Clone, Debug, Default)]
 pub struct OpenOptions {
-    /// Threads that hash; `None` takes as many as the machine offers. One thread means that the store starts none
-    /// of its own.
+    /// Threads that hash; `None` takes as many as the machine offers. One thread means that the store starts
+    /// none of its own.
     pub threads: Option<NonZeroUsize>,
 }
 
@@ -29,8 +29,8 @@ pub const DEFAULT_STREAM_NAME: &str = "stdin";
 /// How a download writes its output.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct DownloadOptions {
-    /// Replace an existing file at the output, and take over a part file of something else. An existing directory
-    /// that is not empty is never replaced.
+    /// Replace an existing file at the output, and take over a part file of something else. An existing
+    /// directory that is not empty is never replaced.
     pub force: bool,
     /// Seconds since 1970 noted as the time of the addition.
     pub now_unix: u64,

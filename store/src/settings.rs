@@ -15,7 +15,8 @@ pub const MAX_SAVED_PEERS: usize = 1_000;
 /// Addresses saved of one peer; an honest node has two transports on a few interfaces.
 pub const MAX_SAVED_ADDRS: usize = 8;
 
-/// Longest saved address in bytes; longer ones are left out. The longest useful multiaddr, over a relay, has 200.
+/// Longest saved address in bytes; longer ones are left out. The longest useful multiaddr, over a relay, has
+/// 200.
 pub const MAX_SAVED_ADDR_LEN: usize = 512;
 
 /// Longest peer id in bytes that is saved; a multihash of SHA-512 has 66.

@@ -9,8 +9,8 @@ use crate::cid::{ChunkCid, ContentCid, ManifestCid};
 use crate::db::content::{Removal, downloads};
 use crate::db::records::{ShareRecord, ShareStatus, decode};
 use crate::db::tables::{
-    LOCATIONS, LocationKey, PINS, PROGRESS, PinKey, SHARES, Tables, location_range, manifest_of_pin_key, pin_range,
-    split_location_key,
+    LOCATIONS, LocationKey, PINS, PROGRESS, PinKey, SHARES, Tables, location_range, manifest_of_pin_key,
+    pin_range, split_location_key,
 };
 use crate::download::part_path;
 use crate::error::StoreError;
@@ -56,8 +56,8 @@ pub enum ShareState {
 pub struct Removed {
     /// What is held nowhere any more, so must no longer be provided.
     pub keys: Vec<ContentCid>,
-    /// Part files and part directories of its unfinished downloads. They stay on the disk; a later download to the
-    /// same output takes them up.
+    /// Part files and part directories of its unfinished downloads. They stay on the disk; a later download
+    /// to the same output takes them up.
     pub parts: Vec<PathBuf>,
 }
 
@@ -91,8 +91,8 @@ impl Store {
         })
     }
 
-    /// Forgets a share, and ends its downloads. The user's files stay; copies in the store that no other share
-    /// needs are deleted. `None` if `root` is not shared.
+    /// Forgets a share, and ends its downloads. The user's files stay; copies in the store that no other
+    /// share needs are deleted. `None` if `root` is not shared.
     ///
     /// # Errors
     /// If the database fails; the share is still there then.
@@ -107,13 +107,15 @@ impl Store {
                 tracing::warn!(%error, "a copy nobody needs stays until the next collection");
             }
         }
-        let parts = downloads.iter().map(|output| part_path(output, root)).filter(|part| part.exists()).collect();
+        let parts =
+            downloads.iter().map(|output| part_path(output, root)).filter(|part| part.exists()).collect();
         Ok(Some(Removed { keys, parts }))
     }
 
-    /// A page of the keys to provide: the chunks that are held, then the manifest blocks of shares (blocks that are
-    /// merely cached are not among them), at most `max` of those after `after`. Start with `None`, go on with the
-    /// last key of the page; an empty page is the end. What is added or removed meanwhile may or may not appear.
+    /// A page of the keys to provide: the chunks that are held, then the manifest blocks of shares (blocks
+    /// that are merely cached are not among them), at most `max` of those after `after`. Start with `None`,
+    /// go on with the last key of the page; an empty page is the end. What is added or removed meanwhile may
+    /// or may not appear.
     ///
     /// # Errors
     /// If the database fails.

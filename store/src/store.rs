@@ -13,7 +13,7 @@ use crate::db::content::{self, resolve};
 use crate::db::records::{SourceKind, SourceRecord};
 use crate::db::tables::{MANIFESTS, Tables};
 use crate::download::{self, DownloadState};
-use crate::error::{OpenError, FileError, StoreError};
+use crate::error::{FileError, OpenError, StoreError};
 use crate::fsutil::create_private_dir;
 use crate::hasher;
 use crate::lock::{self, DirLock};
@@ -22,13 +22,13 @@ use crate::options::OpenOptions;
 
 /// Everything this machine holds: which files are shared, where their chunks lie, what is being fetched.
 ///
-/// Cheap to clone; every clone is the same store. All methods may be called from any thread and may wait for the
-/// disk, so call them where waiting is allowed. The data directory belongs to one process at a time and is given
-/// free when the last clone and the last [`Download`](crate::Download) are dropped.
+/// Cheap to clone; every clone is the same store. All methods may be called from any thread and may wait for
+/// the disk, so call them where waiting is allowed. The data directory belongs to one process at a time and
+/// is given free when the last clone and the last [`Download`](crate::Download) are dropped.
 ///
 /// What is acknowledged stays: an import or a committed chunk is on the disk when the call returns, whatever
-/// happens to the process or the power afterwards. What is not acknowledged has either happened wholly or not at
-/// all.
+/// happens to the process or the power afterwards. What is not acknowledged has either happened wholly or not
+/// at all.
 #[derive(Clone, Debug)]
 pub struct Store {
     pub(crate) inner: Arc<Inner>,
@@ -50,12 +50,13 @@ pub(crate) struct Inner {
 }
 
 impl Store {
-    /// Opens the store in `dir`, making directory (mode 0700) and database (0600) if there are none, and brings to
-    /// an end what a crash interrupted.
+    /// Opens the store in `dir`, making directory (mode 0700) and database (0600) if there are none, and
+    /// brings to an end what a crash interrupted.
     ///
     /// # Errors
-    /// [`OpenError::Busy`] if another process, or another handle in this one, has it open. [`OpenError::Newer`] if a
-    /// newer program wrote it; nothing in it is changed then. [`OpenError::Corrupt`] if the database is damaged.
+    /// [`OpenError::Busy`] if another process, or another handle in this one, has it open.
+    /// [`OpenError::Newer`] if a newer program wrote it; nothing in it is changed then.
+    /// [`OpenError::Corrupt`] if the database is damaged.
     pub fn open(dir: &Path, options: OpenOptions) -> Result<Self, OpenError> {
         create_private_dir(dir)?;
         let dir = dir.canonicalize().map_err(|source| FileError::new("open", dir, source))?;
@@ -84,7 +85,8 @@ impl Store {
         &self.inner.dir
     }
 
-    /// The id of the process that has the store in `dir` open; `None` if nobody has, or the owner could not be told.
+    /// The id of the process that has the store in `dir` open; `None` if nobody has, or the owner could not
+    /// be told.
     #[must_use]
     pub fn lock_holder(dir: &Path) -> Option<u32> {
         lock::holder(dir)
@@ -101,11 +103,12 @@ impl Store {
         })
     }
 
-    /// Keeps manifest blocks that were fetched. Nothing pins them: a collection may drop them, and so may a crash
-    /// before the next import or download begins; both can be healed by fetching them again.
+    /// Keeps manifest blocks that were fetched. Nothing pins them: a collection may drop them, and so may a
+    /// crash before the next import or download begins; both can be healed by fetching them again.
     ///
     /// # Errors
-    /// [`StoreError::BadManifestHash`] if the bytes of any block do not belong to its CID; none is stored then.
+    /// [`StoreError::BadManifestHash`] if the bytes of any block do not belong to its CID; none is
+    /// stored then.
     pub fn put_manifest_blocks(&self, blocks: &[(ManifestCid, Vec<u8>)]) -> Result<(), StoreError> {
         if let Some((cid, _)) = blocks.iter().find(|(cid, block)| !cid.matches(block)) {
             return Err(StoreError::BadManifestHash(*cid));
@@ -124,8 +127,8 @@ impl Store {
         })
     }
 
-    /// Compares the rows of the database with each other; the answer names the first contradiction. Reads all of
-    /// them: meant for tests and for diagnosis.
+    /// Compares the rows of the database with each other; the answer names the first contradiction. Reads all
+    /// of them: meant for tests and for diagnosis.
     ///
     /// # Errors
     /// If the database fails.
@@ -149,8 +152,8 @@ impl Inner {
     }
 }
 
-/// Locks a mutex. A panic of another thread while it had the lock is no reason to stop: nothing in this package
-/// leaves data behind a mutex half-changed.
+/// Locks a mutex. A panic of another thread while it had the lock is no reason to stop: nothing in this
+/// package leaves data behind a mutex half-changed.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -25,15 +25,15 @@ impl From<Cancelled> for VerifyError {
 pub struct VerifyReport {
     /// Whether every file is there, has the right length, and every chunk the right hash.
     pub ok: bool,
-    /// The first difference, in the order of the tree: a file and an offset in it in bytes. A file that is too long
-    /// differs where it should end.
+    /// The first difference, in the order of the tree: a file and an offset in it in bytes. A file that is
+    /// too long differs where it should end.
     pub first_bad: Option<(PathBuf, u64)>,
     /// Files that are not there, or are no regular files.
     pub missing: Vec<PathBuf>,
 }
 
-/// Compares the file or directory at `path` with `tree`. Its own name does not count, nor do files in a directory
-/// that the tree does not list. Progress counts bytes of the tree.
+/// Compares the file or directory at `path` with `tree`. Its own name does not count, nor do files in a
+/// directory that the tree does not list. Progress counts bytes of the tree.
 ///
 /// # Errors
 /// [`VerifyError::Io`] if a file is there but cannot be read, [`VerifyError::Cancelled`].
@@ -50,7 +50,8 @@ pub fn verify_path(
     let paths: Vec<_> = tree.files.iter().map(|file| file.path.below(path)).collect();
     for (number, (file, path)) in tree.files.iter().zip(&paths).enumerate() {
         // The path itself may be a link: the user named it.
-        let meta = if file.path.is_root() { std::fs::metadata(path) } else { std::fs::symlink_metadata(path) };
+        let meta =
+            if file.path.is_root() { std::fs::metadata(path) } else { std::fs::symlink_metadata(path) };
         match meta {
             Ok(meta) if meta.is_file() => {
                 let layout = Layout::new(file.size, file.chunk_len);
@@ -80,7 +81,8 @@ pub fn verify_path(
     for (_, found) in hasher::for_each(threads, items.len(), Default::default, compare)? {
         bad.extend(found);
     }
-    let first_bad = bad.into_iter().min().and_then(|(number, offset)| Some((paths.get(number)?.clone(), offset)));
+    let first_bad =
+        bad.into_iter().min().and_then(|(number, offset)| Some((paths.get(number)?.clone(), offset)));
     Ok(VerifyReport { ok: first_bad.is_none() && missing.is_empty(), first_bad, missing })
 }
 

@@ -101,7 +101,12 @@ async fn add(context: &Context, node: &Connection, args: &AddArgs, input: &Input
         }
     };
     let mut bar = context.out.hash_bar("reading", &shown);
-    events.finish(|progress| bar.update(&progress)).await
+    let on_progress = |progress: HashProgress| {
+        // What came so far is no total: nobody knows how much standard input will bring.
+        let total_len = if *input == Input::Stdin { None } else { progress.total_len };
+        bar.update(&HashProgress { total_len, ..progress });
+    };
+    events.finish(on_progress).await
 }
 
 fn print(context: &Context, args: &AddArgs, added: &Added) -> Result<()> {

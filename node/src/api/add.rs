@@ -3,7 +3,7 @@
 use std::{
     io::Read,
     ops::ControlFlow,
-    path::PathBuf,
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -113,7 +113,7 @@ impl Api {
     }
 }
 
-pub(super) fn require_absolute(path: &PathBuf) -> Result<(), ApiError> {
+pub(super) fn require_absolute(path: &Path) -> Result<(), ApiError> {
     if path.is_absolute() {
         return Ok(());
     }

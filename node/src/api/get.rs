@@ -1,6 +1,6 @@
 //! `get`: fetch content into a file or directory.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use dhtfs_store::{ChunkCid, ContentCid, Download, DownloadError, DownloadOptions, Link, ManifestCid};
 use tokio::{sync::watch, time::Instant};
@@ -48,7 +48,7 @@ impl Api {
     ) -> Result<GetReport, ApiError> {
         let link = parse_link(&request.cid)?;
         let hints = ParsedHints::new(&request.hints, &link)?;
-        request.out.iter().chain(&request.into).try_for_each(require_absolute)?;
+        request.out.iter().chain(&request.into).try_for_each(|path| require_absolute(path))?;
         let get = Get { api: self, hints, begun: Instant::now(), progress };
         match link.cid {
             ContentCid::Manifest(root) => get.tree(root, &request).await,
@@ -112,9 +112,9 @@ impl Get<'_> {
         Ok(self.report(root.into(), path, &resolved, reused_len, driver.as_ref()))
     }
 
-    async fn begin(&self, resolved: &Resolved, out: &PathBuf, force: bool) -> Result<Download, ApiError> {
+    async fn begin(&self, resolved: &Resolved, out: &Path, force: bool) -> Result<Download, ApiError> {
         let options = DownloadOptions { force, now_unix: (self.api.inner.wall_clock)() };
-        let (tree, out) = (resolved.tree.clone(), out.clone());
+        let (tree, out) = (resolved.tree.clone(), out.to_owned());
         let begun = self.api.inner.store.call(move |s| s.begin_download(&tree, &out, options)).await?;
         begun.map_err(from_disk)
     }

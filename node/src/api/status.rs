@@ -200,10 +200,10 @@ impl Api {
         };
         let stats = provide.stats();
         ProvideInfo {
-            keys: stats.keys,
-            announced: stats.announced,
-            pending: stats.pending,
-            in_flight: stats.in_flight,
+            keys: stats.keys as u64,
+            announced: stats.announced as u64,
+            pending: stats.pending as u64,
+            in_flight: stats.in_flight as u64,
             failed: stats.failed,
         }
     }

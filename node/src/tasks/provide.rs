@@ -9,7 +9,7 @@ use tracing::{debug, warn};
 
 use super::{ended, now, sleep_until};
 use crate::{
-    core::provide::{Action, Class, Provide, ProvideConfig, ProvideStats},
+    core::provide::{Class, Provide, ProvideAction, ProvideConfig, ProvideStats},
     env::StoreHandle,
     net::Client,
 };
@@ -69,7 +69,7 @@ impl ProvideHandle {
 
     /// How far the announcements are.
     pub fn stats(&self) -> ProvideStats {
-        self.stats.borrow().clone()
+        *self.stats.borrow()
     }
 }
 
@@ -152,7 +152,7 @@ impl ProvideTask {
     fn act(&mut self, running: &mut Running) {
         while let Some(action) = self.machine.next_action() {
             match action {
-                Action::Provide(cid) => {
+                ProvideAction::Provide(cid) => {
                     let client = self.client.clone();
                     running.push(Box::pin(async move {
                         let outcome = client.provide(cid).await;
@@ -162,7 +162,7 @@ impl ProvideTask {
                         Some((cid, outcome.map_err(|_| ())))
                     }));
                 }
-                Action::Withdraw(cid) => {
+                ProvideAction::Withdraw(cid) => {
                     let client = self.client.clone();
                     running.push(Box::pin(async move {
                         // Only forgets the record on this node.

@@ -5,7 +5,8 @@
 //! 3. A pinned manifest block is in the store, and so is everything below it.
 //! 4. The blocks of the file manifest that a source names are in the store, as long as the source is.
 //!
-//! Each function keeps all four, so any sequence of them in one transaction does. [`check`] looks at every row.
+//! Each function keeps all four, so any sequence of them in one transaction does. [`check`] looks at every
+//! row.
 
 use std::path::{Path, PathBuf};
 
@@ -78,7 +79,8 @@ impl Tables<'_> {
     /// Takes `count` new ids in a row and returns the first.
     pub(crate) fn reserve_sources(&mut self, count: u64) -> Result<SourceId, StoreError> {
         let first = self.meta.get(NEXT_SOURCE_KEY)?.map_or(1, |next| next.value());
-        let next = first.checked_add(count).ok_or_else(|| StoreError::Corrupt("source ids ran out".to_owned()))?;
+        let next =
+            first.checked_add(count).ok_or_else(|| StoreError::Corrupt("source ids ran out".to_owned()))?;
         self.meta.insert(NEXT_SOURCE_KEY, next)?;
         Ok(first)
     }
@@ -108,8 +110,8 @@ impl Tables<'_> {
         Ok(())
     }
 
-    /// Notes that a source holds `chunks`, in this order from its beginning. Of a chunk that repeats the first place
-    /// is noted.
+    /// Notes that a source holds `chunks`, in this order from its beginning. Of a chunk that repeats the
+    /// first place is noted.
     pub(crate) fn put_locations(
         &mut self,
         id: SourceId,
@@ -198,8 +200,8 @@ impl Tables<'_> {
         Ok(self.pins.range::<&tables::PinKey>(&first..=&last)?.next().transpose()?.is_some())
     }
 
-    /// Takes back a source that no longer holds what it held; its shares count as changed. Returns what is now held
-    /// nowhere: chunks, and the manifest blocks of shares that lost their last source.
+    /// Takes back a source that no longer holds what it held; its shares count as changed. Returns what is
+    /// now held nowhere: chunks, and the manifest blocks of shares that lost their last source.
     pub(crate) fn withdraw_source(
         &mut self,
         id: SourceId,
@@ -259,8 +261,8 @@ impl Tables<'_> {
         Ok(())
     }
 
-    /// Forgets an unfinished download and what its part files held; a share with nothing else goes with it. Returns
-    /// what is now held nowhere.
+    /// Forgets an unfinished download and what its part files held; a share with nothing else goes with it.
+    /// Returns what is now held nowhere.
     pub(crate) fn end_download(
         &mut self,
         output: &Path,
@@ -333,7 +335,8 @@ pub(crate) fn file_chunks(
     manifests: &impl ReadableTable<&'static Digest, &'static [u8]>,
     record: &SourceRecord,
 ) -> Result<Vec<ChunkCid>, StoreError> {
-    let missing = || StoreError::Corrupt(format!("manifest {} of {} is gone", record.file, record.path().display()));
+    let missing =
+        || StoreError::Corrupt(format!("manifest {} of {} is gone", record.file, record.path().display()));
     let local = resolve(manifests, record.file)?.map_err(|_| missing())?;
     Ok(local.tree.files.into_iter().next().map(|file| file.chunks).unwrap_or_default())
 }
@@ -398,14 +401,19 @@ pub(crate) fn check(tables: &Tables<'_>) -> Result<Result<(), String>, StoreErro
     }
     for row in tables.share_sources.iter()? {
         let (root, id) = split_share_source_key(row?.0.value());
-        if tables.source_shares.get(&source_share_key(id, &root))?.is_none() || tables.sources.get(id)?.is_none() {
+        if tables.source_shares.get(&source_share_key(id, &root))?.is_none()
+            || tables.sources.get(id)?.is_none()
+        {
             return Ok(Err(format!("a share links the missing source {id}")));
         }
     }
     for row in tables.locations.iter()? {
         let (chunk, id) = split_location_key(row?.0.value());
         if tables.sources.get(id)?.is_none() {
-            return Ok(Err(format!("chunk {} lies in the missing source {id}", ChunkCid::from_digest(chunk))));
+            return Ok(Err(format!(
+                "chunk {} lies in the missing source {id}",
+                ChunkCid::from_digest(chunk)
+            )));
         }
     }
     check_pins(tables)
@@ -416,9 +424,9 @@ fn check_pins(tables: &Tables<'_>) -> Result<Result<(), String>, StoreError> {
     let mut expected = 0;
     for row in tables.shares.iter()? {
         let root = ManifestCid::from_digest(*row?.0.value());
-        let is_pinned = |cid: &ManifestCid| Ok::<_, StoreError>(
-            tables.pins.get(&pin_key(cid.digest(), root.digest()))?.is_some()
-        );
+        let is_pinned = |cid: &ManifestCid| {
+            Ok::<_, StoreError>(tables.pins.get(&pin_key(cid.digest(), root.digest()))?.is_some())
+        };
         if !is_pinned(&root)? {
             continue;
         }

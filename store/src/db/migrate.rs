@@ -11,8 +11,8 @@ use crate::error::{OpenError, StoreError};
 /// Rewrites the tables of one version into those of the next.
 type Step = fn(&WriteTransaction) -> Result<(), StoreError>;
 
-/// `STEPS[n]` leads from version n + 1 to version n + 2. A new version of the layout is a new step, a new set of
-/// table names for the rows that changed, and a store of the old version in the test data.
+/// `STEPS[n]` leads from version n + 1 to version n + 2. A new version of the layout is a new step, a new set
+/// of table names for the rows that changed, and a store of the old version in the test data.
 const STEPS: &[Step] = &[];
 
 /// The layout this program writes.
@@ -30,7 +30,8 @@ pub(crate) fn check_version(path: &Path, found: Option<u64>) -> Result<(), OpenE
     }
 }
 
-/// Brings the database up to [`SCHEMA`] in one transaction: whatever interrupts it leaves the old layout whole.
+/// Brings the database up to [`SCHEMA`] in one transaction: whatever interrupts it leaves the old layout
+/// whole.
 pub(crate) fn migrate(db: &Db) -> Result<(), StoreError> {
     migrate_by(db, STEPS)
 }

@@ -1,12 +1,12 @@
 //! The database: one redb file, `<dir>/store.redb`, owned by the holder of the directory's lock.
 //!
 //! What a crash can do to it, and why it does no harm:
-//! - While it is being made, it has a temporary name. It gets its real name only when its first transaction, which
-//!   notes the schema version, is on the disk. A leftover under the temporary name is thrown away.
+//! - While it is being made, it has a temporary name. It gets its real name only when its first transaction,
+//!   which notes the schema version, is on the disk. A leftover under the temporary name is thrown away.
 //! - A transaction happens wholly or not at all. Commits have two phases, because what is stored is chosen by
 //!   strangers in part (see `redb::WriteTransaction::set_two_phase_commit`).
-//! - After a failed write (a full disk), redb refuses to go on until the file is opened anew. The next operation
-//!   does that, so a store works again as soon as the disk does.
+//! - After a failed write (a full disk), redb refuses to go on until the file is opened anew. The next
+//!   operation does that, so a store works again as soon as the disk does.
 
 pub(crate) mod content;
 pub(crate) mod migrate;
@@ -19,9 +19,11 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 
-use redb::{Database, DatabaseError, Durability, ReadTransaction, ReadableDatabase, StorageError, WriteTransaction};
+use redb::{
+    Database, DatabaseError, Durability, ReadTransaction, ReadableDatabase, StorageError, WriteTransaction,
+};
 
-use crate::error::{OpenError, FileError, StoreError};
+use crate::error::{FileError, OpenError, StoreError};
 use crate::fsutil::{create_private_file, remove_file_if_there, sync_dir};
 use probe::ProbeBackend;
 
@@ -30,16 +32,16 @@ const DB_NAME: &str = "store.redb";
 /// Its name until it is whole.
 const NEW_DB_NAME: &str = "store.redb.new";
 
-/// Memory for database pages, in bytes. redb's own default of 1 GiB is meant for a machine that does nothing else;
-/// 32 MiB hold the locations of some 300,000 chunks (300 GiB of shares).
+/// Memory for database pages, in bytes. redb's own default of 1 GiB is meant for a machine that does nothing
+/// else; 32 MiB hold the locations of some 300,000 chunks (300 GiB of shares).
 const CACHE_LEN: usize = 32 << 20;
 
 /// The open database.
 #[derive(Debug)]
 pub(crate) struct Db {
     path: PathBuf,
-    /// `None` only between a failed write and the next successful opening. Every transaction holds the lock shared,
-    /// so nobody opens the file anew under another's feet.
+    /// `None` only between a failed write and the next successful opening. Every transaction holds the lock
+    /// shared, so nobody opens the file anew under another's feet.
     inner: RwLock<Option<Database>>,
     /// Set after an I/O error: the next operation opens the file anew.
     is_broken: AtomicBool,
@@ -56,7 +58,8 @@ impl Db {
             migrate::check_version(&path, probe_version(&path)?)?;
         } else {
             create(&new_path)?;
-            std::fs::rename(&new_path, &path).map_err(|source| FileError::new("rename", &new_path, source))?;
+            std::fs::rename(&new_path, &path)
+                .map_err(|source| FileError::new("rename", &new_path, source))?;
             sync_dir(dir)?;
         }
         let database = builder().open(&path).map_err(|error| open_error(&path, error))?;
@@ -65,8 +68,8 @@ impl Db {
         Ok(db)
     }
 
-    /// Runs `work` on a snapshot. Readers block neither each other nor a writer. Never call another method of `Db`
-    /// inside `work`.
+    /// Runs `work` on a snapshot. Readers block neither each other nor a writer. Never call another method of
+    /// `Db` inside `work`.
     pub(crate) fn read<T>(
         &self,
         work: impl FnOnce(&ReadTransaction) -> Result<T, StoreError>,
@@ -76,8 +79,8 @@ impl Db {
         self.watch(database.begin_read().map_err(Into::into).and_then(|txn| work(&txn)))
     }
 
-    /// Runs `work` in a transaction and commits it to the disk; if `work` fails, nothing has happened. One writer
-    /// at a time; others wait. Never call another method of `Db` inside `work`.
+    /// Runs `work` in a transaction and commits it to the disk; if `work` fails, nothing has happened. One
+    /// writer at a time; others wait. Never call another method of `Db` inside `work`.
     pub(crate) fn write<T>(
         &self,
         work: impl FnOnce(&WriteTransaction) -> Result<T, StoreError>,
@@ -85,8 +88,8 @@ impl Db {
         self.transact(Durability::Immediate, work)
     }
 
-    /// Like [`Self::write`], but what it writes may be gone after a crash, until any later [`Self::write`] has
-    /// committed. For data that can be fetched again.
+    /// Like [`Self::write`], but what it writes may be gone after a crash, until any later [`Self::write`]
+    /// has committed. For data that can be fetched again.
     pub(crate) fn write_cached<T>(
         &self,
         work: impl FnOnce(&WriteTransaction) -> Result<T, StoreError>,
@@ -129,7 +132,8 @@ impl Db {
             if self.is_broken.load(Ordering::Acquire) {
                 // Closed before it is opened: redb itself allows one owner of the file.
                 *inner = None;
-                let database = builder().open(&self.path).map_err(|error| Box::new(redb::Error::from(error)))?;
+                let database =
+                    builder().open(&self.path).map_err(|error| Box::new(redb::Error::from(error)))?;
                 *inner = Some(database);
                 self.is_broken.store(false, Ordering::Release);
             }

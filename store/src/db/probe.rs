@@ -1,8 +1,8 @@
 //! Looks into a database without changing a byte of its file.
 //!
-//! Opening a database for writing changes it at once, if only to note that it is in use. A store written by a newer
-//! program must be refused untouched, so its version is read first through this: reads come from the file, writes
-//! (the repair after a crash) stay in memory.
+//! Opening a database for writing changes it at once, if only to note that it is in use. A store written by a
+//! newer program must be refused untouched, so its version is read first through this: reads come from the
+//! file, writes (the repair after a crash) stay in memory.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -152,7 +152,8 @@ mod tests {
     fn op() -> impl Strategy<Value = Op> {
         prop_oneof![
             (0u16..20_000).prop_map(Op::SetLen),
-            (0u16..20_000, prop::collection::vec(any::<u8>(), 0..9_000)).prop_map(|(at, data)| Op::Write(at, data)),
+            (0u16..20_000, prop::collection::vec(any::<u8>(), 0..9_000))
+                .prop_map(|(at, data)| Op::Write(at, data)),
         ]
     }
 

@@ -1,5 +1,5 @@
-//! Rows that are structs. Their encoding is the DAG-CBOR of [`codec`](crate::codec); a change to one of them is a
-//! new version of its table.
+//! Rows that are structs. Their encoding is the DAG-CBOR of [`codec`](crate::codec); a change to one of them
+//! is a new version of its table.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -128,8 +128,8 @@ pub(crate) struct DownloadRecord {
     /// Source of the first file; the others follow in the order of the tree.
     pub(crate) first_source: SourceId,
     pub(crate) files: u64,
-    /// Which of the tree's distinct chunks are on the disk at every place they belong: an encoded chunk set over
-    /// their first-use order.
+    /// Which of the tree's distinct chunks are on the disk at every place they belong: an encoded chunk set
+    /// over their first-use order.
     #[serde(with = "serde_bytes")]
     pub(crate) have: Vec<u8>,
     /// Bytes of the output that those chunks make up.

@@ -1,8 +1,8 @@
-//! Every table of the database. A table's name carries the version of its rows, so that a migration can read the
-//! old table while it fills the new one.
+//! Every table of the database. A table's name carries the version of its rows, so that a migration can read
+//! the old table while it fills the new one.
 //!
-//! Numbers inside keys are big-endian, so that rows sort by number. Values that are structs are the DAG-CBOR of a
-//! type in [`records`](super::records).
+//! Numbers inside keys are big-endian, so that rows sort by number. Values that are structs are the DAG-CBOR
+//! of a type in [`records`](super::records).
 
 use redb::{ReadTransaction, Table, TableDefinition, TableError, WriteTransaction};
 
@@ -30,8 +30,8 @@ pub(crate) const PINS: TableDefinition<&PinKey, ()> = TableDefinition::new("pins
 pub(crate) const SOURCES: TableDefinition<SourceId, &[u8]> = TableDefinition::new("sources_v1");
 /// The same files by `SourceRecord::path_key`.
 pub(crate) const SOURCE_PATHS: TableDefinition<&[u8], SourceId> = TableDefinition::new("source_paths_v1");
-/// Where chunks lie: (digest, source) -> (offset, length), both in bytes. One row per chunk and source, however
-/// often the chunk repeats in it: a file of zeros costs one row.
+/// Where chunks lie: (digest, source) -> (offset, length), both in bytes. One row per chunk and source,
+/// however often the chunk repeats in it: a file of zeros costs one row.
 pub(crate) const LOCATIONS: TableDefinition<&LocationKey, (u64, u32)> = TableDefinition::new("locations_v1");
 /// Shares: digest of the root -> `ShareRecord`.
 pub(crate) const SHARES: TableDefinition<&Digest, &[u8]> = TableDefinition::new("shares_v1");

@@ -1,4 +1,5 @@
-//! The beginning of a download: looks what is there, makes what is missing, and notes both in one transaction.
+//! The beginning of a download: looks what is there, makes what is missing, and notes both in one
+//! transaction.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -20,18 +21,18 @@ use crate::store::{Store, lock};
 
 impl Store {
     /// Begins to fetch `tree` to the path `out`, or goes on with it: of the same root and output everything
-    /// committed counts as had. All manifest blocks of the tree must be here; they are pinned, and the share counts
-    /// as partial until [`Download::finish`].
+    /// committed counts as had. All manifest blocks of the tree must be here; they are pinned, and the share
+    /// counts as partial until [`Download::finish`].
     ///
-    /// What is incomplete lies at `<out>.part`. One that is there already is taken up if it belongs to this fetch
-    /// or looks like it (the same names and lengths): its content counts only after [`Download::reuse`] has hashed
-    /// it. The directory that is to hold `out` must exist.
+    /// What is incomplete lies at `<out>.part`. One that is there already is taken up if it belongs to this
+    /// fetch or looks like it (the same names and lengths): its content counts only after [`Download::reuse`]
+    /// has hashed it. The directory that is to hold `out` must exist.
     ///
     /// # Errors
-    /// [`DownloadError::Exists`] if something is in the way, [`DownloadError::NoSpace`] if the file system is too
-    /// full, [`DownloadError::InProgress`] if there is another handle on the same output,
-    /// [`DownloadError::MissingManifest`] if a block of the tree is not here, [`DownloadError::OutsideTarget`] if
-    /// there is a link where a part file or directory should be.
+    /// [`DownloadError::Exists`] if something is in the way, [`DownloadError::NoSpace`] if the file
+    /// system is too full, [`DownloadError::InProgress`] if there is another handle on the same output,
+    /// [`DownloadError::MissingManifest`] if a block of the tree is not here,
+    /// [`DownloadError::OutsideTarget`] if there is a link where a part file or directory should be.
     pub fn begin_download(
         &self,
         tree: &ResolvedTree,
@@ -81,8 +82,8 @@ impl Store {
         Ok(Download { store: self.clone(), state })
     }
 
-    /// Whether the part, if there is one, may be written to: it belongs to this fetch, or looks like it. Returns
-    /// whether a row says that it is ours.
+    /// Whether the part, if there is one, may be written to: it belongs to this fetch, or looks like it.
+    /// Returns whether a row says that it is ours.
     fn check_part(
         &self,
         output: &Path,
@@ -144,7 +145,9 @@ impl Store {
             share.status = if is_complete { ShareStatus::Complete } else { ShareStatus::Partial };
             tables.put_share(&plan.root, &share)?;
             tables.pin(&plan.root, manifests)?;
-            for (id, (file, PartFile { stamp, was_whole })) in (record.first_source..).zip(plan.files.iter().zip(files)) {
+            for (id, (file, PartFile { stamp, was_whole })) in
+                (record.first_source..).zip(plan.files.iter().zip(files))
+            {
                 let old = tables.source(id)?;
                 if *was_whole && old.as_ref().is_some_and(|old| old.stamp.is_same_part(stamp)) {
                     continue;
@@ -186,7 +189,14 @@ fn take_up(
 fn new_record(tables: &mut Tables<'_>, plan: &Plan) -> Result<DownloadRecord, StoreError> {
     let files = plan.files.len() as u64;
     let first_source = tables.reserve_sources(files)?;
-    Ok(DownloadRecord { root: plan.root, first_source, files, have: Vec::new(), have_len: 0, finishing: None })
+    Ok(DownloadRecord {
+        root: plan.root,
+        first_source,
+        files,
+        have: Vec::new(),
+        have_len: 0,
+        finishing: None,
+    })
 }
 
 /// The output's path, absolute and without links in its directory.
@@ -196,7 +206,8 @@ fn absolute(out: &Path) -> Result<PathBuf, DownloadError> {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
     };
-    let parent = parent.canonicalize().map_err(|source| FileError::new("open the directory", parent, source))?;
+    let parent =
+        parent.canonicalize().map_err(|source| FileError::new("open the directory", parent, source))?;
     Ok(parent.join(name))
 }
 
@@ -216,8 +227,9 @@ fn check_output(output: &Path, plan: &Plan, force: bool) -> Result<(), DownloadE
     if may_replace { Ok(()) } else { Err(DownloadError::Exists(output.to_owned())) }
 }
 
-/// Whether what lies at the part path, if anything, can be from this fetch: begun with another data directory, or
-/// just before a crash, or its share was removed. Files have their final length, or none, and there is nothing else.
+/// Whether what lies at the part path, if anything, can be from this fetch: begun with another data
+/// directory, or just before a crash, or its share was removed. Files have their final length, or none, and
+/// there is nothing else.
 fn may_be_part(part_path: &Path, plan: &Plan) -> Result<bool, DownloadError> {
     let error = |source| FileError::new("look up", part_path, source);
     let meta = match std::fs::symlink_metadata(part_path) {
@@ -225,7 +237,8 @@ fn may_be_part(part_path: &Path, plan: &Plan) -> Result<bool, DownloadError> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(true),
         Err(source) => return Err(error(source).into()),
     };
-    let fits = |meta: &std::fs::Metadata, size: u64| meta.is_file() && (meta.len() == 0 || meta.len() == size);
+    let fits =
+        |meta: &std::fs::Metadata, size: u64| meta.is_file() && (meta.len() == 0 || meta.len() == size);
     if !plan.is_dir {
         return Ok(fits(&meta, plan.total_len));
     }

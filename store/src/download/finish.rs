@@ -21,12 +21,13 @@ use crate::fsutil::{FileId, FileStamp};
 use crate::store::{Store, lock};
 
 impl Download {
-    /// Commits the rest, gives the output its final name and makes the share complete. Returns the path. A crash at
-    /// any point is brought to an end when the store is opened again: forward if the file had its name, back if not.
+    /// Commits the rest, gives the output its final name and makes the share complete. Returns the path. A
+    /// crash at any point is brought to an end when the store is opened again: forward if the file had its
+    /// name, back if not.
     ///
     /// # Errors
-    /// [`DownloadError::Incomplete`] if chunks are missing. [`DownloadError::Exists`] if something has appeared at
-    /// the output; everything is kept, and finish may be called again.
+    /// [`DownloadError::Incomplete`] if chunks are missing. [`DownloadError::Exists`] if something
+    /// has appeared at the output; everything is kept, and finish may be called again.
     pub fn finish(&self) -> Result<PathBuf, DownloadError> {
         let state = &*self.state;
         let _commit = lock(&state.commit);
@@ -87,7 +88,9 @@ fn complete(store: &Store, output: &Path, plan: &Plan) -> Result<(), StoreError>
         let mut tables = Tables::open(txn)?;
         let Some(record) = download(&tables.progress, output)? else { return Ok(Vec::new()) };
         let mut replaced = Vec::new();
-        for (id, ((file, path), stamp)) in (record.first_source..).zip(plan.files.iter().zip(&files).zip(&stamps)) {
+        for (id, ((file, path), stamp)) in
+            (record.first_source..).zip(plan.files.iter().zip(&files).zip(&stamps))
+        {
             if let Some((old_id, old)) = tables.source_at(path_bytes(path))?
                 && old_id != id
             {
@@ -117,7 +120,7 @@ pub(crate) fn recover_all(store: &Store) -> Result<(), StoreError> {
             && let Err(error) = bring_to_end(store, &output, &record, finishing)
         {
             // The row stays as it is, and the next begin of this download tries again.
-            tracing::warn!(output = %output.display(), %error, "could not bring an interrupted download to its end");
+            tracing::warn!(output = %output.display(), %error, "could not end an interrupted download");
         }
     }
     Ok(())
@@ -141,7 +144,8 @@ fn bring_to_end(
     let local = store.inner.db.read(|txn| resolve(&txn.open_table(MANIFESTS)?, record.root))?;
     let plan = Plan::new(&local.map_err(DownloadError::MissingManifest)?.tree);
     let part_path = part_path(output, &record.root);
-    let look_up = |path: &Path| FileId::of_path(path).map_err(|source| FileError::new("look up", path, source));
+    let look_up =
+        |path: &Path| FileId::of_path(path).map_err(|source| FileError::new("look up", path, source));
     let is_named = look_up(output)? == Some(finishing.part);
     let is_part = look_up(&part_path)? == Some(finishing.part);
     if is_named {

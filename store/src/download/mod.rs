@@ -1,9 +1,10 @@
-//! Downloads: verified chunks go straight to their places in the part files, and what is there is noted in batches.
+//! Downloads: verified chunks go straight to their places in the part files, and what is there is noted in
+//! batches.
 //!
-//! The order is what keeps it safe: bytes are written, then synced, and only then does a transaction say "have".
-//! So after a crash everything noted is there; what was written but not noted is found again by hashing
-//! ([`Download::reuse`]). The end is a rename. It is announced by one transaction and confirmed by another, so that
-//! a start after a crash in between knows what to look for (`finish`).
+//! The order is what keeps it safe: bytes are written, then synced, and only then does a transaction say
+//! "have". So after a crash everything noted is there; what was written but not noted is found again by
+//! hashing ([`Download::reuse`]). The end is a rename. It is announced by one transaction and confirmed by
+//! another, so that a start after a crash in between knows what to look for (`finish`).
 
 mod begin;
 mod finish;
@@ -47,8 +48,8 @@ pub enum Written {
     BadHash,
 }
 
-/// An unfinished output. Cheap to clone; every clone is the same download. Dropping the last one keeps the part and
-/// everything committed; [`Store::begin_download`] takes it up again.
+/// An unfinished output. Cheap to clone; every clone is the same download. Dropping the last one keeps the
+/// part and everything committed; [`Store::begin_download`] takes it up again.
 #[derive(Clone, Debug)]
 pub struct Download {
     store: Store,
@@ -63,7 +64,8 @@ pub(crate) struct DownloadState {
     output: PathBuf,
     force: bool,
     first_source: SourceId,
-    /// Held while rows of this download are being rewritten, after data was synced or a file was renamed for them.
+    /// Held while rows of this download are being rewritten, after data was synced or a file was renamed for
+    /// them.
     commit: Mutex<()>,
     bits: Mutex<Bits>,
     finished: OnceLock<()>,
@@ -121,7 +123,8 @@ impl Download {
         self.state.bits().have_len
     }
 
-    /// The distinct chunks that are not written yet, with their lengths in bytes, in the order of their first use.
+    /// The distinct chunks that are not written yet, with their lengths in bytes, in the order of their first
+    /// use.
     #[must_use]
     pub fn missing(&self) -> Vec<(ChunkCid, u32)> {
         let bits = self.state.bits();
@@ -129,12 +132,12 @@ impl Download {
         chunks.filter(|(index, _)| !bits.has(*index)).map(|(_, chunk)| *chunk).collect()
     }
 
-    /// Writes a chunk at every place where it belongs, after a look at its length and its hash. May be called from
-    /// several threads; what is written counts as held only after [`Self::commit`].
+    /// Writes a chunk at every place where it belongs, after a look at its length and its hash. May be called
+    /// from several threads; what is written counts as held only after [`Self::commit`].
     ///
     /// # Errors
-    /// [`DownloadError::NotInTree`], [`DownloadError::NoSpace`], [`DownloadError::OutsideTarget`] if a part file was
-    /// exchanged, or the file operation's error.
+    /// [`DownloadError::NotInTree`], [`DownloadError::NoSpace`], [`DownloadError::OutsideTarget`] if
+    /// a part file was exchanged, or the file operation's error.
     pub fn write(&self, cid: &ChunkCid, data: &[u8]) -> Result<Written, DownloadError> {
         let state = &*self.state;
         let known = state.plan.find(cid).and_then(|index| Some((index, state.plan.chunk(index)?.1)));
@@ -149,12 +152,14 @@ impl Download {
         Ok(Written::Stored)
     }
 
-    /// Syncs what was written and notes it. Returns the chunks that count as held from now on: a request for them is
-    /// answered, and they are to be provided. Costs two syncs or more, so call it once for many chunks.
+    /// Syncs what was written and notes it. Returns the chunks that count as held from now on: a request for
+    /// them is answered, and they are to be provided. Costs two syncs or more, so call it once for many
+    /// chunks.
     ///
     /// # Errors
-    /// If a sync fails, nothing that was written since the last commit is trusted: it is missing again, and to be
-    /// fetched and written anew. [`DownloadError::Removed`] if the share was removed meanwhile.
+    /// If a sync fails, nothing that was written since the last commit is trusted: it is missing
+    /// again, and to be fetched and written anew. [`DownloadError::Removed`] if the share was removed
+    /// meanwhile.
     pub fn commit(&self) -> Result<Vec<ChunkCid>, DownloadError> {
         let _commit = lock(&self.state.commit);
         self.commit_locked()
@@ -221,12 +226,14 @@ impl DownloadState {
         lock(&self.bits)
     }
 
-    /// Writes verified bytes at every place of a chunk. Zeros stay holes in files that never held anything else.
+    /// Writes verified bytes at every place of a chunk. Zeros stay holes in files that never held anything
+    /// else.
     fn put(&self, index: u32, data: &[u8]) -> Result<(), DownloadError> {
         let is_zero = data.iter().all(|byte| *byte == 0);
+        let len = self.plan.chunk(index).map_or(0, |(_, len)| len);
         let places = self.plan.places(index);
         for place in places {
-            if !(is_zero && self.part.is_fresh(place.file)) {
+            if !(is_zero && self.part.is_hole(&self.plan, place.file, place.offset, len)) {
                 self.part.write(&self.plan, place.file, place.offset, data)?;
             }
         }
@@ -239,7 +246,8 @@ impl DownloadState {
         Ok(())
     }
 
-    /// Takes back what was written but could not be synced: the system may have dropped it from memory already.
+    /// Takes back what was written but could not be synced: the system may have dropped it from memory
+    /// already.
     fn distrust(&self, indices: &[u32]) {
         let mut bits = self.bits();
         for index in indices {
@@ -276,8 +284,8 @@ impl DownloadState {
     }
 }
 
-/// Takes back what a part file held, because it no longer does. Its download has to fetch that again. Returns the
-/// chunks that are now held nowhere.
+/// Takes back what a part file held, because it no longer does. Its download has to fetch that again. Returns
+/// the chunks that are now held nowhere.
 pub(crate) fn withdraw_part(
     tables: &mut Tables<'_>,
     id: SourceId,
@@ -303,7 +311,8 @@ pub(crate) fn withdraw_part(
 /// The plan of a tree whose blocks are in the store, as those of every share are.
 fn local_plan(tables: &Tables<'_>, root: &ManifestCid) -> Result<Plan, StoreError> {
     let local = resolve(&tables.manifests, *root)?;
-    let local = local.map_err(|cid| StoreError::Corrupt(format!("manifest {cid} of share {root} is gone")))?;
+    let local =
+        local.map_err(|cid| StoreError::Corrupt(format!("manifest {cid} of share {root} is gone")))?;
     Ok(Plan::new(&local.tree))
 }
 

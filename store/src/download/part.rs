@@ -1,9 +1,9 @@
 //! The files of an unfinished download.
 //!
-//! A single file is written to `<output>.part` beside its final name, a directory to the folder `<output>.part` with
-//! the files at their final relative names inside. Every name comes from a checked [`RelPath`] and is opened one
-//! component at a time below an open directory, following no link; so nothing outside is touched, whatever
-//! somebody plants there meanwhile.
+//! A single file is written to `<output>.part` beside its final name, a directory to the folder
+//! `<output>.part` with the files at their final relative names inside. Every name comes from a checked
+//! [`RelPath`] and is opened one component at a time below an open directory, following no link; so nothing
+//! outside is touched, whatever somebody plants there meanwhile.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -14,11 +14,11 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
-use rustix::fs::{FallocateFlags, Mode, OFlags};
+use rustix::fs::{FallocateFlags, Mode, OFlags, SeekFrom};
 use rustix::io::Errno;
 
 use crate::blobs::MAX_SINGLE_SYNCS;
-use crate::cache::{Lru, MAX_OPEN_FILES};
+use crate::cache::Lru;
 use crate::cid::ManifestCid;
 use crate::download::plan::Plan;
 use crate::error::{DownloadError, FileError};
@@ -32,13 +32,18 @@ const PART_SUFFIX: &str = ".part";
 /// Longest file name of the usual file systems, in bytes.
 const MAX_NAME_LEN: usize = 255;
 
+/// Files a download keeps open. Chunks arrive roughly in order, so a few files are written at a time; and many
+/// downloads may run at once.
+const MAX_OPEN_PART_FILES: usize = 16;
+
 /// Unit in which stat(2) counts blocks, in bytes.
 const STAT_BLOCK_LEN: u64 = 512;
 
 /// Files below this length are not preallocated: their few blocks are cheaper to place when they are written.
 const MIN_PREALLOCATE_LEN: u64 = 1 << 20;
 
-/// Where a download to `output` keeps what it has. A name too long for the suffix is cut and told apart by the CID.
+/// Where a download to `output` keeps what it has. A name too long for the suffix is cut and told apart by
+/// the CID.
 pub(crate) fn part_path(output: &Path, root: &ManifestCid) -> PathBuf {
     let name = output.file_name().unwrap_or_default();
     let mut part = name.as_bytes().to_vec();
@@ -108,7 +113,7 @@ impl PartFiles {
             root: None,
             fresh: Vec::new(),
             inodes: Vec::new(),
-            open: Mutex::new(Open { files: Lru::new(MAX_OPEN_FILES), cursor: Cursor::default() }),
+            open: Mutex::new(Open { files: Lru::new(MAX_OPEN_PART_FILES), cursor: Cursor::default() }),
         })
     }
 
@@ -139,8 +144,8 @@ impl PartFiles {
         for file in &plan.files {
             let (dir, name) = self.locate(&mut cursor, &file.path)?;
             let path = file.path.below(&self.part_path);
-            let (opened, is_fresh) = open_or_create(dir, Path::new(name), file.is_exec)
-                .map_err(|error| refine(error, &path))?;
+            let (opened, is_fresh) =
+                open_or_create(dir, Path::new(name), file.is_exec).map_err(|error| refine(error, &path))?;
             let write_error = |source| FileError::new("write", &path, source);
             let meta = opened.metadata().map_err(write_error)?;
             if !meta.is_file() || meta.nlink() > 1 {
@@ -192,13 +197,19 @@ impl PartFiles {
         all.fold(0u64, |sum, blocks| sum.saturating_add(blocks.saturating_mul(STAT_BLOCK_LEN)))
     }
 
-    /// Deletes the files that this handle made, because the download cannot begin.
+    /// Deletes the files that this handle made, and the directories that are empty then, because the download
+    /// cannot begin. What stays behind is taken up by the next try.
     pub(crate) fn discard_fresh(&self, plan: &Plan) {
         for (index, file) in (0..).zip(&plan.files) {
             if self.is_fresh(index) {
-                // A file that stays behind is taken up by the next try.
                 let _ = std::fs::remove_file(file.path.below(&self.part_path));
             }
+        }
+        for dir in plan.dirs.iter().rev() {
+            let _ = std::fs::remove_dir(dir.below(&self.part_path));
+        }
+        if plan.is_dir {
+            let _ = std::fs::remove_dir(&self.part_path);
         }
     }
 
@@ -217,6 +228,11 @@ impl PartFiles {
     /// Whether a file was made by this handle, so that untouched bytes of it are zeros.
     pub(crate) fn is_fresh(&self, file: u32) -> bool {
         self.fresh.get(file as usize).copied().unwrap_or(false)
+    }
+
+    /// Whether a place of the tree reads as zeros without having been written: it is a hole, or untouched.
+    pub(crate) fn is_hole(&self, plan: &Plan, file: u32, offset: u64, len: u32) -> bool {
+        self.is_fresh(file) || self.file(plan, file).is_ok_and(|file| !has_data(&file, offset, len))
     }
 
     /// A file of the tree, open for reading and writing. It must have been made.
@@ -241,7 +257,13 @@ impl PartFiles {
     }
 
     /// Writes at one place of the tree.
-    pub(crate) fn write(&self, plan: &Plan, file: u32, offset: u64, data: &[u8]) -> Result<(), DownloadError> {
+    pub(crate) fn write(
+        &self,
+        plan: &Plan,
+        file: u32,
+        offset: u64,
+        data: &[u8],
+    ) -> Result<(), DownloadError> {
         let opened = self.file(plan, file)?;
         std::os::unix::fs::FileExt::write_all_at(&*opened, data, offset).map_err(|source| {
             if is_no_space(&source)
@@ -266,7 +288,9 @@ impl PartFiles {
             return Ok(());
         }
         for file in files {
-            self.file(plan, file)?.sync_data().map_err(|source| FileError::new("sync", &self.part_path, source))?;
+            self.file(plan, file)?
+                .sync_data()
+                .map_err(|source| FileError::new("sync", &self.part_path, source))?;
         }
         if layout {
             rustix::fs::fsync(&self.parent).map_err(error)?;
@@ -274,8 +298,8 @@ impl PartFiles {
         Ok(())
     }
 
-    /// Gives the part its final name and makes that last. Replaces a file only with `force`, a directory only with
-    /// `force` and only an empty one.
+    /// Gives the part its final name and makes that last. Replaces a file only with `force`, a directory only
+    /// with `force` and only an empty one.
     pub(crate) fn rename(&self, force: bool) -> Result<(), DownloadError> {
         let (from, to) = (Path::new(&self.part_name), Path::new(&self.output_name));
         let output = || self.parent_path.join(to);
@@ -285,7 +309,9 @@ impl PartFiles {
             rename_new(&self.parent, from, to, self.is_dir)
         };
         renamed.map_err(|source| match source.raw_os_error().map(Errno::from_raw_os_error) {
-            Some(Errno::EXIST | Errno::NOTEMPTY | Errno::ISDIR | Errno::NOTDIR) => DownloadError::Exists(output()),
+            Some(Errno::EXIST | Errno::NOTEMPTY | Errno::ISDIR | Errno::NOTDIR) => {
+                DownloadError::Exists(output())
+            }
             _ if source.kind() == io::ErrorKind::AlreadyExists => DownloadError::Exists(output()),
             _ => FileError::new("rename", &self.part_path, source).into(),
         })?;
@@ -322,10 +348,22 @@ impl PartFiles {
     }
 }
 
+/// Whether a range is anything but a hole. Where the file system does not know, it counts as data.
+pub(crate) fn has_data(file: &File, offset: u64, len: u32) -> bool {
+    match rustix::fs::seek(file, SeekFrom::Data(offset)) {
+        Ok(data) => data < offset.saturating_add(u64::from(len)),
+        // Nothing but a hole up to the end.
+        Err(Errno::NXIO) => false,
+        Err(_) => true,
+    }
+}
+
 /// A link, or a file where a directory should be, is somebody else's doing.
 fn refine(error: io::Error, path: &Path) -> DownloadError {
     match error.raw_os_error().map(Errno::from_raw_os_error) {
-        Some(Errno::LOOP | Errno::NOTDIR | Errno::ISDIR | Errno::NXIO) => DownloadError::OutsideTarget(path.to_owned()),
+        Some(Errno::LOOP | Errno::NOTDIR | Errno::ISDIR | Errno::NXIO) => {
+            DownloadError::OutsideTarget(path.to_owned())
+        }
         _ => FileError::new("create", path, error).into(),
     }
 }

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use crate::cid::{ChunkCid, ManifestCid};
 use crate::chunk_set::ChunkSet;
+use crate::cid::{ChunkCid, ManifestCid};
 use crate::layout::Layout;
 use crate::manifest::ResolvedTree;
 use crate::name::RelPath;
@@ -76,9 +76,9 @@ impl Plan {
             })
             .collect();
         let chunk_lens: BTreeSet<u32> = files.iter().map(|file| file.chunk_len).collect();
-        let zeros = chunk_lens.into_iter().filter_map(|len| {
-            find_chunk(&chunks, &by_cid, &ChunkCid::of(&vec![0; len as usize]))
-        });
+        let zeros = chunk_lens
+            .into_iter()
+            .filter_map(|len| find_chunk(&chunks, &by_cid, &ChunkCid::of(&vec![0; len as usize])));
         let zeros = zeros.collect();
         let (starts, places) = group_places(&files, chunks.len());
         Self {
@@ -135,7 +135,8 @@ impl Plan {
 }
 
 fn find_chunk(chunks: &[(ChunkCid, u32)], by_cid: &[u32], cid: &ChunkCid) -> Option<u32> {
-    let found = by_cid.binary_search_by_key(&Some(*cid), |index| chunks.get(*index as usize).map(|(cid, _)| *cid));
+    let found =
+        by_cid.binary_search_by_key(&Some(*cid), |index| chunks.get(*index as usize).map(|(cid, _)| *cid));
     by_cid.get(found.ok()?).copied()
 }
 

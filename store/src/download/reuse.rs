@@ -1,21 +1,19 @@
-//! What need not be fetched: chunks that lie in the part already, in another file of this store, or are zeros.
+//! What need not be fetched: chunks that lie in the part already, in another file of this store, or are
+//! zeros.
 
-use std::fs::File;
-use std::os::fd::AsFd;
 use std::sync::Mutex;
-
-use rustix::fs::SeekFrom;
 
 use crate::chunks::ChunkRead;
 use crate::download::Download;
+use crate::download::part::has_data;
 use crate::download::plan::Place;
 use crate::error::{DownloadError, StoreError};
 use crate::hasher;
 use crate::options::{ProgressFn, Tally};
 use crate::store::lock;
 
-/// Places of one chunk that are hashed in search of it. A chunk that repeats was written everywhere at once, so it
-/// is at the first few places or nowhere.
+/// Places of one chunk that are hashed in search of it. A chunk that repeats was written everywhere at once,
+/// so it is at the first few places or nowhere.
 const MAX_PLACES_PER_CHUNK: usize = 8;
 
 /// What [`Download::reuse`] found.
@@ -28,12 +26,13 @@ pub struct Reused {
 }
 
 impl Download {
-    /// Finds missing chunks without a network: hashes what the part holds beyond the committed (holes are skipped)
-    /// and copies from other files of this store. Commits what it finds. Progress counts the bytes of the missing
-    /// chunks looked for.
+    /// Finds missing chunks without a network: hashes what the part holds beyond the committed (holes are
+    /// skipped) and copies from other files of this store. Commits what it finds. Progress counts the bytes
+    /// of the missing chunks looked for.
     ///
     /// # Errors
-    /// [`DownloadError::Cancelled`], or as for [`Self::write`] and [`Self::commit`]. What was found before counts.
+    /// [`DownloadError::Cancelled`], or as for [`Self::write`] and [`Self::commit`]. What was found
+    /// before counts.
     pub fn reuse(&self, progress: ProgressFn<'_>) -> Result<Reused, DownloadError> {
         let plan = &self.state.plan;
         let wanted: Vec<u32> = {
@@ -46,8 +45,8 @@ impl Download {
         let search = |buffer: &mut Vec<u8>, item: usize| {
             let Some(index) = wanted.get(item).copied() else { return Ok(()) };
             if self.find(index, buffer)? {
-                // Also what was in the part is written again. It may never have reached the disk, and after a sync
-                // that failed once the system does not try again by itself.
+                // Also what was in the part is written again. It may never have reached the disk, and after a
+                // sync that failed once the system does not try again by itself.
                 self.state.put(index, buffer)?;
                 let mut found = lock(&found);
                 found.chunks += 1;
@@ -75,7 +74,8 @@ impl Download {
             // A file that cannot be read is no help here; writing to it reports what is wrong.
             let Ok(file) = state.part.file(&state.plan, file) else { continue };
             if has_data(&file, offset, len)
-                && hasher::read_and_hash_at(&file, offset, len, buffer).is_ok_and(|digest| digest == *cid.digest())
+                && hasher::read_and_hash_at(&file, offset, len, buffer)
+                    .is_ok_and(|digest| digest == *cid.digest())
             {
                 return Ok(true);
             }
@@ -85,15 +85,5 @@ impl Download {
             return Ok(true);
         }
         Ok(false)
-    }
-}
-
-/// Whether the range is anything but a hole. Where the file system does not know, it counts as data.
-fn has_data(file: &File, offset: u64, len: u32) -> bool {
-    match rustix::fs::seek(file.as_fd(), SeekFrom::Data(offset)) {
-        Ok(data) => data < offset.saturating_add(u64::from(len)),
-        // Nothing but a hole up to the end.
-        Err(rustix::io::Errno::NXIO) => false,
-        Err(_) => true,
     }
 }

@@ -19,8 +19,8 @@ use crate::store::Store;
 type Noted = Result<(Vec<Withdrawal>, Vec<SourceId>), PathBuf>;
 
 impl Store {
-    /// Notes everything about an import: `path` is where the user has it, if anywhere. Copies become blobs first.
-    /// Returns what had to give way.
+    /// Notes everything about an import: `path` is where the user has it, if anywhere. Copies become blobs
+    /// first. Returns what had to give way.
     pub(super) fn commit_import(
         &self,
         found: &Found,
@@ -30,7 +30,8 @@ impl Store {
         now_unix: u64,
     ) -> Result<Vec<Withdrawal>, ImportError> {
         let inner = &*self.inner;
-        let copies = scanned.iter().zip(&built.files).filter_map(|(file, cid)| Some((file.copy.as_deref()?, cid)));
+        let copies =
+            scanned.iter().zip(&built.files).filter_map(|(file, cid)| Some((file.copy.as_deref()?, cid)));
         let has_copies = scanned.iter().any(|file| file.copy.is_some());
         let _blobs = inner.blobs.lock();
         if has_copies {
@@ -102,11 +103,18 @@ impl Store {
         files
             .map(|((file, scanned), cid)| {
                 if scanned.copy.is_none() {
-                    return Ok(SourceRecord::new(SourceKind::InPlace, &file.path, *cid, CHUNK_LEN, scanned.stamp));
+                    return Ok(SourceRecord::new(
+                        SourceKind::InPlace,
+                        &file.path,
+                        *cid,
+                        CHUNK_LEN,
+                        scanned.stamp,
+                    ));
                 }
                 let name = blob_name(cid);
                 let path = self.inner.blobs.path(&name);
-                let stamp = FileStamp::of_path(&path).map_err(|source| FileError::new("read", &path, source))?;
+                let stamp =
+                    FileStamp::of_path(&path).map_err(|source| FileError::new("read", &path, source))?;
                 Ok(SourceRecord::new(SourceKind::Blob, &name, *cid, CHUNK_LEN, stamp))
             })
             .collect()
@@ -122,7 +130,11 @@ enum Place {
     Taken(SourceId, SourceRecord),
 }
 
-fn place_for(tables: &mut Tables<'_>, source: &SourceRecord, file: &ScannedFile) -> Result<Place, StoreError> {
+fn place_for(
+    tables: &mut Tables<'_>,
+    source: &SourceRecord,
+    file: &ScannedFile,
+) -> Result<Place, StoreError> {
     let Some((id, old)) = tables.source_at(source.path_key())? else { return Ok(Place::Free) };
     let is_same = old.chunk_len == source.chunk_len
         && old.stamp.size() == source.stamp.size()

@@ -46,14 +46,14 @@ pub struct Imported {
 }
 
 impl Store {
-    /// Adds a file, or a directory with everything below it. A link given as `path` is followed; links and special
-    /// files inside a directory are left out and counted. Files are seeded where they are, or with
+    /// Adds a file, or a directory with everything below it. A link given as `path` is followed; links and
+    /// special files inside a directory are left out and counted. Files are seeded where they are, or with
     /// [`ImportOptions::copy`] from a copy in the store. When this returns, all of it is on the disk.
     ///
     /// # Errors
-    /// Nothing is stored then. [`ImportError::Changed`] if a file was written to meanwhile, [`ImportError::Name`] or
-    /// [`ImportError::NotUtf8`] if a name cannot stand in a manifest, [`ImportError::Io`] if something cannot be
-    /// read.
+    /// Nothing is stored then. [`ImportError::Changed`] if a file was written to meanwhile,
+    /// [`ImportError::Name`] or [`ImportError::NotUtf8`] if a name cannot stand in a manifest,
+    /// [`ImportError::Io`] if something cannot be read.
     pub fn import_path(
         &self,
         path: &Path,
@@ -110,8 +110,8 @@ impl Store {
     }
 }
 
-/// Computes what [`Store::import_path`] would return, without a store: reads and hashes, writes nothing. `name`
-/// stands in for the file's own.
+/// Computes what [`Store::import_path`] would return, without a store: reads and hashes, writes nothing.
+/// `name` stands in for the file's own.
 ///
 /// # Errors
 /// As for [`Store::import_path`].
@@ -144,7 +144,12 @@ fn check(name: &str, path: &Path) -> Result<(), ImportError> {
     check_name(name).map_err(|source| ImportError::Name { path: path.to_owned(), source })
 }
 
-fn imported(found: &Found, scanned: &[ScannedFile], built: BuiltTree, withdrawn: Vec<Withdrawal>) -> Imported {
+fn imported(
+    found: &Found,
+    scanned: &[ScannedFile],
+    built: BuiltTree,
+    withdrawn: Vec<Withdrawal>,
+) -> Imported {
     let (Node::File { name, .. } | Node::Dir { name, .. }) = &found.root;
     Imported {
         root: built.root,

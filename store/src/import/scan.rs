@@ -1,4 +1,5 @@
-//! Reads and hashes every chunk of the found files once, on all cores, and writes a copy on the way if asked to.
+//! Reads and hashes every chunk of the found files once, on all cores, and writes a copy on the way if asked
+//! to.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -7,7 +8,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use crate::blobs::Staging;
 use crate::cid::{ChunkCid, Digest};
-use crate::error::{ImportError, FileError};
+use crate::error::{FileError, ImportError};
 use crate::fsutil::{FileStamp, open_regular};
 use crate::hasher::{self, CopyError};
 use crate::import::walk::FoundFile;
@@ -31,8 +32,8 @@ pub(crate) struct ScannedFile {
     pub(crate) copy: Option<PathBuf>,
 }
 
-/// Hashes `files`; with `staging` copies them there too. That nothing changed meanwhile is for [`check_unchanged`]
-/// to say.
+/// Hashes `files`; with `staging` copies them there too. That nothing changed meanwhile is for
+/// [`check_unchanged`] to say.
 pub(crate) fn scan(
     files: &[FoundFile],
     staging: Option<&Staging>,
@@ -117,7 +118,8 @@ enum Output {
 impl<'a> Slot<'a> {
     fn new(file: &'a FoundFile, wants_copy: bool) -> Result<Self, ImportError> {
         let layout = Layout::new(file.size, CHUNK_LEN);
-        let too_many = || ImportError::TooMany { path: file.path.clone(), what: "chunks", max: MAX_FILE_CHUNKS };
+        let too_many =
+            || ImportError::TooMany { path: file.path.clone(), what: "chunks", max: MAX_FILE_CHUNKS };
         let chunks = Some(layout.chunks()).filter(|chunks| *chunks <= MAX_FILE_CHUNKS);
         let chunks = chunks.and_then(|chunks| usize::try_from(chunks).ok()).ok_or_else(too_many)?;
         let items = chunks.max(1);

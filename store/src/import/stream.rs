@@ -9,7 +9,7 @@ use std::sync::mpsc::{Receiver, sync_channel};
 use std::sync::{Mutex, PoisonError};
 
 use crate::cid::{ChunkCid, Digest, sha256};
-use crate::error::{ImportError, FileError};
+use crate::error::{FileError, ImportError};
 use crate::manifest::{CHUNK_LEN, MAX_FILE_CHUNKS};
 use crate::options::Tally;
 

@@ -4,7 +4,7 @@ use std::fs::{FileType, Metadata};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use crate::error::{ImportError, FileError};
+use crate::error::{FileError, ImportError};
 use crate::manifest::{MAX_NESTING, MAX_TREE_ENTRIES};
 use crate::name::check_name;
 
@@ -77,7 +77,8 @@ impl Walker {
                 let entries = self.enter(&path, depth + 1)?;
                 nodes.push(Node::Dir { name, entries });
             } else {
-                let meta = std::fs::symlink_metadata(&path).map_err(|source| gone_or_unreadable(&path, source))?;
+                let meta =
+                    std::fs::symlink_metadata(&path).map_err(|source| gone_or_unreadable(&path, source))?;
                 if !meta.is_file() {
                     return Err(ImportError::Changed { path });
                 }

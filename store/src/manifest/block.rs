@@ -4,10 +4,11 @@ use cid::Cid;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    FORMAT_VERSION, MAX_BLOCK_LEN, MAX_CHILDREN, MAX_CHUNK_LEN, MAX_DEPTH, MAX_SIZE, MIN_CHUNK_LEN, ManifestError,
+    FORMAT_VERSION, MAX_BLOCK_LEN, MAX_CHILDREN, MAX_CHUNK_LEN, MAX_DEPTH, MAX_SIZE, MIN_CHUNK_LEN,
+    ManifestError,
 };
 use crate::{
-    cid::{ChunkCid, ManifestCid},
+    cid::{ChunkCid, ManifestCid, shortened},
     codec::{self, bounded_list},
     name::check_name,
 };
@@ -127,10 +128,24 @@ struct Fields {
     chunk_len: Option<u32>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     files: Option<u64>,
-    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "bounded_list::<MAX_CHILDREN, _, _>")]
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "bounded_list::<MAX_CHILDREN, _, _>"
+    )]
     links: Option<Vec<Cid>>,
-    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "bounded_list::<MAX_CHILDREN, _, _>")]
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "bounded_list::<MAX_CHILDREN, _, _>"
+    )]
     entries: Option<Vec<Entry>>,
+}
+
+/// The one field that every version of the format has.
+#[derive(Deserialize)]
+struct Format {
+    v: u64,
 }
 
 const FILE: &str = "file";
@@ -147,7 +162,14 @@ impl Block {
         if bytes.len() > MAX_BLOCK_LEN {
             return Err(ManifestError::TooLong(bytes.len()));
         }
-        let fields: Fields = codec::decode_canonical(bytes)?;
+        let fields: Fields = match codec::decode_canonical(bytes) {
+            Ok(fields) => fields,
+            // A newer format may have fields that this one does not know.
+            Err(error) => match codec::peek(bytes) {
+                Some(Format { v }) if v != FORMAT_VERSION => return Err(ManifestError::Version(v)),
+                _ => return Err(error.into()),
+            },
+        };
         if fields.v != FORMAT_VERSION {
             return Err(ManifestError::Version(fields.v));
         }
@@ -156,7 +178,7 @@ impl Block {
             FILE_NODE => fields.into_file_node()?,
             DIR => fields.into_dir()?,
             DIR_NODE => fields.into_dir_node()?,
-            other => return Err(ManifestError::Kind(other.chars().take(32).flat_map(char::escape_debug).collect())),
+            other => return Err(ManifestError::Kind(shortened(other, 32))),
         };
         block.check()?;
         Ok(block)
@@ -197,7 +219,10 @@ impl Block {
                 let is_fine = file.chunk_len.is_power_of_two()
                     && (MIN_CHUNK_LEN..=MAX_CHUNK_LEN).contains(&file.chunk_len);
                 if !is_fine {
-                    return Err(fields(FILE, "has a chunk length that is no power of two from 64 KiB to 1 MiB"));
+                    return Err(fields(
+                        FILE,
+                        "has a chunk length that is no power of two from 64 KiB to 1 MiB",
+                    ));
                 }
                 check_node(FILE, file.size, file.depth, file.links.len(), file.links.is_nodes())?;
                 if (file.links.len() == 0) != (file.size == 0) {
@@ -380,7 +405,8 @@ impl Children {
         for entry in entries {
             check_name(&entry.name)?;
         }
-        let is_sorted = entries.windows(2).all(|pair| matches!(pair, [a, b] if a.name.as_bytes() < b.name.as_bytes()));
+        let is_sorted =
+            entries.windows(2).all(|pair| matches!(pair, [a, b] if a.name.as_bytes() < b.name.as_bytes()));
         if is_sorted { Ok(()) } else { Err(ManifestError::Shape("directory entries are not sorted by name")) }
     }
 }
@@ -402,7 +428,10 @@ fn check_node(
         return Err(fields(kind, "has other children than its depth says"));
     }
     if children > MAX_CHILDREN {
-        return Err(ManifestError::TooMany { what: "children in one manifest block", max: MAX_CHILDREN as u64 });
+        return Err(ManifestError::TooMany {
+            what: "children in one manifest block",
+            max: MAX_CHILDREN as u64,
+        });
     }
     Ok(())
 }

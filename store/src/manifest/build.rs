@@ -2,8 +2,8 @@
 //! the smallest that fits.
 
 use super::{
-    Block, Children, DirManifest, DirNode, Entry, FileManifest, FileNode, Links, MAX_CHILDREN, MAX_FILE_CHUNKS,
-    MAX_SIZE, MAX_TREE_ENTRIES, ManifestError, depth_for, leaves_per_child,
+    Block, Children, DirManifest, DirNode, Entry, FileManifest, FileNode, Links, MAX_CHILDREN,
+    MAX_FILE_CHUNKS, MAX_SIZE, MAX_TREE_ENTRIES, ManifestError, depth_for, leaves_per_child,
 };
 use crate::cid::{ChunkCid, ManifestCid};
 
@@ -59,13 +59,17 @@ pub fn build_file(
 /// [`ManifestError`] if a name is refused or there twice, or a limit is passed.
 pub fn build_dir(name: &str, mut entries: Vec<(Entry, u64)>) -> Result<Built, ManifestError> {
     if entries.len() > MAX_TREE_ENTRIES {
-        return Err(ManifestError::TooMany { what: "entries in one directory", max: MAX_TREE_ENTRIES as u64 });
+        return Err(ManifestError::TooMany {
+            what: "entries in one directory",
+            max: MAX_TREE_ENTRIES as u64,
+        });
     }
     entries.sort_by(|(a, _), (b, _)| a.name.as_bytes().cmp(b.name.as_bytes()));
     if entries.windows(2).any(|pair| matches!(pair, [(a, _), (b, _)] if a.name == b.name)) {
         return Err(ManifestError::Shape("two directory entries have the same name"));
     }
-    let depth = depth_for(entries.len() as u64).ok_or(ManifestError::Shape("more entries than a manifest can hold"))?;
+    let depth = depth_for(entries.len() as u64)
+        .ok_or(ManifestError::Shape("more entries than a manifest can hold"))?;
     let mut blocks = Vec::new();
     let (mut size, mut files) = sums(entries.iter().map(|(entry, files)| (entry.size, *files)))?;
     let children = if depth == 0 {
@@ -92,7 +96,8 @@ pub fn build_dir(name: &str, mut entries: Vec<(Entry, u64)>) -> Result<Built, Ma
         (size, files) = sums(level.iter().map(|(_, size, files)| (*size, *files)))?;
         Children::Nodes(level.into_iter().map(|(cid, ..)| cid).collect())
     };
-    let root = push(&mut blocks, &Block::Dir(DirManifest { name: name.to_owned(), size, files, depth, children }))?;
+    let root =
+        push(&mut blocks, &Block::Dir(DirManifest { name: name.to_owned(), size, files, depth, children }))?;
     Ok(Built { root, blocks })
 }
 
@@ -105,7 +110,9 @@ fn push(blocks: &mut Vec<(ManifestCid, Vec<u8>)>, block: &Block) -> Result<Manif
 
 fn split(links: &Links) -> Vec<Links> {
     match links {
-        Links::Chunks(chunks) => chunks.chunks(MAX_CHILDREN).map(|part| Links::Chunks(part.to_vec())).collect(),
+        Links::Chunks(chunks) => {
+            chunks.chunks(MAX_CHILDREN).map(|part| Links::Chunks(part.to_vec())).collect()
+        }
         Links::Nodes(nodes) => nodes.chunks(MAX_CHILDREN).map(|part| Links::Nodes(part.to_vec())).collect(),
     }
 }
@@ -115,7 +122,8 @@ fn sums(parts: impl Iterator<Item = (u64, u64)>) -> Result<(u64, u64), ManifestE
     let mut total = (0_u64, 0_u64);
     for (size, files) in parts {
         let next = total.0.checked_add(size).zip(total.1.checked_add(files));
-        total = next.ok_or(ManifestError::Shape("the sizes of a directory add up to more than is allowed"))?;
+        total =
+            next.ok_or(ManifestError::Shape("the sizes of a directory add up to more than is allowed"))?;
     }
     Ok(total)
 }

@@ -6,14 +6,17 @@
 
 mod block;
 mod build;
+mod check;
 mod resolve;
 #[cfg(test)]
 mod tests;
+mod tree;
 
 pub use self::{
     block::{Block, Children, DirManifest, DirNode, Entry, FileManifest, FileNode, Links},
     build::{Built, build_dir, build_file},
-    resolve::{ResolvedFile, ResolvedTree, TreeResolver},
+    resolve::TreeResolver,
+    tree::{ResolvedFile, ResolvedTree},
 };
 use crate::{
     cid::{CidError, ManifestCid},
@@ -48,6 +51,10 @@ pub const MAX_FILE_CHUNKS: u64 = 1 << 24;
 
 /// Most files and directories in one tree.
 pub const MAX_TREE_ENTRIES: usize = 1_000_000;
+
+/// Most bytes in the paths of one tree, taken together: 268 for each of the most entries. Directories that share what
+/// is in them can make more of a few blocks than fits any memory.
+pub const MAX_TREE_PATHS_LEN: u64 = 1 << 28;
 
 /// Deepest nesting of directories.
 pub const MAX_NESTING: usize = crate::name::MAX_PATH_DEPTH;

@@ -8,6 +8,9 @@ use serde_cbor::Value;
 use super::*;
 use crate::cid::{ChunkCid, sha256};
 
+mod hostile;
+mod whole;
+
 /// The content of the golden chunk with this number is its number.
 fn chunk(number: u64) -> ChunkCid {
     ChunkCid::of(&number.to_be_bytes())
@@ -131,7 +134,8 @@ mod golden {
         assert_eq!(map["depth"], Value::Integer(1));
         let Value::Array(links) = &map["links"] else { panic!("no links") };
         let built = golden_two_levels();
-        let nodes: Vec<_> = built.blocks.iter().take(2).map(|(_, bytes)| cid_bytes(0x71, &sha256(bytes))).collect();
+        let nodes: Vec<_> =
+            built.blocks.iter().take(2).map(|(_, bytes)| cid_bytes(0x71, &sha256(bytes))).collect();
         assert_eq!(links.iter().map(link_bytes).collect::<Vec<_>>(), nodes);
         let node = second_decoder(&built.blocks[1].1);
         assert_eq!(node["kind"], Value::Text("file-node".to_owned()));
@@ -153,7 +157,10 @@ mod golden {
         };
         assert_eq!(entries.len(), 3);
         assert_eq!(entry(0), (Value::Text("empty".to_owned()), Value::Integer(0), None, 3));
-        assert_eq!(entry(1), (Value::Text("run.sh".to_owned()), Value::Integer(9), Some(Value::Bool(true)), 4));
+        assert_eq!(
+            entry(1),
+            (Value::Text("run.sh".to_owned()), Value::Integer(9), Some(Value::Bool(true)), 4)
+        );
         assert_eq!(entry(2), (Value::Text("three.bin".to_owned()), Value::Integer(2_097_157), None, 3));
     }
 }
@@ -167,8 +174,7 @@ mod refused {
 
     /// Replaces the only occurrence of `from`.
     fn patched(bytes: &[u8], from: &[u8], to: &[u8]) -> Vec<u8> {
-        let places: Vec<usize> =
-            (0..bytes.len()).filter(|at| bytes[*at..].starts_with(from)).collect();
+        let places: Vec<usize> = (0..bytes.len()).filter(|at| bytes[*at..].starts_with(from)).collect();
         assert_eq!(places.len(), 1, "{from:?} must be there once");
         let at = places[0];
         [&bytes[..at], to, &bytes[at + from.len()..]].concat()
@@ -220,7 +226,21 @@ mod refused {
 
     #[test]
     fn a_name_that_leaves_the_directory() {
-        for name in ["..", ".", "", "a/b", "a\\b", "/etc/passwd", "c:x", "a\0b", "con", "COM7.txt", "x.", "x ", "\u{202e}x"] {
+        for name in [
+            "..",
+            ".",
+            "",
+            "a/b",
+            "a\\b",
+            "/etc/passwd",
+            "c:x",
+            "a\0b",
+            "con",
+            "COM7.txt",
+            "x.",
+            "x ",
+            "\u{202e}x",
+        ] {
             let built = build_file(name, 5, CHUNK_LEN, &chunks(1));
             assert!(matches!(built, Err(ManifestError::Name(_))), "{name:?}");
         }
@@ -258,9 +278,18 @@ mod refused {
     #[test]
     fn deep_nesting_and_huge_claims_cost_nothing() {
         assert!(matches!(error(&vec![0x81; MAX_BLOCK_LEN]), ManifestError::Codec(_)));
-        assert!(matches!(error(&[0x9b, 0x7f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff]), ManifestError::Codec(_)));
-        assert!(matches!(error(&[0xbb, 0x00, 0x00, 0x00, 0x7f, 0xff, 0xff, 0xff, 0xff]), ManifestError::Codec(_)));
-        assert!(matches!(error(&[0x7b, 0x00, 0x00, 0x00, 0x7f, 0xff, 0xff, 0xff, 0xff]), ManifestError::Codec(_)));
+        assert!(matches!(
+            error(&[0x9b, 0x7f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff]),
+            ManifestError::Codec(_)
+        ));
+        assert!(matches!(
+            error(&[0xbb, 0x00, 0x00, 0x00, 0x7f, 0xff, 0xff, 0xff, 0xff]),
+            ManifestError::Codec(_)
+        ));
+        assert!(matches!(
+            error(&[0x7b, 0x00, 0x00, 0x00, 0x7f, 0xff, 0xff, 0xff, 0xff]),
+            ManifestError::Codec(_)
+        ));
     }
 }
 
@@ -346,7 +375,11 @@ mod trees {
     fn a_file_node_that_is_not_full_is_refused() {
         let full = u64::from(CHUNK_LEN);
         let node = |count: u64| {
-            forged(&Block::FileNode(FileNode { size: count * full, depth: 0, links: Links::Chunks(chunks(count)) }))
+            forged(&Block::FileNode(FileNode {
+                size: count * full,
+                depth: 0,
+                links: Links::Chunks(chunks(count)),
+            }))
         };
         let (first, second) = (node(1023), node(2));
         let links = Links::Nodes(vec![first.0, second.0]);
@@ -373,7 +406,8 @@ mod trees {
 
     #[test]
     fn unsorted_and_repeated_entries_are_refused() {
-        let entry = |name: &str| Entry { name: name.to_owned(), size: 0, cid: ManifestCid::of(b"x"), exec: false };
+        let entry =
+            |name: &str| Entry { name: name.to_owned(), size: 0, cid: ManifestCid::of(b"x"), exec: false };
         for names in [["b", "a"], ["a", "a"]] {
             let children = Children::Entries(names.into_iter().map(entry).collect());
             let dir = DirManifest { name: "d".to_owned(), size: 0, files: 2, depth: 0, children };
@@ -429,14 +463,20 @@ mod trees {
         assert_eq!(resolver.needs(), [built.root]);
         assert_eq!(resolver.insert(built.root, b"x"), Err(ManifestError::WrongBytes(built.root)));
         let other = golden_two_levels();
-        assert_eq!(resolver.insert(other.root, root_block(&other)), Err(ManifestError::Unexpected(other.root)));
+        assert_eq!(
+            resolver.insert(other.root, root_block(&other)),
+            Err(ManifestError::Unexpected(other.root))
+        );
         assert!(!resolver.is_complete());
         assert!(matches!(resolver.finish(), Err(ManifestError::Missing(_))));
     }
 
     #[test]
     fn a_chunk_has_one_length() {
-        let (a, b) = (build_file("a", 5, CHUNK_LEN, &chunks(1)).unwrap(), build_file("b", 6, CHUNK_LEN, &chunks(1)).unwrap());
+        let (a, b) = (
+            build_file("a", 5, CHUNK_LEN, &chunks(1)).unwrap(),
+            build_file("b", 6, CHUNK_LEN, &chunks(1)).unwrap(),
+        );
         let dir = build_dir("d", vec![file_entry("a", &a, 5, false), file_entry("b", &b, 6, false)]).unwrap();
         assert!(shape_error(&Built { root: dir.root, blocks: [a.blocks, b.blocks, dir.blocks].concat() }));
     }

@@ -8,8 +8,11 @@ use dhtfs_store::{ChunkRead, ContentCid, ShareState, WithdrawReason, Withdrawal}
 
 use crate::common::{CHUNK, Home, add, add_copy, assert_serves, assert_sound, data, noise, tree};
 
-/// Ways to spoil a file of four chunks, with what is found out about each.
-const CHANGES: [(&str, fn(&Path), WithdrawReason); 6] = [
+/// A way to spoil a file, and what is found out about it.
+type Change = (&'static str, fn(&Path), WithdrawReason);
+
+/// Ways to spoil a file of four chunks.
+const CHANGES: [Change; 6] = [
     ("overwrite", |path| overwrite(path, 0), WithdrawReason::Changed),
     ("truncate", |path| set_len(path, CHUNK as u64), WithdrawReason::Changed),
     ("extend", |path| set_len(path, 5 * CHUNK as u64), WithdrawReason::Changed),
@@ -105,7 +108,12 @@ fn the_periodic_look_finds_changes_and_forgives_mere_touches() {
         let copied_root = add_copy(&store, &copied).root;
         assert!(store.check_sources().unwrap().is_empty());
         change(&path);
-        File::options().write(true).open(&touched).unwrap().set_modified(std::time::SystemTime::UNIX_EPOCH).unwrap();
+        File::options()
+            .write(true)
+            .open(&touched)
+            .unwrap()
+            .set_modified(std::time::SystemTime::UNIX_EPOCH)
+            .unwrap();
         fs::remove_file(&copied).unwrap();
         let withdrawals = store.check_sources().unwrap();
         assert_eq!(withdrawals.len(), 1, "{what}");
@@ -244,8 +252,7 @@ fn readers_on_many_threads_never_see_a_wrong_byte_while_the_file_is_rewritten() 
         fs::write(&path, version).unwrap();
         add(&store, &path).root
     });
-    let chunks: Vec<_> =
-        roots.iter().flat_map(|root| tree(&store, root).files[0].chunks.clone()).collect();
+    let chunks: Vec<_> = roots.iter().flat_map(|root| tree(&store, root).files[0].chunks.clone()).collect();
     let is_done = std::sync::atomic::AtomicBool::new(false);
     std::thread::scope(|scope| {
         for _ in 0..3 {
@@ -261,7 +268,9 @@ fn readers_on_many_threads_never_see_a_wrong_byte_while_the_file_is_rewritten() 
         }
         for round in 0..20 {
             let version = &versions[round % 2];
-            if round % 3 == 0 { fs::write(&path, version).unwrap() } else {
+            if round % 3 == 0 {
+                fs::write(&path, version).unwrap()
+            } else {
                 let other = home.write("other", version);
                 fs::rename(other, &path).unwrap();
             }

@@ -4,8 +4,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use dhtfs_store::{
-    ChunkCid, ChunkRead, Download, DownloadOptions, ImportOptions, Imported, ManifestCid, OpenOptions, ResolvedTree,
-    Store, TreeResolver, Written, no_progress,
+    ChunkCid, ChunkRead, Download, DownloadOptions, ImportOptions, Imported, ManifestCid, OpenOptions,
+    ResolvedTree, Store, TreeResolver, Written, no_progress,
 };
 use tempfile::TempDir;
 
@@ -90,8 +90,11 @@ pub(crate) fn tree(store: &Store, root: &ManifestCid) -> ResolvedTree {
 pub(crate) fn hand_over(from: &Store, to: &Store, root: &ManifestCid) -> ResolvedTree {
     let mut resolver = TreeResolver::new(*root);
     while !resolver.is_complete() {
-        let blocks: Vec<_> =
-            resolver.needs().into_iter().map(|cid| (cid, from.manifest_block(&cid).unwrap().unwrap())).collect();
+        let blocks: Vec<_> = resolver
+            .needs()
+            .into_iter()
+            .map(|cid| (cid, from.manifest_block(&cid).unwrap().unwrap()))
+            .collect();
         to.put_manifest_blocks(&blocks).unwrap();
         for (cid, block) in &blocks {
             resolver.insert(*cid, block).unwrap();

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use dhtfs_store::{
-    ChunkCid, DownloadError, DownloadOptions, ImportError, ImportOptions, ManifestCid, OpenOptions, ShareState, Store,
-    no_progress,
+    ChunkCid, DownloadError, DownloadOptions, ImportError, ImportOptions, ManifestCid, OpenOptions,
+    ShareState, Store, no_progress,
 };
 
 use crate::common::{
@@ -24,7 +24,8 @@ fn acknowledge(what: &str, cid: impl std::fmt::Display) {
     out.flush().unwrap();
 }
 
-/// The child of the next test: adds, copies, fetches and collects for ever, from where its predecessor was killed.
+/// The child of the next test: adds, copies, fetches and collects for ever, from where its predecessor was
+/// killed.
 #[test]
 fn child_that_works_until_it_is_killed() {
     let Some(dir) = std::env::var_os(DIR_VARIABLE).map(PathBuf::from) else { return };
@@ -134,7 +135,9 @@ fn what_was_acknowledged_survives_any_number_of_kills() {
                 break;
             }
             promises.note(line.trim_end());
-            heard += usize::from(["added", "held", "finished", "removed"].iter().any(|word| line.starts_with(word)));
+            heard += usize::from(
+                ["added", "held", "finished", "removed"].iter().any(|word| line.starts_with(word)),
+            );
             if heard > life * 2 {
                 child.kill().unwrap();
             }
@@ -260,6 +263,8 @@ fn a_store_on_a_full_disk_fails_cleanly_and_works_again_when_there_is_room() {
         }
     }
     assert_eq!(failures, 3, "the disk was meant to be full");
+    // Seeding goes on.
+    assert_serves(&store, &tree(&store, &kept));
     disk.free();
     assert_serves(&store, &tree(&store, &kept));
     let many = add(&store, &home.path("many")).root;

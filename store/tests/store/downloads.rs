@@ -2,20 +2,18 @@
 
 use std::fs::{self, File};
 use std::ops::ControlFlow;
-use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::Path;
-use std::time::Instant;
 
 use dhtfs_store::{
-    ChunkCid, ChunkRead, Download, DownloadError, DownloadOptions, Reused, ShareState, Store, Written, no_progress,
+    ChunkCid, ChunkRead, Download, DownloadError, Reused, ShareState, Store, Written, no_progress,
     verify_path,
 };
 
 use crate::common::{
-    CHUNK, Home, add, add_copy, assert_serves, assert_sound, begin, data, fetch, get, hand_over, listing, noise, tree,
+    CHUNK, Home, add, add_copy, assert_serves, assert_sound, begin, data, fetch, get, hand_over, listing,
+    noise, tree,
 };
-
-const FORCE: DownloadOptions = DownloadOptions { force: true, now_unix: 5 };
 
 #[test]
 fn files_of_every_size_arrive_byte_for_byte_and_are_served_on() {
@@ -77,7 +75,7 @@ fn a_directory_without_any_chunk_arrives() {
 }
 
 #[test]
-fn two_thousand_small_files_arrive_quickly() {
+fn two_thousand_small_files_arrive_together() {
     let (from, to) = (Home::new(), Home::new());
     for index in 0..2000u64 {
         from.write(&format!("many/{}/file {index}", index % 20), &noise(index, 100 + index as usize));
@@ -85,14 +83,13 @@ fn two_thousand_small_files_arrive_quickly() {
     let (source, target) = (from.open(), to.open());
     let root = add(&source, &from.path("many")).root;
     let tree = hand_over(&source, &target, &root);
-    let chunks: Vec<_> = tree.unique_chunks().into_iter().map(|(cid, _)| (cid, data(&source, &cid))).collect();
-    let start = Instant::now();
+    let chunks: Vec<_> =
+        tree.unique_chunks().into_iter().map(|(cid, _)| (cid, data(&source, &cid))).collect();
     let download = begin(&target, &tree, &to.path("many"));
     for (cid, data) in &chunks {
         assert_eq!(download.write(cid, data).unwrap(), Written::Stored);
     }
     download.finish().unwrap();
-    println!("2,000 files written in {:?}", start.elapsed());
     assert_eq!(listing(&to.path("many")), listing(&from.path("many")));
     assert_sound(&target);
 }
@@ -102,7 +99,10 @@ fn a_chunk_that_repeats_is_fetched_once_and_written_everywhere() {
     let (from, to) = (Home::new(), Home::new());
     let chunk = noise(1, CHUNK);
     let tail = noise(2, 10);
-    from.write("dir/a", &[chunk.clone(), chunk.clone(), noise(3, CHUNK), chunk.clone(), tail.clone()].concat());
+    from.write(
+        "dir/a",
+        &[chunk.clone(), chunk.clone(), noise(3, CHUNK), chunk.clone(), tail.clone()].concat(),
+    );
     from.write("dir/b", &tail);
     from.write("dir/c", &[chunk, tail].concat());
     let (source, target) = (from.open(), to.open());
@@ -141,6 +141,21 @@ fn a_gigabyte_of_zeros_is_one_chunk_and_stays_a_hole() {
 }
 
 #[test]
+fn zeros_stay_a_hole_in_a_part_that_is_taken_up_again() {
+    let (from, to) = (Home::new(), Home::new());
+    let content = [vec![0; 30 * CHUNK], noise(1, 2 * CHUNK), vec![0; 100]].concat();
+    let (source, target) = (from.open(), to.open());
+    let root = add(&source, &from.write("file", &content)).root;
+    let tree = hand_over(&source, &target, &root);
+    drop(begin(&target, &tree, &to.path("file")));
+    let download = begin(&target, &tree, &to.path("file"));
+    fetch(&download, &source, 10);
+    let out = download.finish().unwrap();
+    assert!(fs::read(&out).unwrap() == content);
+    assert!(fs::metadata(&out).unwrap().blocks() * 512 < 4 * CHUNK as u64);
+}
+
+#[test]
 fn space_is_reserved_for_everything_but_zeros() {
     let (from, to) = (Home::new(), Home::new());
     let content = [noise(1, 2 * CHUNK), vec![0; 20 * CHUNK], noise(2, 2 * CHUNK)].concat();
@@ -150,7 +165,11 @@ fn space_is_reserved_for_everything_but_zeros() {
     let download = begin(&target, &tree, &to.path("file"));
     let meta = fs::metadata(download.part_path()).unwrap();
     assert_eq!(meta.len() as usize, content.len());
-    assert!((3 * CHUNK as u64..6 * CHUNK as u64).contains(&(meta.blocks() * 512)), "{} blocks", meta.blocks());
+    assert!(
+        (3 * CHUNK as u64..6 * CHUNK as u64).contains(&(meta.blocks() * 512)),
+        "{} blocks",
+        meta.blocks()
+    );
     fetch(&download, &source, 10);
     let out = download.finish().unwrap();
     assert!(fs::read(&out).unwrap() == content);
@@ -171,7 +190,8 @@ fn wrong_bytes_are_refused_and_right_ones_count_after_the_commit() {
         assert_eq!(download.write(&chunks[0], wrong).unwrap(), Written::BadHash);
     }
     let stranger = ChunkCid::of(b"stranger");
-    assert!(matches!(download.write(&stranger, b"stranger"), Err(DownloadError::NotInTree(cid)) if cid == stranger));
+    let refused = download.write(&stranger, b"stranger");
+    assert!(matches!(refused, Err(DownloadError::NotInTree(cid)) if cid == stranger));
     assert_eq!(download.write(&chunks[0], first).unwrap(), Written::Stored);
     assert_eq!(download.write(&chunks[0], first).unwrap(), Written::AlreadyHeld);
     assert_eq!(target.read_chunk(&chunks[0]).unwrap(), ChunkRead::Missing);
@@ -218,9 +238,8 @@ fn resume_after(stage: impl Fn(&Download, &Store), committed: usize, reusable: u
 #[test]
 fn a_download_dropped_at_any_stage_is_taken_up_where_it_was() {
     resume_after(|_, _| {}, 0, 0);
-    let written = |count| {
-        move |download: &Download, source: &Store| assert_eq!(fetch(download, source, count), count)
-    };
+    let written =
+        |count| move |download: &Download, source: &Store| assert_eq!(fetch(download, source, count), count);
     let committed = |count| {
         move |download: &Download, source: &Store| {
             fetch(download, source, count);
@@ -302,7 +321,9 @@ fn a_part_that_was_tampered_with_is_noticed_when_taken_up_or_read() {
     fetch(&download, &source, 3);
     let held = download.commit().unwrap();
     File::options().write(true).open(&part).unwrap().write_all_at(b"changed", 9).unwrap();
-    assert!(matches!(target.read_chunk(&held[0]).unwrap(), ChunkRead::Withdrawn(gone) if gone.keys.len() == 3));
+    assert!(
+        matches!(target.read_chunk(&held[0]).unwrap(), ChunkRead::Withdrawn(gone) if gone.keys.len() == 3)
+    );
     assert_eq!((download.missing().len(), download.have_len()), (4, 0));
     assert_sound(&target);
     assert_eq!(download.reuse(&no_progress).unwrap().chunks, 0, "the file was made by this handle");
@@ -325,7 +346,9 @@ fn a_tampered_part_is_withdrawn_also_when_nobody_downloads() {
     };
     let target = to.open();
     File::options().write(true).open(to.path("file.part")).unwrap().write_all_at(b"changed", 9).unwrap();
-    assert!(matches!(target.read_chunk(&held[0]).unwrap(), ChunkRead::Withdrawn(gone) if gone.keys.len() == 3));
+    assert!(
+        matches!(target.read_chunk(&held[0]).unwrap(), ChunkRead::Withdrawn(gone) if gone.keys.len() == 3)
+    );
     assert_eq!(target.share(&root).unwrap().unwrap().state, ShareState::Partial { have_len: 0 });
     assert_sound(&target);
     let download = begin(&target, &tree(&target, &root), &to.path("file"));
@@ -352,207 +375,6 @@ fn chunks_of_other_files_are_copied_instead_of_fetched() {
     again.finish().unwrap();
     let share = target.share(&root).unwrap().unwrap();
     assert_eq!((share.paths, share.state), (vec![to.path("file"), to.path("again")], ShareState::Complete));
-}
-
-#[test]
-fn what_exists_is_never_replaced_unless_forced() {
-    let (from, to) = (Home::new(), Home::new());
-    let (source, target) = (from.open(), to.open());
-    let file = add(&source, &from.write("file", &noise(1, 100))).root;
-    from.write("dir/inner", b"inner");
-    let dir = add(&source, &from.path("dir")).root;
-    let (file, dir) = (hand_over(&source, &target, &file), hand_over(&source, &target, &dir));
-    let exists = |tree, out: &str, options| {
-        matches!(target.begin_download(tree, &to.path(out), options), Err(DownloadError::Exists(path)) if path == to.path(out))
-    };
-    to.write("taken", b"precious");
-    to.write("full/x", b"precious");
-    fs::create_dir(to.path("empty")).unwrap();
-    symlink("nowhere", to.path("dangling")).unwrap();
-    for out in ["taken", "full", "empty", "dangling"] {
-        assert!(exists(&file, out, DownloadOptions::default()), "{out}");
-        assert!(exists(&dir, out, DownloadOptions::default()), "{out}");
-    }
-    // Forced, a file gives way to a file and an empty directory to a directory; nothing else does.
-    assert!(exists(&file, "full", FORCE) && exists(&file, "empty", FORCE));
-    assert!(exists(&dir, "full", FORCE) && exists(&dir, "taken", FORCE));
-    let download = target.begin_download(&file, &to.path("taken"), FORCE).unwrap();
-    fetch(&download, &source, 1);
-    assert_eq!(fs::read(to.path("taken")).unwrap(), b"precious");
-    download.finish().unwrap();
-    assert_eq!(fs::read(to.path("taken")).unwrap(), noise(1, 100));
-    let download = target.begin_download(&dir, &to.path("empty"), FORCE).unwrap();
-    fetch(&download, &source, 1);
-    download.finish().unwrap();
-    assert_eq!(listing(&to.path("empty")), listing(&from.path("dir")));
-    assert_eq!(fs::read(to.path("full/x")).unwrap(), b"precious");
-    assert_sound(&target);
-}
-
-#[test]
-fn what_appears_during_the_download_is_not_replaced_either() {
-    let (from, to) = (Home::new(), Home::new());
-    let (source, target) = (from.open(), to.open());
-    let root = add(&source, &from.write("file", &noise(1, 100))).root;
-    let tree = hand_over(&source, &target, &root);
-    let download = begin(&target, &tree, &to.path("out"));
-    fetch(&download, &source, 1);
-    to.write("out", b"precious");
-    assert!(matches!(download.finish(), Err(DownloadError::Exists(path)) if path == to.path("out")));
-    assert_eq!(fs::read(to.path("out")).unwrap(), b"precious");
-    assert_serves(&target, &tree);
-    assert_sound(&target);
-    fs::remove_file(to.path("out")).unwrap();
-    download.finish().unwrap();
-    assert_eq!(fs::read(to.path("out")).unwrap(), noise(1, 100));
-    assert_sound(&target);
-}
-
-#[test]
-fn a_part_of_something_else_is_left_alone_unless_forced() {
-    let (from, to) = (Home::new(), Home::new());
-    let (source, target) = (from.open(), to.open());
-    let one = hand_over(&source, &target, &add(&source, &from.write("one", &noise(1, 2 * CHUNK))).root);
-    let two = hand_over(&source, &target, &add(&source, &from.write("two", &noise(2, 2 * CHUNK))).root);
-    let refused = |tree, out: &str| {
-        let part = to.path(&format!("{out}.part"));
-        matches!(target.begin_download(tree, &to.path(out), DownloadOptions::default()), Err(DownloadError::Exists(path)) if path == part)
-    };
-    // A file of another length, a directory, a shared file.
-    to.write("a.part", b"precious");
-    fs::create_dir(to.path("b.part")).unwrap();
-    add(&target, &to.write("c.part", &noise(3, 2 * CHUNK)));
-    for out in ["a", "b", "c"] {
-        assert!(refused(&one, out), "{out}");
-    }
-    assert_eq!(fs::read(to.path("a.part")).unwrap(), b"precious");
-    // Another download's.
-    let download = begin(&target, &one, &to.path("out"));
-    fetch(&download, &source, 1);
-    download.commit().unwrap();
-    let in_progress = target.begin_download(&two, &to.path("out"), FORCE);
-    assert!(matches!(in_progress, Err(DownloadError::InProgress(_))));
-    drop(download);
-    assert!(refused(&two, "out"));
-    let download = target.begin_download(&two, &to.path("out"), FORCE).unwrap();
-    assert!(target.share(&one.root).unwrap().is_none());
-    assert_sound(&target);
-    fetch(&download, &source, 2);
-    download.finish().unwrap();
-    assert!(fs::read(to.path("out")).unwrap() == noise(2, 2 * CHUNK));
-}
-
-#[test]
-fn unexpected_files_in_a_part_directory_keep_it_from_being_taken_up() {
-    let (from, to) = (Home::new(), Home::new());
-    from.write("dir/sub/inner", b"inner");
-    let (source, target) = (from.open(), to.open());
-    let tree = hand_over(&source, &target, &add(&source, &from.path("dir")).root);
-    to.write("out.part/sub/diary", b"precious");
-    let refused = target.begin_download(&tree, &to.path("out"), DownloadOptions::default());
-    assert!(matches!(refused, Err(DownloadError::Exists(_))));
-    fs::rename(to.path("out.part/sub/diary"), to.path("out.part/sub/inner")).unwrap();
-    let refused = target.begin_download(&tree, &to.path("out"), DownloadOptions::default());
-    assert!(matches!(refused, Err(DownloadError::Exists(_))));
-    fs::write(to.path("out.part/sub/inner"), b"").unwrap();
-    let download = begin(&target, &tree, &to.path("out"));
-    fetch(&download, &source, 1);
-    download.finish().unwrap();
-    assert_eq!(listing(&to.path("out")), listing(&from.path("dir")));
-}
-
-#[test]
-fn a_link_planted_in_the_target_is_not_followed() {
-    let (from, to) = (Home::new(), Home::new());
-    from.write("dir/sub/inner", &noise(1, 100));
-    let (source, target) = (from.open(), to.open());
-    let tree = hand_over(&source, &target, &add(&source, &from.path("dir")).root);
-    let file = hand_over(&source, &target, &add(&source, &from.path("dir/sub/inner")).root);
-    to.write("victim/inner", &noise(9, 100));
-    let plants: [(&str, &dyn Fn()); 4] = [
-        ("the part directory", &|| symlink("victim", to.path("out.part")).unwrap()),
-        ("a directory in it", &|| {
-            fs::create_dir(to.path("out.part")).unwrap();
-            symlink(to.path("victim"), to.path("out.part/sub")).unwrap();
-        }),
-        ("a file in it", &|| {
-            fs::create_dir_all(to.path("out.part/sub")).unwrap();
-            symlink(to.path("victim/inner"), to.path("out.part/sub/inner")).unwrap();
-        }),
-        ("a second name of a file", &|| {
-            fs::create_dir_all(to.path("out.part/sub")).unwrap();
-            fs::hard_link(to.path("victim/inner"), to.path("out.part/sub/inner")).unwrap();
-        }),
-    ];
-    for (what, plant) in plants {
-        plant();
-        let refused = target.begin_download(&tree, &to.path("out"), FORCE);
-        assert!(matches!(refused, Err(DownloadError::OutsideTarget(_))), "{what}: {refused:?}");
-        assert_eq!(listing(&to.path("victim")), [("inner".to_owned(), noise(9, 100))], "{what}");
-        fs::remove_dir_all(to.path("out.part")).or_else(|_| fs::remove_file(to.path("out.part"))).unwrap();
-    }
-    symlink("victim/inner", to.path("single.part")).unwrap();
-    let refused = target.begin_download(&file, &to.path("single"), FORCE);
-    assert!(matches!(refused, Err(DownloadError::OutsideTarget(_))), "{refused:?}");
-    assert_sound(&target);
-    // In the middle of the download.
-    let download = begin(&target, &tree, &to.path("out"));
-    fs::remove_dir_all(to.path("out.part/sub")).unwrap();
-    symlink(to.path("victim"), to.path("out.part/sub")).unwrap();
-    let chunk = download.missing()[0].0;
-    let _ = download.write(&chunk, &noise(1, 100));
-    assert_eq!(listing(&to.path("victim")), [("inner".to_owned(), noise(9, 100))]);
-}
-
-#[test]
-fn an_output_in_a_missing_directory_or_without_a_name_is_refused() {
-    let (from, to) = (Home::new(), Home::new());
-    let (source, target) = (from.open(), to.open());
-    let tree = hand_over(&source, &target, &add(&source, &from.write("file", b"x")).root);
-    let refused = target.begin_download(&tree, &to.path("missing/out"), DownloadOptions::default());
-    assert!(matches!(refused, Err(DownloadError::Io(_))), "{refused:?}");
-    let refused = target.begin_download(&tree, Path::new("/"), DownloadOptions::default());
-    assert!(matches!(refused, Err(DownloadError::NoName(_))), "{refused:?}");
-    assert!(target.shares().unwrap().is_empty());
-}
-
-#[test]
-fn a_tree_without_its_manifests_cannot_be_begun() {
-    let (from, to) = (Home::new(), Home::new());
-    let (source, target) = (from.open(), to.open());
-    let root = add(&source, &from.write("file", b"x")).root;
-    let tree = tree(&source, &root);
-    let refused = target.begin_download(&tree, &to.path("out"), DownloadOptions::default());
-    assert!(matches!(refused, Err(DownloadError::MissingManifest(cid)) if cid == root), "{refused:?}");
-    assert!(target.shares().unwrap().is_empty());
-}
-
-#[test]
-fn a_name_of_255_bytes_has_room_for_its_part() {
-    let (from, to) = (Home::new(), Home::new());
-    let (source, target) = (from.open(), to.open());
-    let name = "n".repeat(255);
-    let root = add(&source, &from.write(&name, b"long")).root;
-    let out = get(&source, &target, &root, &to.path(&name));
-    assert_eq!(fs::read(out).unwrap(), b"long");
-    assert_eq!(fs::read_dir(to.path("")).unwrap().count(), 1);
-}
-
-#[test]
-fn a_forced_download_over_a_shared_file_takes_its_place() {
-    let (from, to) = (Home::new(), Home::new());
-    let (source, target) = (from.open(), to.open());
-    let new = add(&source, &from.write("file", &noise(2, CHUNK + 5))).root;
-    let old = add(&target, &to.write("file", &noise(1, CHUNK + 5))).root;
-    let tree = hand_over(&source, &target, &new);
-    let download = target.begin_download(&tree, &to.path("file"), FORCE).unwrap();
-    fetch(&download, &source, 2);
-    download.finish().unwrap();
-    let told = target.check_sources().unwrap();
-    assert_eq!((told.len(), told[0].keys.len()), (1, 3));
-    assert_eq!(target.share(&old).unwrap().unwrap().state, ShareState::Changed);
-    assert_serves(&target, &tree);
-    assert_sound(&target);
 }
 
 #[test]

@@ -7,7 +7,6 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, PermissionsExt, symlink};
 use std::path::Path;
 use std::sync::Mutex;
-use std::time::Instant;
 
 use dhtfs_store::{
     ChunkCid, ImportError, ImportOptions, Progress, ShareState, hash_path, no_progress, verify_path,
@@ -81,7 +80,17 @@ fn a_sparse_file_of_200_mib_costs_one_location_and_stays_sparse_as_a_copy() {
 #[test]
 fn a_directory_with_odd_names_comes_back_whole() {
     let home = Home::new();
-    let names = [" leading", "-dash", "--help", "ünïcödé 文件", "a\"quote'", "semi;colon & more", "*?<>|", "tab-less", ".hidden"];
+    let names = [
+        " leading",
+        "-dash",
+        "--help",
+        "ünïcödé 文件",
+        "a\"quote'",
+        "semi;colon & more",
+        "*?<>|",
+        "tab-less",
+        ".hidden",
+    ];
     for (index, name) in names.iter().enumerate() {
         home.write(&format!("odd/{name}"), &noise(index as u64, index * 100));
         home.write(&format!("odd/sub dir/{name}/inner"), name.as_bytes());
@@ -102,16 +111,14 @@ fn a_directory_with_odd_names_comes_back_whole() {
 }
 
 #[test]
-fn two_thousand_small_files_are_added_quickly() {
+fn two_thousand_small_files_are_added_together() {
     let home = Home::new();
     for index in 0..2000u64 {
         home.write(&format!("many/{}/file {index}", index % 20), &noise(index, 100 + index as usize));
     }
-    let start = Instant::now();
     let store = home.open();
     let added = add(&store, &home.path("many"));
     let copied = add_copy(&Home::new().open(), &home.path("many"));
-    println!("2 x 2,000 files added in {:?}", start.elapsed());
     assert_eq!((added.files, added.root), (2000, copied.root));
     assert_serves(&store, &tree(&store, &added.root));
     assert_sound(&store);
@@ -176,7 +183,11 @@ fn a_file_that_changes_while_it_is_added_is_refused_and_nothing_is_stored() {
     let changes: [fn(&Path); 4] = [
         |path| File::options().write(true).open(path).unwrap().write_all_at(b"changed", 5).unwrap(),
         |path| File::options().write(true).open(path).unwrap().set_len(100).unwrap(),
-        |path| fs::write(path.with_extension("new"), b"other").and_then(|()| fs::rename(path.with_extension("new"), path)).unwrap(),
+        |path| {
+            fs::write(path.with_extension("new"), b"other")
+                .and_then(|()| fs::rename(path.with_extension("new"), path))
+                .unwrap()
+        },
         |path| fs::remove_file(path).unwrap(),
     ];
     for copy in [false, true] {
@@ -267,13 +278,15 @@ fn a_stream_without_a_name_is_called_stdin_and_kept_by_the_store() {
     }
     let root = {
         let store = home.open();
-        let added = store.import_reader(&mut Drips(&content), &ImportOptions::default(), &no_progress).unwrap();
+        let added =
+            store.import_reader(&mut Drips(&content), &ImportOptions::default(), &no_progress).unwrap();
         assert_eq!((added.name.as_str(), added.size), ("stdin", content.len() as u64));
         added.root
     };
     let store = home.open();
     assert!(store.share(&root).unwrap().unwrap().paths.is_empty());
-    let whole: Vec<u8> = tree(&store, &root).files[0].chunks.iter().flat_map(|cid| data(&store, cid)).collect();
+    let whole: Vec<u8> =
+        tree(&store, &root).files[0].chunks.iter().flat_map(|cid| data(&store, cid)).collect();
     assert!(whole == content);
 }
 

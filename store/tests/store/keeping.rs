@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::fs;
 
 use dhtfs_store::{
-    ContentCid, GcReport, ImportOptions, MAX_SAVED_ADDRS, MAX_SAVED_PEERS, MAX_SETTING_LEN, ManifestCid, SavedPeer,
-    ShareState, StoreError, no_progress,
+    ContentCid, GcReport, ImportOptions, MAX_SAVED_ADDRS, MAX_SAVED_PEERS, MAX_SETTING_LEN, ManifestCid,
+    SavedPeer, ShareState, StoreError, no_progress,
 };
 
 use crate::common::{
@@ -200,7 +200,10 @@ fn shares_tell_what_they_are_and_survive_a_restart() {
         assert_eq!(store.shares().unwrap().len(), 3);
         let dir = state(&added);
         assert_eq!((dir.name.as_str(), dir.size, dir.files, dir.is_dir), ("dir", 7, 1, true));
-        assert_eq!((dir.added_unix, dir.paths, dir.state), (77, vec![home.path("dir")], ShareState::Complete));
+        assert_eq!(
+            (dir.added_unix, dir.paths, dir.state),
+            (77, vec![home.path("dir")], ShareState::Complete)
+        );
         let share = state(&fetched);
         assert_eq!((share.paths, share.state), (vec![home.path("out")], ShareState::Complete));
         let share = state(&partial);
@@ -244,7 +247,9 @@ fn peers_and_settings_are_kept_within_their_limits() {
         .collect();
     {
         let store = home.open();
-        store.save_peers(&[SavedPeer { peer: b"old".to_vec(), addrs: vec![], last_seen_unix: u64::MAX }]).unwrap();
+        store
+            .save_peers(&[SavedPeer { peer: b"old".to_vec(), addrs: vec![], last_seen_unix: u64::MAX }])
+            .unwrap();
         store.save_peers(&peers).unwrap();
         store.set_setting("key", b"value").unwrap();
         store.set_setting("key", b"new value").unwrap();

@@ -9,4 +9,5 @@ mod downloads;
 mod imports;
 mod keeping;
 mod model;
+mod obstacles;
 mod opening;

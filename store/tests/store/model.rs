@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 
 use dhtfs_store::{
-    ChunkCid, ChunkRead, ContentCid, DownloadError, DownloadOptions, ImportOptions, ManifestCid, ShareState, Store,
-    no_progress,
+    ChunkCid, ChunkRead, ContentCid, DownloadError, DownloadOptions, ImportOptions, ManifestCid, ShareState,
+    Store, no_progress,
 };
 use proptest::prelude::*;
 
@@ -18,14 +18,31 @@ const FILES: u8 = 4;
 #[derive(Clone, Debug)]
 enum Op {
     /// Writes a content to one of the user's files.
-    Write { file: u8, content: u8 },
-    Delete { file: u8 },
-    Add { file: u8, copy: bool },
-    AddStream { content: u8 },
+    Write {
+        file: u8,
+        content: u8,
+    },
+    Delete {
+        file: u8,
+    },
+    Add {
+        file: u8,
+        copy: bool,
+    },
+    AddStream {
+        content: u8,
+    },
     /// Removes one of the shares.
-    Remove { share: u8 },
+    Remove {
+        share: u8,
+    },
     /// Fetches some chunks of a content to an output, and perhaps finishes.
-    Fetch { content: u8, out: u8, chunks: u8, commit: bool },
+    Fetch {
+        content: u8,
+        out: u8,
+        chunks: u8,
+        commit: bool,
+    },
     Collect,
     Check,
     Reopen,
@@ -127,7 +144,8 @@ impl World {
         let (store, origin) = (home.open(), origin_home.open());
         let origin_roots = (0..CONTENTS)
             .map(|index| {
-                let options = ImportOptions { name: Some(format!("content {index}")), ..ImportOptions::default() };
+                let options =
+                    ImportOptions { name: Some(format!("content {index}")), ..ImportOptions::default() };
                 origin.import_reader(&mut content(index).as_slice(), &options, &no_progress).unwrap().root
             })
             .collect();
@@ -143,7 +161,8 @@ impl World {
         match *op {
             Op::Write { file, content: index } => {
                 let name = format!("file {file}");
-                // Always a new file: what matters here is content, and times may be too coarse to tell two writes.
+                // Always a new file: what matters here is content, and times may be too coarse to tell two
+                // writes.
                 let fresh = self.home.write("fresh", &content(index));
                 fs::rename(fresh, self.home.path(&name)).unwrap();
                 self.model.files.insert(name, content(index));
@@ -156,7 +175,11 @@ impl World {
             }
             Op::Add { file, copy } => self.add(&format!("file {file}"), copy),
             Op::AddStream { content: index } => {
-                let added = self.store().import_reader(&mut content(index).as_slice(), &Default::default(), &no_progress);
+                let added = self.store().import_reader(
+                    &mut content(index).as_slice(),
+                    &Default::default(),
+                    &no_progress,
+                );
                 let root = added.unwrap().root;
                 self.model.shares.insert(root, content(index));
                 self.model.copies.insert(root, content(index));
@@ -167,7 +190,9 @@ impl World {
                 assert!(self.store().remove_share(root).unwrap().is_some());
                 self.model.remove(*root);
             }
-            Op::Fetch { content, out, chunks, commit } => self.fetch(content, &format!("out {out}"), chunks, commit),
+            Op::Fetch { content, out, chunks, commit } => {
+                self.fetch(content, &format!("out {out}"), chunks, commit)
+            }
             Op::Collect => drop(self.store().gc().unwrap()),
             Op::Check => {
                 self.store().check_sources().unwrap();
@@ -234,14 +259,17 @@ impl World {
 
     fn check(&mut self) {
         assert_sound(self.store());
-        let shares: BTreeSet<_> = self.store().shares().unwrap().into_iter().map(|share| share.root).collect();
+        let shares: BTreeSet<_> =
+            self.store().shares().unwrap().into_iter().map(|share| share.root).collect();
         assert_eq!(shares, self.model.shares.keys().copied().collect());
         // Every chunk there ever was: what can be read is read right, what cannot is not there.
         let readable = self.model.readable();
         for cid in (0..CONTENTS).flat_map(|index| chunks(&content(index))).collect::<BTreeSet<_>>() {
             match self.store().read_chunk(&cid).unwrap() {
                 ChunkRead::Data(data) => assert!(cid.matches(&data) && readable.contains(&cid)),
-                ChunkRead::Missing | ChunkRead::Withdrawn(_) => assert!(!readable.contains(&cid), "{cid} is lost"),
+                ChunkRead::Missing | ChunkRead::Withdrawn(_) => {
+                    assert!(!readable.contains(&cid), "{cid} is lost")
+                }
             }
         }
         // Reading may have withdrawn some changed files; a look at all of them makes both sides equal.
@@ -252,7 +280,12 @@ impl World {
         assert_eq!(held, self.model.readable());
         for (root, content) in &self.model.shares {
             let has_source = self.model.has_source(root);
-            assert_eq!(keys.contains(&ContentCid::Manifest(*root)), has_source, "{root} of {} bytes", content.len());
+            assert_eq!(
+                keys.contains(&ContentCid::Manifest(*root)),
+                has_source,
+                "{root} of {} bytes",
+                content.len()
+            );
             let state = self.store().share(root).unwrap().unwrap().state;
             let downloading = self.model.downloads.values().any(|(share, _)| share == root);
             match state {

@@ -91,7 +91,9 @@ fn a_crash_during_the_first_start_never_blocks_the_next() {
     };
     // What the unfinished file may look like: nothing, zeros, garbage, cut anywhere, whole.
     let mut leftovers = vec![Vec::new(), vec![0; 4096], vec![0xa5; 100_000]];
-    leftovers.extend([1, 8, 9, 64, 320, 4095, 4096, 8192, whole.len() / 2, whole.len()].map(|cut| whole[..cut].to_vec()));
+    leftovers.extend(
+        [1, 8, 9, 64, 320, 4095, 4096, 8192, whole.len() / 2, whole.len()].map(|cut| whole[..cut].to_vec()),
+    );
     for leftover in leftovers {
         let home = Home::new();
         fs::create_dir(home.data()).unwrap();

@@ -151,7 +151,7 @@ impl<'a> Demo<'a> {
         let request = AddRequest { path, ..AddRequest::default() };
         let node = self.daemon(1)?.connect().await?;
         let events = node.events::<HashProgress, Added>("/v0/add", &request).await?;
-        let mut bar = self.story.out.hash_bar("reading", "the file");
+        let mut bar = self.story.out.hash_bar_for("    #1 ", "reading", "the file");
         let added = events.finish(|progress| bar.update(&progress)).await?;
         drop(bar);
         let name = format::shorten(&format::clean(&added.name), 24);
@@ -186,7 +186,7 @@ impl<'a> Demo<'a> {
     async fn find(&mut self) -> Result<()> {
         let begun = self.story.begin("daemon 5 asks the DHT who provides it");
         let deadline = Instant::now() + MAX_FINDING;
-        let (providers, lookup) = loop {
+        let (mut providers, lookup) = loop {
             let (providers, lookup) = self.lookup(5).await?;
             if lookup.found >= PROVIDERS || Instant::now() >= deadline {
                 break (providers, lookup);
@@ -199,6 +199,7 @@ impl<'a> Demo<'a> {
         self.report.providers = lookup.found;
         let found = format::count(lookup.found, "provider record");
         self.story.done(begun, &format!("daemon 5, which has nothing, finds {found} in the DHT"))?;
+        providers.sort_by_key(|provider| self.number_of(&provider.peer));
         for provider in &providers {
             let who = self
                 .number_of(&provider.peer)

@@ -168,7 +168,16 @@ impl Fetch {
     /// The peer no longer counts as a source until it answers usefully.
     pub(super) fn doubt(&mut self, ix: PeerIx, now: Instant) {
         if !std::mem::replace(&mut self.peers[ix].doubtful, true) {
-            self.sources_changed(now);
+            self.source_lost(ix, now);
+        }
+    }
+
+    /// Doubts the peer of a request that is given up if it has answered nothing since.
+    pub(super) fn doubt_silent(&mut self, id: RequestId, now: Instant) {
+        if let Some(request) = self.requests.get(id)
+            && self.peers[request.peer].last_answer <= request.sent
+        {
+            self.doubt(request.peer, now);
         }
     }
 

@@ -48,7 +48,8 @@ pub struct FetchConfig {
     /// peer are lost time when it stalls. Up to four times as many requests are in flight when they are small
     /// (256 KiB or less). At most 16, so that 64 streams suffice. At least `start_window`.
     pub max_window: u32,
-    /// Peers dialled at the same time; default 16. At least 1.
+    /// Peers dialled at the same time; default 16. Dials that hang for longer than `dial_patience` do not count, up
+    /// to twice as many. At least 1.
     pub max_dials: usize,
     /// Useful peers kept; default 16: more of them would get less than two chunks each of the budget. While others
     /// wait one more is added every 10 s, or every second without progress. At least 1.

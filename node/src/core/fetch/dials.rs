@@ -1,7 +1,7 @@
 //! Whom to dial, and when.
 //!
 //! Peers are dialled while fewer than [`max_peers`](super::FetchConfig::max_peers) are useful (and, before much is
-//! known to be wanted, while fewer than [`FEW_PEERS`]). Useful is who answers and may have something; the others
+//! known to be wanted and before nothing comes, while fewer than [`FEW_PEERS`]). Useful is who answers and may have something; the others
 //! stay connected and cost nothing. While candidates wait, one more is allowed from time to time, so that slow
 //! peers cannot keep a fast one out. Hinted peers, and the only known source of a chunk, need no free place.
 
@@ -18,7 +18,10 @@ use super::{
 };
 
 /// Useful peers looked for while hardly anything is known to be wanted.
-const FEW_PEERS: usize = 4;
+const FEW_PEERS: usize = 6;
+
+/// Dials that hang may be this many times `max_dials` before they take the places of others.
+const MAX_HANGING_SHARE: usize = 2;
 
 /// Wants of a peer that are looked at to see whether it is the only source of one.
 const MAX_SOURCES_CHECKED: usize = 16;
@@ -66,10 +69,14 @@ impl Fetch {
         }
         self.dials.dirty = false;
         self.dials.at = None;
-        let dialling =
-            self.peers.iter().filter(|(_, peer)| matches!(peer.link, Link::Dialling { .. })).count();
+        let dialling = |hanging: bool| {
+            let counts = |peer: &Peer| matches!(peer.link, Link::Dialling { patient, .. } if patient != hanging);
+            self.peers.iter().filter(|(_, peer)| counts(peer)).count()
+        };
+        let hanging = dialling(true).saturating_sub(MAX_HANGING_SHARE * self.config.max_dials);
+        let dialling = dialling(false) + hanging;
         let useful = self.peers.iter().filter(|(_, peer)| peer.is_useful()).count();
-        let few = self.wants.open().max(FEW_PEERS);
+        let few = if self.is_slow(now) { usize::MAX } else { self.wants.open().max(FEW_PEERS) };
         let allowed = self.config.max_peers.min(few).saturating_add(self.dials.grown);
         let mut waiting = false;
         for (dialled, (ix, urgent)) in self.dial_candidates(now).into_iter().enumerate() {

@@ -14,9 +14,6 @@ use super::{
 impl Fetch {
     /// The peer's place in the table, if it may have one.
     pub(super) fn add_peer(&mut self, peer: PeerId, now: Instant) -> Option<PeerIx> {
-        if self.ended {
-            return None;
-        }
         let known = self.peers.find(&peer);
         if known.is_some() {
             return known;
@@ -119,7 +116,7 @@ impl Fetch {
         peer.link = Link::Backoff { until };
         peer.doubtful = false;
         self.dials.dirty = true;
-        self.sources_changed(now);
+        self.source_lost(ix, now);
     }
 
     /// Never asks this peer again.
@@ -130,7 +127,7 @@ impl Fetch {
             self.remove_source(ix, rank.want());
         }
         self.dials.dirty = true;
-        self.sources_changed(now);
+        self.source_lost(ix, now);
         for want in wants {
             self.release(want, now);
         }

@@ -17,6 +17,7 @@ use dhtfs_store::ContentCid;
 use super::{
     Action, Fetch,
     config::FetchConfig,
+    peers::PeerIx,
     wants::{OwnLookup, Rank, Status, WantIx},
 };
 
@@ -102,7 +103,13 @@ impl Fetch {
         let grace = now + self.config.source_grace;
         self.lookups.scan_at = Some(self.lookups.scan_at.map_or(grace, |at| at.min(grace)));
         self.dials.dirty = true;
-        if !self.has_full_peer()
+    }
+
+    /// A peer has stopped being a source. With the last provider of the root another is looked for.
+    pub(super) fn source_lost(&mut self, ix: PeerIx, now: Instant) {
+        self.sources_changed(now);
+        if self.peers[ix].full
+            && !self.has_full_peer()
             && let Some(at) = self.lookups.root_at
         {
             let soon = now + self.root_pause();
@@ -220,7 +227,9 @@ impl Fetch {
 
     /// The pause after a lookup of the root.
     fn next_root_pause(&mut self, now: Instant) -> Duration {
-        if self.has_full_peer() && !self.is_slow(now) {
+        let stored = self.wants.stored() > self.lookups.root_stored;
+        if (self.has_full_peer() || stored) && !self.is_slow(now) {
+            self.lookups.root_stored = self.wants.stored();
             let pause = self.config.more_backoff.delay(self.lookups.more_attempt, &mut self.rng);
             self.lookups.more_attempt = self.lookups.more_attempt.saturating_add(1);
             pause

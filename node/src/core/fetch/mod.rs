@@ -132,10 +132,10 @@ impl Fetch {
     /// These are wanted too. CIDs that were given before are ignored, so each is requested once however often it
     /// occurs. More than [`MAX_WANTS`] end the fetch. Counts as progress.
     pub fn on_wants(&mut self, wants: Vec<Want>, now: Instant) {
+        if self.ended {
+            return;
+        }
         for want in wants {
-            if self.ended {
-                return;
-            }
             if self.wants.len() >= MAX_WANTS {
                 self.end(Action::Failed(FetchFailure::TooLarge));
                 return;
@@ -152,12 +152,18 @@ impl Fetch {
 
     /// No more wants will come: the fetch finishes when all it has are stored.
     pub fn on_wants_complete(&mut self, now: Instant) {
+        if self.ended {
+            return;
+        }
         self.complete = true;
         self.pump(now);
     }
 
     /// A want was obtained elsewhere, for example from another local file.
     pub fn on_have(&mut self, cid: ContentCid, now: Instant) {
+        if self.ended {
+            return;
+        }
         if let Some(ix) = self.wants.find(&cid).filter(|ix| self.wants[*ix].status != Status::Stored) {
             self.waste_copies(ix);
             self.satisfy(ix, now);
@@ -169,6 +175,9 @@ impl Fetch {
     /// A want that was stored is gone again and needed once more, for example by a reader that meets a repeated
     /// chunk and has not kept it. In order, it is consumed next.
     pub fn on_lost(&mut self, cid: ContentCid, now: Instant) {
+        if self.ended {
+            return;
+        }
         if let Some(ix) = self.wants.find(&cid).filter(|ix| self.wants[*ix].status == Status::Stored) {
             self.set_pending(ix, now);
             self.note_progress(now);
@@ -178,7 +187,10 @@ impl Fetch {
 
     /// A peer is said to hold `cid`. A provider of the root is believed to hold everything.
     pub fn on_provider(&mut self, cid: ContentCid, peer: PeerId, now: Instant) {
-        let want = self.wants.find(&cid);
+        if self.ended {
+            return;
+        }
+        let want = self.wants.find(&cid).filter(|ix| self.wants[*ix].status != Status::Stored);
         if (cid == self.root || want.is_some())
             && let Some(ix) = self.add_peer(peer, now)
         {
@@ -195,6 +207,9 @@ impl Fetch {
 
     /// A peer that the user named: like a provider of the root, but dialled for ever.
     pub fn on_hint(&mut self, peer: PeerId, now: Instant) {
+        if self.ended {
+            return;
+        }
         if let Some(ix) = self.add_peer(peer, now) {
             self.set_full(ix);
             self.peers[ix].hint = true;
@@ -205,12 +220,18 @@ impl Fetch {
 
     /// A lookup has ended, whatever it found.
     pub fn on_lookup_done(&mut self, cid: ContentCid, now: Instant) {
+        if self.ended {
+            return;
+        }
         self.lookup_done(cid, now);
         self.pump(now);
     }
 
     /// There is a connection to this peer.
     pub fn on_connected(&mut self, peer: PeerId, now: Instant) {
+        if self.ended {
+            return;
+        }
         if let Some(ix) = self.peers.find(&peer) {
             self.connected(ix, now);
         }
@@ -219,6 +240,9 @@ impl Fetch {
 
     /// A dial has failed.
     pub fn on_dial_failed(&mut self, peer: PeerId, now: Instant) {
+        if self.ended {
+            return;
+        }
         if let Some(ix) = self.peers.find(&peer)
             && matches!(self.peers[ix].link, Link::Dialling { .. })
         {
@@ -229,6 +253,9 @@ impl Fetch {
 
     /// The last connection to this peer is gone; its wants go back at once.
     pub fn on_disconnected(&mut self, peer: PeerId, now: Instant) {
+        if self.ended {
+            return;
+        }
         if let Some(ix) = self.peers.find(&peer)
             && self.peers[ix].is_connected()
         {
@@ -242,6 +269,9 @@ impl Fetch {
     /// already counted as bad).
     #[must_use]
     pub fn on_block(&mut self, id: RequestId, len: u32, now: Instant) -> bool {
+        if self.ended {
+            return false;
+        }
         let wanted = self.block(id, len, now);
         self.pump(now);
         wanted
@@ -249,12 +279,18 @@ impl Fetch {
 
     /// A received block was verified and stored or consumed: its part of the budget is free again.
     pub fn on_stored(&mut self, id: RequestId, now: Instant) {
+        if self.ended {
+            return;
+        }
         self.stored(id, now);
         self.pump(now);
     }
 
     /// A received block does not have the hash it should: a strike for its peer.
     pub fn on_bad(&mut self, id: RequestId, now: Instant) {
+        if self.ended {
+            return;
+        }
         if self.requests.get(id).is_some_and(requests::Request::is_received) {
             self.bad(id, now);
         }
@@ -263,27 +299,37 @@ impl Fetch {
 
     /// The peer does not have it.
     pub fn on_missing(&mut self, id: RequestId, now: Instant) {
+        if self.ended {
+            return;
+        }
         self.missing(id, now);
         self.pump(now);
     }
 
     /// The peer is overloaded.
     pub fn on_busy(&mut self, id: RequestId, now: Instant) {
+        if self.ended {
+            return;
+        }
         self.busy(id, now);
         self.pump(now);
     }
 
     /// The request failed in the transport.
     pub fn on_failed(&mut self, id: RequestId, now: Instant) {
+        if self.ended {
+            return;
+        }
         self.failed(id, now);
         self.pump(now);
     }
 
     /// A deadline has passed.
     pub fn on_timeout(&mut self, now: Instant) {
-        if !self.ended {
-            self.run_timers(now);
+        if self.ended {
+            return;
         }
+        self.run_timers(now);
         self.pump(now);
     }
 

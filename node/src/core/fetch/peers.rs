@@ -31,6 +31,9 @@ use super::{
 /// Most banned peers remembered after they left the table: 4,096, about 250 KiB.
 const MAX_BANNED: usize = 4096;
 
+/// Most wants listed in `extra`; with more of them the cursor starts over.
+const MAX_EXTRA: usize = 4096;
+
 /// Position of a peer in the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct PeerIx(u16);
@@ -234,6 +237,10 @@ impl Peer {
         if self.full && rank < self.cursor {
             if self.missing.is_empty() {
                 self.cursor = rank;
+            } else if self.extra.len() >= MAX_EXTRA {
+                // Mostly stale by now: looking at the missing ones once more is cheaper than keeping them.
+                self.extra.clear();
+                self.cursor = Rank::FIRST;
             } else {
                 self.extra.insert(rank);
             }
@@ -352,6 +359,7 @@ impl Peer {
     /// How little is lost when this peer is forgotten for a new one; `None` if it must not be.
     fn uselessness(&self) -> Option<(u8, u32)> {
         match self.link {
+            Link::Known | Link::Backoff { .. } if !self.full && self.believed.is_empty() => Some((4, 0)),
             Link::Banned => Some((3, 0)),
             Link::Backoff { .. } if self.tries > 0 && !self.hint => Some((2, self.tries)),
             Link::Connected if self.may_recheck() && self.units == 0 && self.served == 0 && !self.hint => {

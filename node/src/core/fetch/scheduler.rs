@@ -1,7 +1,7 @@
 //! Which want is requested from whom.
 //!
-//! Peers with room are served in turn, the one with the emptiest window first, among equals one that has served
-//! something, and then the one that was asked least recently. Each is given, in this order: a want whose copies
+//! Peers with room are served in turn: first those that answer, then the emptiest window, then who has served
+//! something, then who was asked least recently. Each is given, in this order: a want whose copies
 //! elsewhere are late, the next pending want it may hold, and, if it has nothing else to do, a second copy of the
 //! oldest request in flight. While neither of two copies is at a peer that is known to answer, the younger one
 //! moves on from idle peer to idle peer, so that a few that never answer cannot hold a want for long.
@@ -49,7 +49,7 @@ impl Fetch {
         let load = |ix: PeerIx| {
             let peer = &self.peers[ix];
             // Thousandths of the window; the window is never 0.
-            (peer.units * 1000 / peer.pace.window(), peer.served == 0, peer.last_asked, ix)
+            (peer.doubtful, peer.units * 1000 / peer.pace.window(), peer.served == 0, peer.last_asked, ix)
         };
         (0..ready.len()).min_by_key(|place| load(ready[*place]))
     }
@@ -82,6 +82,7 @@ impl Fetch {
             let late = copies.iter().find(|id| phase(id) == Some(Phase::Late));
             if let Some(loser) = late.or(copies.last()).copied() {
                 self.wasted_len += u64::from(self.expected_len(want));
+                self.doubt_silent(loser, now);
                 self.forget(loser, now);
             }
         }
@@ -169,6 +170,9 @@ impl Fetch {
     fn oldest_to_rotate(&mut self, ix: PeerIx, now: Instant) -> Option<WantIx> {
         let mut found = None;
         let mut next = None;
+        if self.peers[ix].doubtful {
+            return None;
+        }
         for request in self.requests.pairs() {
             let copies = self.requests.copies(request.want);
             let mut owners = copies.iter().filter_map(|id| Some(&self.peers[self.requests.get(*id)?.peer]));
@@ -177,7 +181,7 @@ impl Fetch {
                 continue;
             }
             let doublings = u32::from(self.wants[request.want].rotations / ROTATIONS_PER_DOUBLING).min(6);
-            let at = request.sent + self.config.min_request_timeout * (1 << doublings);
+            let at = request.sent + self.config.min_hedge_age * (2 << doublings);
             if at > now {
                 next = earlier(next, at);
             } else {

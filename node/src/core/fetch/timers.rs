@@ -15,7 +15,7 @@ impl Fetch {
                 Link::Connected => self.run_peer_timers(ix, now),
                 Link::Dialling { since, patient: true } if since + self.config.dial_patience <= now => {
                     self.peers[ix].link = Link::Dialling { since, patient: false };
-                    self.sources_changed(now);
+                    self.source_lost(ix, now);
                 }
                 _ => {}
             }
@@ -77,12 +77,10 @@ impl Fetch {
         peer.late.insert(id);
         self.requests.set_late(id);
         let Some(request) = self.requests.get(id) else { return };
-        let (want, sent) = (request.want, request.sent);
+        let want = request.want;
         self.wants[want].lates = self.wants[want].lates.saturating_add(1);
         self.set_late_at(ix);
-        if self.peers[ix].last_answer <= sent {
-            self.doubt(ix, now);
-        }
+        self.doubt_silent(id, now);
         self.check_source(want, now);
     }
 }

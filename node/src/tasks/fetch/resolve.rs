@@ -61,7 +61,7 @@ impl Walk {
     }
 
     /// Takes what the store has; returns what it lacks.
-    async fn from_store(&mut self, store: &StoreHandle) -> Result<Vec<ManifestCid>, ResolveError> {
+    async fn take_stored(&mut self, store: &StoreHandle) -> Result<Vec<ManifestCid>, ResolveError> {
         let mut lacking = Vec::new();
         loop {
             let needs = self.resolver.needs();
@@ -101,7 +101,7 @@ impl Walk {
 /// [`ResolveError::Malformed`] and [`ResolveError::Store`].
 pub async fn from_store(store: &StoreHandle, root: ManifestCid) -> Result<Option<Resolved>, ResolveError> {
     let mut walk = Walk::new(root);
-    if !walk.from_store(store).await?.is_empty() {
+    if !walk.take_stored(store).await?.is_empty() {
         return Ok(None);
     }
     walk.finish(root).map(Some)
@@ -118,7 +118,7 @@ pub async fn from_peers(
 ) -> Result<Resolved, ResolveError> {
     let mut walk = Walk::new(root);
     loop {
-        let lacking = walk.from_store(store).await?;
+        let lacking = walk.take_stored(store).await?;
         if !lacking.is_empty() {
             driver.want(lacking.into_iter().map(|cid| Want { cid: cid.into(), len: None }).collect());
         }

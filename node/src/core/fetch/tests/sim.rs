@@ -4,7 +4,7 @@
 //! every action with them, so that the machine's rules are checked from outside as well.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     time::{Duration, Instant},
 };
 
@@ -169,7 +169,8 @@ pub(super) struct World {
     pub(super) bytes_sent: u64,
     forgotten: BTreeSet<RequestId>,
     rng: StdRng,
-    positions: BTreeMap<ContentCid, usize>,
+    positions: HashMap<ContentCid, usize>,
+    numbers: HashMap<PeerId, usize>,
     given: usize,
     queue: BTreeMap<(Instant, u64), Event>,
     sequence: u64,
@@ -225,6 +226,7 @@ impl World {
             forgotten: BTreeSet::new(),
             rng: StdRng::seed_from_u64(seed),
             positions,
+            numbers: (0..count).map(|n| (peer(n), n)).collect(),
             given: 0,
             queue: BTreeMap::new(),
             sequence: 0,
@@ -349,7 +351,6 @@ impl World {
     }
 
     fn apply(&mut self, event: Event) {
-        println!("{:?} {event:?}", self.now - self.start);
         let now = self.now;
         match event {
             Event::Provider(cid, host) => {
@@ -468,7 +469,6 @@ impl World {
     pub(super) fn drain(&mut self) {
         while let Some(action) = self.fetch.next_action() {
             assert_eq!(self.end, None, "{action:?} after the end");
-            println!("{:?} {action:?}", self.now - self.start);
             match action {
                 Action::Lookup(cid) => self.look_up(cid),
                 Action::CancelLookup(_) => {}
@@ -515,7 +515,7 @@ impl World {
     }
 
     fn dial(&mut self, id: PeerId) {
-        let host = (0..self.hosts.len()).find(|n| peer(*n) == id).unwrap();
+        let host = self.numbers[&id];
         assert!(self.strikes[host] < MAX_STRIKES, "dials a banned peer");
         let fails = self.hosts[host].dial_fails;
         let works = self.alive[host] && !self.chance(fails);
@@ -524,7 +524,7 @@ impl World {
     }
 
     fn request(&mut self, id: RequestId, to: PeerId, cid: ContentCid, max_len: u32) {
-        let host = (0..self.hosts.len()).find(|n| peer(*n) == to).unwrap();
+        let host = self.numbers[&to];
         let position = self.positions[&cid];
         assert!(self.connected[host], "a request to a peer that is not connected");
         assert!(self.strikes[host] < MAX_STRIKES, "a request to a banned peer");
@@ -545,7 +545,7 @@ impl World {
 
     /// Decides how the peer answers, and when.
     fn send(&mut self, id: RequestId, host: usize, position: usize) {
-        let Host { rate, latency, fails, garbage, busy, stalls, .. } = self.hosts[host];
+        let &Host { rate, latency, fails, garbage, busy, stalls, .. } = &self.hosts[host];
         let here = self.now + latency;
         let (answer, at) = if self.chance(stalls) {
             (Answer::Failed, self.now + secs(120))
