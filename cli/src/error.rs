@@ -4,6 +4,8 @@ use std::io;
 
 use dhtfs_node::api::types::{ApiError, ErrorKind};
 
+use crate::format::clean;
+
 /// Result of everything a command does.
 pub(crate) type Result<T, E = CliError> = std::result::Result<T, E>;
 
@@ -54,12 +56,13 @@ impl CliError {
         }
     }
 
-    /// The line for stderr, without the program's name; `None` if there is nothing to say.
+    /// The line for stderr, without the program's name; `None` if there is nothing to say. Names of files and of
+    /// peers in it cannot steer the terminal.
     pub(crate) fn line(&self) -> Option<String> {
         match self {
             CliError::Reported(_) => None,
             CliError::Output(e) if e.kind() == io::ErrorKind::BrokenPipe => None,
-            other => Some(one_line(&other.to_string())),
+            other => Some(clean(&one_line(&other.to_string()))),
         }
     }
 }
@@ -105,5 +108,11 @@ mod tests {
     #[test]
     fn a_message_with_line_breaks_becomes_one_line() {
         assert_eq!(CliError::failed("a\n  b\n\nc\n").line().as_deref(), Some("a b c"));
+    }
+
+    #[test]
+    fn a_name_in_a_message_cannot_steer_the_terminal() {
+        let line = CliError::failed("cannot read \u{1b}[2J\u{202e}x\ty").line();
+        assert_eq!(line.as_deref(), Some("cannot read \\u{1b}[2J\\u{202e}x\\u{9}y"));
     }
 }

@@ -99,7 +99,7 @@ fn mistake(text: &str) -> String {
     if !text.starts_with("invalid value") {
         return format!("dhtfs: {text}");
     }
-    format!("dhtfs: {}", error::one_line(text.split("\n\n").next().unwrap_or(text)))
+    format!("dhtfs: {}", format::clean(&error::one_line(text.split("\n\n").next().unwrap_or(text))))
 }
 
 #[cfg(test)]

@@ -146,6 +146,21 @@ fn a_get_works_through_a_daemon_and_without_one_with_flags_before_and_after_the_
 }
 
 #[test]
+fn a_get_works_over_quic_alone() {
+    let scratch = Scratch::new();
+    let quic = args!["--listen", "/ip4/127.0.0.1/udp/0/quic-v1"];
+    let seeder = Daemon::start_with(&scratch.path("seeder"), quic.clone());
+    let file = scratch.file("file", noise(7, 5 * CHUNK_LEN));
+    let cid = seeder.add(&file).cid;
+    let bootstrap = args!["--bootstrap", seeder.addr()];
+    let getter = Daemon::start_with(&scratch.path("getter"), [quic, bootstrap].concat());
+    getter.get(&cid, &scratch.path("out"));
+    assert_eq!(sha256_file(&scratch.path("out")), sha256_file(&file));
+    let peers: Vec<PeerEntry> = getter.run(args!["peers", "--json"]).ok().json_lines();
+    assert!(peers.iter().flat_map(|peer| &peer.addrs).all(|addr| addr.contains("/quic-v1")), "{peers:?}");
+}
+
+#[test]
 fn a_get_writes_under_the_shared_name_here_or_into_a_directory() {
     let scratch = Scratch::new();
     let seeder = Daemon::start(&scratch.path("seeder"), &[]);
@@ -236,7 +251,7 @@ fn what_is_removed_is_no_longer_served_and_the_file_stays() {
         let removed: Removed = daemon.run(args!["rm", cid, "--json"]).ok().json();
         assert_eq!(&removed.cid, cid);
         assert_eq!(daemon.status_of(cid).state, "none");
-        let out = scratch.path("out");
+        let out = scratch.path(format!("out-{cid}"));
         let line = args!["get", cid, "-o", out, "--peer", daemon.addr(), "--timeout", "2"];
         let output = run(&scratch.path("getter"), line);
         assert!([Some(3), Some(4)].contains(&output.code), "{}", output.stderr);

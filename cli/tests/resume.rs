@@ -78,6 +78,11 @@ impl Setting {
 
     /// Checks the fetch that went on with `missing_len` bytes missing.
     fn check(&self, report: &GetReport, missing_len: u64) {
+        let Self { len, .. } = self;
+        eprintln!(
+            "{missing_len} of {len} bytes missing, {} asked for, {} s",
+            report.requested_len, report.seconds
+        );
         assert_eq!(sha256_file(&self.out), self.digest);
         assert!(!self.part().exists());
         assert!(
@@ -144,6 +149,7 @@ fn a_provider_killed_in_the_middle_delays_but_never_fails_a_fetch_that_has_anoth
         let used = report.sources.iter().any(|source| source.peer == holder.peer_id() && source.chunks > 0);
         assert!(used, "both were used: {:?}", report.sources);
     }
+    eprintln!("took {} s with a provider lost, {} bytes wasted", report.seconds, report.wasted_len);
     assert!(report.seconds < 60.0, "{} s", report.seconds);
 }
 
@@ -160,6 +166,7 @@ fn a_provider_that_freezes_in_the_middle_delays_but_never_fails_a_fetch_that_has
     other.process().signal(Signal::STOP);
     let report: GetReport = fetch.wait(LONG).ok().json();
     assert_eq!(sha256_file(&setting.out), setting.digest);
+    eprintln!("took {} s with a provider lost, {} bytes wasted", report.seconds, report.wasted_len);
     assert!(report.seconds < 60.0, "{} s", report.seconds);
 }
 

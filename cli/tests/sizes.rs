@@ -171,11 +171,7 @@ fn a_directory_of_two_thousand_files_with_odd_names_arrives_as_it_was() {
         panic!("ls of a CID lists its content")
     };
     assert_eq!(listed.len(), files);
-    assert!(
-        listed.iter().any(|file| file.path == "nested/-dash" || file.path == "-dash"),
-        "{:?}",
-        listed.first()
-    );
+    assert!(listed.iter().any(|file| file.path == "nested/deeper/-dash"), "{:?}", listed.first());
     assert!(directories.iter().any(|dir| dir == "empty/with empty below"), "{directories:?}");
     two.run(args!["verify", into.join("-odd 📁 name"), added.cid]).ok();
     assert_eq!(one.add(&into.join("-odd 📁 name")).cid, added.cid, "what arrived has the same CID");

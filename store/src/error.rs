@@ -197,7 +197,7 @@ pub enum ImportError {
 #[non_exhaustive]
 pub enum DownloadError {
     /// Something is in the way of the output.
-    #[error("{} exists; move it away, choose another output, or force", .0.display())]
+    #[error("{} exists; move it away, choose another output, or use --force", .0.display())]
     Exists(PathBuf),
     /// The file system has not enough room.
     #[error("no space left: {need} bytes are needed, {have} are free; make room and run it again")]

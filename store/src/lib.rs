@@ -43,8 +43,8 @@ pub use options::{
     DEFAULT_STREAM_NAME, DownloadOptions, ImportOptions, OpenOptions, Progress, ProgressFn, no_progress,
 };
 pub use settings::{
-    MAX_SAVED_ADDR_LEN, MAX_SAVED_ADDRS, MAX_SAVED_PEER_LEN, MAX_SAVED_PEERS, MAX_SETTING_KEY_LEN, MAX_SETTING_LEN,
-    SavedPeer,
+    MAX_SAVED_ADDR_LEN, MAX_SAVED_ADDRS, MAX_SAVED_PEER_LEN, MAX_SAVED_PEERS, MAX_SETTING_KEY_LEN,
+    MAX_SETTING_LEN, SavedPeer,
 };
 pub use shares::{Removed, Share, ShareState};
 pub use small::{read_small_file, write_file};

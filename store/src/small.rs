@@ -1,13 +1,16 @@
 //! Files of at most one chunk: read whole, written whole.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::error::{DownloadError, FileError};
 use crate::fsutil::{is_no_space, open_regular, remove_file_if_there, rename_new, sync_dir};
 use crate::manifest::MAX_CHUNK_LEN;
+
+/// Files that crashes may have left beside an output before it is given up.
+const MAX_LEFTOVERS: u32 = 100;
 
 /// Reads a file that may be a chunk; `None` if it is longer than a chunk can be.
 ///
@@ -34,10 +37,9 @@ pub fn write_file(path: &Path, data: &[u8], force: bool) -> Result<(), DownloadE
     if fs::symlink_metadata(path).is_ok_and(|meta| !force || meta.is_dir()) {
         return Err(DownloadError::Exists(path.to_owned()));
     }
-    let mut part_name = OsString::from(name);
-    part_name.push(".part");
-    let part = dir.join(part_name);
-    let written = write_new(&part, data).and_then(|()| put_in_place(dir, &part, path, force));
+    let (part, file) =
+        create_beside(dir, name).map_err(|source| FileError::new("create a file in", dir, source))?;
+    let written = write_synced(file, data).and_then(|()| put_in_place(dir, &part, path, force));
     if let Err(error) = written {
         // Nothing half-written stays; if this fails too, the first error says more.
         let _ = remove_file_if_there(&part);
@@ -50,13 +52,23 @@ pub fn write_file(path: &Path, data: &[u8], force: bool) -> Result<(), DownloadE
     Ok(sync_dir(dir)?)
 }
 
-fn write_new(part: &Path, data: &[u8]) -> io::Result<()> {
-    // A leftover of a crash, or somebody's link: never written through.
-    match fs::remove_file(part) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
+/// A new file with a name that nobody has. `<name>.part` may be a download's.
+fn create_beside(dir: &Path, name: &OsStr) -> io::Result<(PathBuf, File)> {
+    let mut taken = io::Error::from(io::ErrorKind::AlreadyExists);
+    for number in 0..MAX_LEFTOVERS {
+        let mut part = OsString::from(name);
+        part.push(format!(".part-{number}"));
+        let part = dir.join(part);
+        match File::create_new(&part) {
+            Ok(file) => return Ok((part, file)),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => taken = error,
+            Err(error) => return Err(error),
+        }
     }
-    let mut file = File::create_new(part)?;
+    Err(taken)
+}
+
+fn write_synced(mut file: File, data: &[u8]) -> io::Result<()> {
     file.write_all(data)?;
     file.sync_all()
 }
@@ -95,7 +107,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let victim = dir.path().join("victim");
         fs::write(&victim, b"mine").unwrap();
-        std::os::unix::fs::symlink(&victim, dir.path().join("out.part")).unwrap();
+        std::os::unix::fs::symlink(&victim, dir.path().join("out.part-0")).unwrap();
         write_file(&dir.path().join("out"), b"new", false).unwrap();
         assert_eq!(fs::read(&victim).unwrap(), b"mine");
     }

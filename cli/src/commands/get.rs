@@ -120,14 +120,11 @@ async fn fetch(context: &Context, node: &Connection, request: &GetRequest) -> Re
 
 /// What an interrupted fetch leaves and how to go on.
 fn kept(last: &GetProgress) -> String {
-    match last.stage {
-        GetStage::Finding => "interrupted before anything was fetched".to_owned(),
-        _ => format!(
-            "interrupted; {} of {} are kept, the same command goes on from there",
-            format::bytes(last.have_len),
-            format::bytes(last.total_len)
-        ),
+    if last.stage == GetStage::Finding || last.have_len == 0 {
+        return "interrupted before anything was fetched".to_owned();
     }
+    let (have, total) = (format::bytes(last.have_len), format::bytes(last.total_len));
+    format!("interrupted; {have} of {total} are kept, the same command goes on from there")
 }
 
 /// The last line of a fetch that went well.

@@ -14,7 +14,8 @@ impl Api {
     /// As [`Api::get`] for a manifest that is not here; [`ErrorKind::Store`] if the store fails.
     pub async fn ls(&self, request: LsRequest) -> Result<LsReport, ApiError> {
         let Some(text) = &request.cid else {
-            let shares = self.inner.store.call(|s| s.shares()).await??;
+            let mut shares = self.inner.store.call(|s| s.shares()).await??;
+            shares.sort_by(|a, b| (a.added_unix, &a.name).cmp(&(b.added_unix, &b.name)));
             return Ok(LsReport::Shares { shares: shares.into_iter().map(share_info).collect() });
         };
         let (cid, link) = parse_manifest_link(text)?;

@@ -72,6 +72,15 @@ impl Client {
         Lookup { id, events, commands: self.commands.clone(), done: false }
     }
 
+    /// From now on this node answers that it provides these keys, whoever asks it; nothing is sent. Keys above the
+    /// limit of own records are left out and counted.
+    ///
+    /// # Errors
+    /// If the network has gone.
+    pub async fn hold(&self, cids: Vec<ContentCid>) -> Result<(), NetGone> {
+        self.tell(Command::Hold { cids }).await
+    }
+
     /// Announces this node as a provider of `cid` once; returns how many peers the record was sent to, at most
     /// 20, and 0 if the routing table is empty.
     ///

@@ -25,6 +25,7 @@ pub(crate) enum Command {
     Connect { peer: PeerId, addrs: Vec<Multiaddr>, reply: Reply<Result<(), DialFailure>> },
     FindProviders { id: LookupId, cid: ContentCid, events: mpsc::Sender<LookupEvent> },
     CancelLookup { id: LookupId },
+    Hold { cids: Vec<ContentCid> },
     Provide { cid: ContentCid, reply: Reply<Result<usize, ProvideError>> },
     StopProviding { cid: ContentCid },
     Request { peer: PeerId, cid: ContentCid, reply: Reply<Result<BlockAnswer, RequestError>> },

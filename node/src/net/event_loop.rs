@@ -143,6 +143,7 @@ impl EventLoop {
             Command::FindProviders { id, cid, events } => self.find_providers(id, cid, events),
             Command::CancelLookup { id } => self.cancel_lookup(id),
             Command::Provide { cid, reply } => self.provide(cid, reply),
+            Command::Hold { cids } => self.hold(&cids),
             Command::StopProviding { cid } => self.stop_providing(cid),
             Command::Request { peer, cid, reply } => self.request(peer, cid, reply),
             Command::Respond { ticket, response } => self.respond(ticket, response),

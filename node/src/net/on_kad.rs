@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use dhtfs_store::ContentCid;
 use libp2p::core::Endpoint;
+use libp2p::kad::store::RecordStore as _;
 use libp2p::kad::{
     self, Addresses, BootstrapResult, Event, GetProvidersOk, GetProvidersResult, InboundRequest,
     ProgressStep, ProviderRecord, QueryId, QueryResult, QueryStats,
@@ -90,6 +91,17 @@ impl EventLoop {
                 self.counters.count(name::PROVIDES_REFUSED);
                 // A caller that has gone is normal.
                 let _ = reply.send(Err(error));
+            }
+        }
+    }
+
+    /// The own record of each key. A node that nobody has in its table yet is found by those who ask it.
+    pub(super) fn hold(&mut self, cids: &[ContentCid]) {
+        let store = self.swarm.behaviour_mut().kad.store_mut();
+        for cid in cids {
+            let record = ProviderRecord::new(record_key(*cid), self.local, Vec::new());
+            if store.add_provider(record).is_err() {
+                self.counters.count(name::PROVIDES_REFUSED);
             }
         }
     }

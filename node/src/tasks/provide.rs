@@ -114,14 +114,14 @@ impl ProvideTask {
             let deadline = self.machine.next_deadline();
             tokio::select! {
                 () = ended(&mut shutdown) => return,
-                Some(keys) = held.next() => self.take(Command::Announce(Class::Chunk, keys)),
+                Some(keys) = held.next() => self.take(Command::Announce(Class::Chunk, keys)).await,
                 Some(announced) = running.next() => {
                     if let Some((cid, outcome)) = announced {
                         self.machine.on_provided(cid, outcome, now());
                     }
                 }
                 command = self.commands.recv() => match command {
-                    Some(command) => self.take(command),
+                    Some(command) => self.take(command).await,
                     None => return,
                 },
                 changed = self.routing.changed() => {
@@ -136,7 +136,16 @@ impl ProvideTask {
         }
     }
 
-    fn take(&mut self, command: Command) {
+    async fn take(&mut self, command: Command) {
+        // Answering for a key must not wait until there is somebody to announce it to.
+        match &command {
+            Command::Announce(_, keys) => drop(self.client.hold(keys.clone()).await),
+            Command::Withdraw(keys) => {
+                for cid in keys {
+                    let _ = self.client.stop_providing(*cid).await;
+                }
+            }
+        }
         match command {
             Command::Announce(Class::Root, keys) => self.machine.on_keys(Class::Root, keys, now()),
             Command::Announce(Class::Chunk, keys) => {

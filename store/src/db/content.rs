@@ -200,8 +200,9 @@ impl Tables<'_> {
         Ok(self.pins.range::<&tables::PinKey>(&first..=&last)?.next().transpose()?.is_some())
     }
 
-    /// Takes back a source that no longer holds what it held; its shares count as changed. Returns what is
-    /// now held nowhere: chunks, and the manifest blocks of shares that lost their last source.
+    /// Takes back a source that no longer holds what it held; its shares count as changed, or as partial
+    /// while they are being fetched again. Returns what is now held nowhere: chunks, and the manifest blocks
+    /// of shares that lost their last source.
     pub(crate) fn withdraw_source(
         &mut self,
         id: SourceId,
@@ -213,7 +214,8 @@ impl Tables<'_> {
             if let Some(mut share) = self.share(&root)?
                 && share.status == ShareStatus::Complete
             {
-                share.status = ShareStatus::Changed;
+                share.status =
+                    if self.is_downloading(&root)? { ShareStatus::Partial } else { ShareStatus::Changed };
                 self.put_share(&root, &share)?;
             }
             if self.sources_of(&root)?.is_empty() {
@@ -277,10 +279,9 @@ impl Tables<'_> {
             self.sources.remove(id)?;
             self.source_paths.remove(source.path_key())?;
         }
-        let is_last = !downloads(&self.progress)?.iter().any(|(_, other)| other.root == record.root);
         if let Some(mut share) = self.share(&record.root)?
             && share.status == ShareStatus::Partial
-            && is_last
+            && !self.is_downloading(&record.root)?
         {
             if self.sources_of(&record.root)?.is_empty() {
                 lost.extend(self.unpin(&record.root)?);
@@ -291,6 +292,10 @@ impl Tables<'_> {
             }
         }
         Ok(lost)
+    }
+
+    fn is_downloading(&self, root: &ManifestCid) -> Result<bool, StoreError> {
+        Ok(downloads(&self.progress)?.iter().any(|(_, download)| download.root == *root))
     }
 
     /// Takes back a share's pins. Returns the blocks that no share keeps now.

@@ -11,10 +11,11 @@ use crate::db::records::{
     DownloadRecord, ShareRecord, ShareStatus, SourceKind, SourceRecord, decode, path_bytes,
 };
 use crate::db::tables::{PROGRESS, SOURCE_PATHS, SOURCES, Tables};
-use crate::download::part::{PartFile, PartFiles};
-use crate::download::plan::Plan;
-use crate::download::{Bits, Download, DownloadState, decode_bits, finish};
+use crate::download::part::PartFiles;
+use crate::download::plan::{Plan, PlanFile};
+use crate::download::{Bits, Download, DownloadState, decode_bits, finish, set_have};
 use crate::error::{DownloadError, FileError, StoreError};
+use crate::fsutil::FileStamp;
 use crate::manifest::ResolvedTree;
 use crate::options::DownloadOptions;
 use crate::store::{Store, lock};
@@ -53,20 +54,24 @@ impl Store {
         let mut part = PartFiles::new(&output, &plan)?;
         let is_ours = self.check_part(&output, &plan, &part, options.force)?;
         check_space(&plan, &part)?;
-        let files = part.create(&plan)?;
+        if is_ours {
+            self.forget_spoiled(&output, &plan, &part)?;
+        }
+        let stamps = part.create(&plan)?;
         if let Err(error) = part.preallocate(&plan) {
             if !is_ours {
                 part.discard_fresh(&plan);
             }
             return Err(error);
         }
-        let (have, first_source) = self.note_begin(&output, &plan, &part, &files, options)?;
+        let (have, first_source) = self.note_begin(&output, &plan, &part, &stamps, options)?;
         let bits = Bits {
             have_len: plan.output_len_of(&have),
             written: ChunkSet::new(plan.chunk_count()),
             have,
             touched: Default::default(),
             is_layout_synced: false,
+            failed_syncs: 0,
         };
         let state = Arc::new(DownloadState {
             plan,
@@ -118,13 +123,37 @@ impl Store {
         }
     }
 
+    /// Takes back what part files held that are gone or not what they were. Done before any file is touched:
+    /// one that was cut and then given its length again looks whole.
+    fn forget_spoiled(&self, output: &Path, plan: &Plan, part: &PartFiles) -> Result<(), DownloadError> {
+        let stamp = |file: &PlanFile| FileStamp::of_path(&file.path.below(part.part_path())).ok();
+        let stamps: Vec<_> = plan.files.iter().map(stamp).collect();
+        self.inner.db.write(|txn| {
+            let mut tables = Tables::open(txn)?;
+            let Some(mut record) = download(&tables.progress, output)? else { return Ok(()) };
+            let mut have = decode_bits(&record.have, plan)?;
+            for (id, (file, stamp)) in (record.first_source..).zip(plan.files.iter().zip(&stamps)) {
+                let Some(source) = tables.source(id)? else { continue };
+                if !stamp.is_some_and(|stamp| source.stamp.is_same_part(&stamp)) {
+                    tables.forget_chunks(id, &source)?;
+                    for chunk in &file.chunks {
+                        have.remove(*chunk);
+                    }
+                }
+            }
+            set_have(&mut record, &have, plan);
+            tables.put_download(output, &record)
+        })?;
+        Ok(())
+    }
+
     /// Writes share, pins, sources and progress. Returns what counts as had, and the id of the first source.
     fn note_begin(
         &self,
         output: &Path,
         plan: &Plan,
         part: &PartFiles,
-        files: &[PartFile],
+        stamps: &[FileStamp],
         options: DownloadOptions,
     ) -> Result<(ChunkSet, u64), DownloadError> {
         self.inner.db.write(|txn| {
@@ -133,7 +162,7 @@ impl Store {
                 Ok(local) => local.manifests,
                 Err(cid) => return Ok(Err(DownloadError::MissingManifest(cid))),
             };
-            let (mut record, mut have) = match take_up(&mut tables, output, plan)? {
+            let (mut record, have) = match take_up(&mut tables, output, plan)? {
                 Some(taken_up) => taken_up,
                 None => (new_record(&mut tables, plan)?, ChunkSet::new(plan.chunk_count())),
             };
@@ -145,26 +174,12 @@ impl Store {
             share.status = if is_complete { ShareStatus::Complete } else { ShareStatus::Partial };
             tables.put_share(&plan.root, &share)?;
             tables.pin(&plan.root, manifests)?;
-            for (id, (file, PartFile { stamp, was_whole })) in
-                (record.first_source..).zip(plan.files.iter().zip(files))
-            {
-                let old = tables.source(id)?;
-                if *was_whole && old.as_ref().is_some_and(|old| old.stamp.is_same_part(stamp)) {
-                    continue;
-                }
-                if let Some(old) = &old {
-                    // Another file than the one that was written to: nothing in it is known.
-                    tables.forget_chunks(id, old)?;
-                    for chunk in &file.chunks {
-                        have.remove(*chunk);
-                    }
-                }
+            for (id, (file, stamp)) in (record.first_source..).zip(plan.files.iter().zip(stamps)) {
                 let path = file.path.below(part.part_path());
                 let source = SourceRecord::new(SourceKind::Part, &path, file.cid, file.chunk_len, *stamp);
                 tables.put_source(id, &source, &plan.root)?;
             }
-            record.have = have.encode();
-            record.have_len = plan.output_len_of(&have);
+            set_have(&mut record, &have, plan);
             tables.put_download(output, &record)?;
             Ok(Ok((have, record.first_source)))
         })?

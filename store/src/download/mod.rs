@@ -11,6 +11,8 @@ mod finish;
 mod part;
 mod plan;
 mod reuse;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -84,6 +86,8 @@ struct Bits {
     touched: BTreeSet<u32>,
     /// Whether the names of files and directories are on the disk.
     is_layout_synced: bool,
+    /// Counts the syncs that failed: what was written before one of them is not trusted.
+    failed_syncs: u64,
 }
 
 impl Bits {
@@ -176,7 +180,7 @@ impl Download {
             (indices, std::mem::take(&mut bits.touched), !bits.is_layout_synced)
         };
         if let Err(error) = state.part.sync(&state.plan, touched.into_iter(), sync_layout) {
-            state.distrust(&indices);
+            state.distrust();
             return Err(error);
         }
         state.bits().is_layout_synced |= sync_layout;
@@ -196,13 +200,10 @@ impl Download {
     /// The transaction that says "have": bits and locations.
     fn note(&self, have: &ChunkSet, indices: &[u32]) -> Result<(), DownloadError> {
         let state = &*self.state;
-        let encoded = have.encode();
-        let have_len = state.plan.output_len_of(have);
         let noted = self.store.inner.db.write(|txn| {
             let mut tables = Tables::open(txn)?;
             let Some(mut record) = state.record(&tables)? else { return Ok(false) };
-            record.have = encoded;
-            record.have_len = have_len;
+            set_have(&mut record, have, &state.plan);
             tables.put_download(&state.output, &record)?;
             for index in indices {
                 let Some((cid, len)) = state.plan.chunk(*index) else { continue };
@@ -226,35 +227,39 @@ impl DownloadState {
         lock(&self.bits)
     }
 
-    /// Writes verified bytes at every place of a chunk. Zeros stay holes in files that never held anything
-    /// else.
+    /// Writes verified bytes at every place of a chunk, except zeros where there is a hole anyway.
     fn put(&self, index: u32, data: &[u8]) -> Result<(), DownloadError> {
         let is_zero = data.iter().all(|byte| *byte == 0);
         let len = self.plan.chunk(index).map_or(0, |(_, len)| len);
         let places = self.plan.places(index);
-        for place in places {
-            if !(is_zero && self.part.is_hole(&self.plan, place.file, place.offset, len)) {
-                self.part.write(&self.plan, place.file, place.offset, data)?;
+        loop {
+            let failed_syncs = self.bits().failed_syncs;
+            for place in places {
+                if !(is_zero && self.part.is_hole(&self.plan, place.file, place.offset, len)) {
+                    self.part.write(&self.plan, place.file, place.offset, data)?;
+                }
             }
+            let mut bits = self.bits();
+            if bits.failed_syncs != failed_syncs {
+                // A sync failed meanwhile, and may have dropped these bytes too.
+                continue;
+            }
+            bits.touched.extend(places.iter().map(|place| place.file));
+            if !bits.has(index) {
+                bits.written.insert(index);
+                bits.have_len = bits.have_len.saturating_add(self.plan.output_len(index));
+            }
+            return Ok(());
         }
-        let mut bits = self.bits();
-        bits.touched.extend(places.iter().map(|place| place.file));
-        if !bits.has(index) {
-            bits.written.insert(index);
-            bits.have_len = bits.have_len.saturating_add(self.plan.output_len(index));
-        }
-        Ok(())
     }
 
-    /// Takes back what was written but could not be synced: the system may have dropped it from memory
-    /// already.
-    fn distrust(&self, indices: &[u32]) {
+    /// Takes back everything that was written since the last commit, because it could not be synced. The
+    /// system drops what it cannot write, reports that once, and goes on as if it were on the disk.
+    fn distrust(&self) {
         let mut bits = self.bits();
-        for index in indices {
-            if bits.written.remove(*index) {
-                bits.have_len = bits.have_len.saturating_sub(self.plan.output_len(*index));
-            }
-        }
+        bits.failed_syncs += 1;
+        bits.written = ChunkSet::new(self.plan.chunk_count());
+        bits.have_len = self.plan.output_len_of(&bits.have);
     }
 
     /// Keeps the download from rewriting its rows for as long as the guard lives.
@@ -301,11 +306,16 @@ pub(crate) fn withdraw_part(
         for index in file.iter().flat_map(|file| &file.chunks) {
             have.remove(*index);
         }
-        download.have = have.encode();
-        download.have_len = plan.output_len_of(&have);
+        set_have(&mut download, &have, &plan);
         tables.put_download(&output, &download)?;
     }
     tables.forget_chunks(id, record)
+}
+
+/// Puts what is had into a download's row.
+fn set_have(record: &mut DownloadRecord, have: &ChunkSet, plan: &Plan) {
+    record.have = have.encode();
+    record.have_len = plan.output_len_of(have);
 }
 
 /// The plan of a tree whose blocks are in the store, as those of every share are.

@@ -32,8 +32,8 @@ const PART_SUFFIX: &str = ".part";
 /// Longest file name of the usual file systems, in bytes.
 const MAX_NAME_LEN: usize = 255;
 
-/// Files a download keeps open. Chunks arrive roughly in order, so a few files are written at a time; and many
-/// downloads may run at once.
+/// Files a download keeps open. Chunks arrive roughly in order, so a few files are written at a time; and
+/// many downloads may run at once.
 const MAX_OPEN_PART_FILES: usize = 16;
 
 /// Unit in which stat(2) counts blocks, in bytes.
@@ -74,13 +74,6 @@ pub(crate) struct PartFiles {
     /// The inode of each file: another file in its place is not written to.
     inodes: Vec<u64>,
     open: Mutex<Open>,
-}
-
-/// A file of the part as [`PartFiles::create`] found or made it.
-pub(crate) struct PartFile {
-    pub(crate) stamp: FileStamp,
-    /// Whether it was there with its final length. If not, nothing in it counts.
-    pub(crate) was_whole: bool,
 }
 
 #[derive(Debug)]
@@ -129,8 +122,8 @@ impl PartFiles {
     }
 
     /// Makes what is missing of the directories and files, each file with its final length, and opens what is
-    /// there.
-    pub(crate) fn create(&mut self, plan: &Plan) -> Result<Vec<PartFile>, DownloadError> {
+    /// there. Returns the files' stamps.
+    pub(crate) fn create(&mut self, plan: &Plan) -> Result<Vec<FileStamp>, DownloadError> {
         let mut cursor = Cursor::default();
         if plan.is_dir {
             let part = Path::new(&self.part_name);
@@ -140,7 +133,7 @@ impl PartFiles {
                 make_dir(above, Path::new(name)).map_err(|errno| self.dir_error(dir, errno))?;
             }
         }
-        let mut files = Vec::with_capacity(plan.files.len());
+        let mut stamps = Vec::with_capacity(plan.files.len());
         for file in &plan.files {
             let (dir, name) = self.locate(&mut cursor, &file.path)?;
             let path = file.path.below(&self.part_path);
@@ -152,18 +145,16 @@ impl PartFiles {
                 // A second name would be some other file of the user, which must not be written to.
                 return Err(DownloadError::OutsideTarget(path));
             }
-            let was_whole = !is_fresh && meta.len() == file.size;
-            if !was_whole {
+            if meta.len() != file.size {
                 opened.set_len(file.size).map_err(write_error)?;
             }
             set_exec(&opened, &meta, file.is_exec).map_err(write_error)?;
-            let stamp = FileStamp::of(&opened.metadata().map_err(write_error)?);
-            files.push(PartFile { stamp, was_whole });
+            stamps.push(FileStamp::of(&opened.metadata().map_err(write_error)?));
             self.fresh.push(is_fresh);
             self.inodes.push(meta.ino());
         }
         lock(&self.open).cursor = cursor;
-        Ok(files)
+        Ok(stamps)
     }
 
     /// Reserves the blocks of everything that is not a hole, so that the disk cannot fill up half-way.

@@ -1,10 +1,12 @@
 //! From hashed files to manifests, the innermost directories first.
 
+use std::collections::HashMap;
+
 use crate::cid::ManifestCid;
 use crate::error::ImportError;
 use crate::import::scan::ScannedFile;
 use crate::import::walk::{Found, FoundFile, Node};
-use crate::manifest::{Built, CHUNK_LEN, Entry, ManifestError, build_dir, build_file};
+use crate::manifest::{Built, CHUNK_LEN, Entry, ManifestError, TreeResolver, build_dir, build_file};
 
 /// The manifests of everything found.
 #[derive(Debug)]
@@ -21,7 +23,21 @@ pub(crate) fn build(found: &Found, scanned: &[ScannedFile]) -> Result<BuiltTree,
     let mut builder =
         Builder { files: &found.files, scanned, blocks: Vec::new(), cids: Vec::with_capacity(scanned.len()) };
     let root = builder.node(&found.root)?.entry.cid;
-    Ok(BuiltTree { root, blocks: builder.blocks, files: builder.cids })
+    let built = BuiltTree { root, blocks: builder.blocks, files: builder.cids };
+    check_readable(&built)?;
+    Ok(built)
+}
+
+/// Reads the tree as a receiver would: what passes a limit of theirs must not become a share.
+fn check_readable(built: &BuiltTree) -> Result<(), ManifestError> {
+    let blocks: HashMap<_, _> = built.blocks.iter().map(|(cid, block)| (*cid, block)).collect();
+    let mut resolver = TreeResolver::new(built.root);
+    while !resolver.is_complete() {
+        for cid in resolver.needs() {
+            resolver.insert(cid, blocks.get(&cid).ok_or(ManifestError::Missing(cid))?)?;
+        }
+    }
+    resolver.finish().map(|_| ())
 }
 
 struct Builder<'a> {

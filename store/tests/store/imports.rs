@@ -12,7 +12,9 @@ use dhtfs_store::{
     ChunkCid, ImportError, ImportOptions, Progress, ShareState, hash_path, no_progress, verify_path,
 };
 
-use crate::common::{CHUNK, Home, add, add_copy, assert_serves, assert_sound, data, noise, tree};
+use crate::common::{
+    CHUNK, Home, add, add_copy, assert_serves, assert_sound, data, get, listing, noise, tree,
+};
 
 const SIZES: [usize; 8] = [0, 1, CHUNK - 1, CHUNK, CHUNK + 1, 2 * CHUNK, 5 * CHUNK + 77, 9 * CHUNK];
 
@@ -122,6 +124,28 @@ fn two_thousand_small_files_are_added_together() {
     assert_eq!((added.files, added.root), (2000, copied.root));
     assert_serves(&store, &tree(&store, &added.root));
     assert_sound(&store);
+}
+
+#[test]
+fn the_same_file_and_directory_may_stand_at_several_places_and_depths() {
+    let (home, other) = (Home::new(), Home::new());
+    for place in ["dir/same", "dir/a/same", "dir/a/b/c/same"] {
+        home.write(&format!("{place}/file"), b"content");
+        home.write(&format!("{place}/empty"), b"");
+        fs::create_dir(home.path(&format!("{place}/nothing"))).unwrap();
+    }
+    home.write("dir/file", b"content");
+    let (store, copied) = (home.open(), other.open());
+    let root = add(&store, &home.path("dir")).root;
+    assert_eq!(add_copy(&copied, &home.path("dir")).root, root);
+    for store in [&store, &copied] {
+        assert_eq!((tree(store, &root).files.len(), tree(store, &root).dirs.len()), (7, 9));
+        assert_serves(store, &tree(store, &root));
+        assert_sound(store);
+    }
+    let out = get(&store, &copied, &root, &other.path("dir"));
+    assert_eq!(listing(&out), listing(&home.path("dir")));
+    assert_sound(&copied);
 }
 
 #[test]

@@ -76,6 +76,11 @@ fn content(index: u8) -> Vec<u8> {
     }
 }
 
+/// The same content has the same name wherever it comes from, so it is the same share.
+fn share_name(content: &[u8]) -> String {
+    ChunkCid::of(content).to_string()
+}
+
 fn chunks(content: &[u8]) -> BTreeSet<ChunkCid> {
     content.chunks(CHUNK).map(ChunkCid::of).collect()
 }
@@ -144,9 +149,9 @@ impl World {
         let (store, origin) = (home.open(), origin_home.open());
         let origin_roots = (0..CONTENTS)
             .map(|index| {
-                let options =
-                    ImportOptions { name: Some(format!("content {index}")), ..ImportOptions::default() };
-                origin.import_reader(&mut content(index).as_slice(), &options, &no_progress).unwrap().root
+                let content = content(index);
+                let options = ImportOptions { name: Some(share_name(&content)), ..ImportOptions::default() };
+                origin.import_reader(&mut content.as_slice(), &options, &no_progress).unwrap().root
             })
             .collect();
         let model = Model::default();
@@ -175,14 +180,12 @@ impl World {
             }
             Op::Add { file, copy } => self.add(&format!("file {file}"), copy),
             Op::AddStream { content: index } => {
-                let added = self.store().import_reader(
-                    &mut content(index).as_slice(),
-                    &Default::default(),
-                    &no_progress,
-                );
+                let content = content(index);
+                let options = ImportOptions { name: Some(share_name(&content)), ..ImportOptions::default() };
+                let added = self.store().import_reader(&mut content.as_slice(), &options, &no_progress);
                 let root = added.unwrap().root;
-                self.model.shares.insert(root, content(index));
-                self.model.copies.insert(root, content(index));
+                self.model.shares.insert(root, content.clone());
+                self.model.copies.insert(root, content);
             }
             Op::Remove { share } => {
                 let roots: Vec<_> = self.model.shares.keys().copied().collect();
@@ -206,9 +209,11 @@ impl World {
     }
 
     fn add(&mut self, name: &str, copy: bool) {
-        let options = ImportOptions { copy, ..ImportOptions::default() };
+        let content = self.model.files.get(name).cloned();
+        let options =
+            ImportOptions { copy, name: content.as_deref().map(share_name), ..ImportOptions::default() };
         let added = self.store().import_path(&self.home.path(name), &options, &no_progress);
-        let Some(content) = self.model.files.get(name).cloned() else {
+        let Some(content) = content else {
             assert!(added.is_err());
             return;
         };

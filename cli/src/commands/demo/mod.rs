@@ -13,7 +13,8 @@ use std::{
 };
 
 use dhtfs_node::api::types::{
-    AddRequest, Added, Event, GetReport, HashProgress, LookupReport, NetworkHints, Provider, ProvidersRequest,
+    AddRequest, Added, Event, GetReport, HashProgress, LookupReport, NetworkHints, Provider,
+    ProvidersRequest, Source as Peer,
 };
 use futures::future::{join_all, try_join_all};
 use tempfile::TempDir;
@@ -23,7 +24,7 @@ use self::{
     content::Source,
     daemons::Daemon,
     fetch::{Fetch, is_half, victim},
-    report::{Killed, Report, Step},
+    report::{Killed, Report, Served, Step},
     story::Story,
 };
 use crate::{
@@ -122,7 +123,10 @@ impl<'a> Demo<'a> {
             return story.out.json(&self.report);
         }
         story.line("")?;
-        self.report.table(story.paint).iter().try_for_each(|line| story.out.line(line))
+        self.report.table(story.paint).iter().try_for_each(|line| story.out.line(line))?;
+        story.line("")?;
+        story.line(&story.paint.dim("  hops: DHT nodes that answered until the first provider was known"))?;
+        story.line("  Your turn: `dhtfs daemon` here, `dhtfs add FILE`, and `dhtfs get CID` elsewhere.")
     }
 
     async fn start(&mut self) -> Result<()> {
@@ -163,7 +167,7 @@ impl<'a> Demo<'a> {
             seconds: added.seconds,
             len: added.len,
             hops: None,
-            chunks: Vec::new(),
+            served: Vec::new(),
         });
         self.report.sha256 = digest;
         (self.report.cid, self.report.name, self.report.len) = (added.cid, added.name, added.len);
@@ -300,13 +304,11 @@ impl<'a> Demo<'a> {
     }
 
     fn step(&self, what: String, report: &GetReport) -> Step {
-        let mut chunks: Vec<(usize, u64)> = report
-            .sources
-            .iter()
-            .filter_map(|source| Some((self.number_of(&source.peer)?, source.chunks)))
-            .collect();
-        chunks.sort_unstable();
-        Step { what, seconds: report.seconds, len: report.received_len, hops: report.hops, chunks }
+        let by =
+            |source: &Peer| Some(Served { daemon: self.number_of(&source.peer)?, chunks: source.chunks });
+        let mut served: Vec<Served> = report.sources.iter().filter_map(by).collect();
+        served.sort_unstable();
+        Step { what, seconds: report.seconds, len: report.received_len, hops: report.hops, served }
     }
 
     fn daemon(&self, number: usize) -> Result<&Daemon> {

@@ -44,15 +44,24 @@ pub(super) struct Step {
     pub(super) len: u64,
     /// Peers that answered until the first provider was known.
     pub(super) hops: Option<u32>,
-    /// Chunks by the daemon that served them: number and chunks.
-    pub(super) chunks: Vec<(usize, u64)>,
+    /// Who served how much of it.
+    pub(super) served: Vec<Served>,
+}
+
+/// What one daemon served of a fetch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub(super) struct Served {
+    /// 1 to 5.
+    pub(super) daemon: usize,
+    /// Chunks, and the manifest if it came from there.
+    pub(super) chunks: u64,
 }
 
 impl Report {
     /// The table: a line a step, columns aligned.
     pub(super) fn table(&self, paint: Paint) -> Vec<String> {
         let mut served: Vec<usize> =
-            self.steps.iter().flat_map(|step| step.chunks.iter().map(|(by, _)| *by)).collect();
+            self.steps.iter().flat_map(|step| step.served.iter().map(|by| by.daemon)).collect();
         served.sort_unstable();
         served.dedup();
         let mut rows = vec![row(["", "time", "MiB/s", "hops"], served.iter().map(|by| format!("#{by}")))];
@@ -60,9 +69,9 @@ impl Report {
             let speed = format::mean_mib(step.len, step.seconds);
             let hops = step.hops.map_or_else(|| "-".to_owned(), |hops| hops.to_string());
             let time = format!("{:.2} s", step.seconds);
-            let chunks = served.iter().map(|by| match step.chunks.iter().find(|(from, _)| from == by) {
-                Some((_, chunks)) => format::thousands(*chunks),
-                None => "-".to_owned(),
+            let chunks = served.iter().map(|number| {
+                let by = step.served.iter().find(|by| by.daemon == *number);
+                by.map_or_else(|| "-".to_owned(), |by| format::thousands(by.chunks))
             });
             rows.push(row([&step.what, &time, &speed, &hops], chunks));
         }
@@ -87,12 +96,12 @@ mod tests {
 
     #[test]
     fn the_table_has_a_column_for_every_daemon_that_served() {
-        let step = |what: &str, hops, chunks: &[(usize, u64)]| Step {
+        let step = |what: &str, hops, served: &[(usize, u64)]| Step {
             what: what.to_owned(),
             seconds: 0.5,
             len: 64 << 20,
             hops,
-            chunks: chunks.to_vec(),
+            served: served.iter().map(|&(daemon, chunks)| Served { daemon, chunks }).collect(),
         };
         let steps = vec![
             step("#1 adds", None, &[]),

@@ -23,11 +23,12 @@ const MAX_FAIL_STREAK: u32 = 3;
 impl Fetch {
     /// See [`Fetch::on_block`].
     pub(super) fn block(&mut self, id: RequestId, len: u32, now: Instant) -> bool {
-        let known = self.requests.get(id).is_some_and(|request| !request.is_received());
-        let Some(request) = self.settle(id, now) else {
+        if let Some(peer) = self.settle_zombie(id, now) {
+            self.received_len += u64::from(len);
+            self.trust(peer);
             return false;
-        };
-        debug_assert!(known, "only requests in flight are settled");
+        }
+        let Some(request) = self.settle(id, now) else { return false };
         self.received_len += u64::from(len);
         let right = self.wants[request.want].exact_len().map_or(len <= MAX_BLOCK_LEN, |exact| len == exact);
         if !right {
@@ -139,12 +140,18 @@ impl Fetch {
         self.release(request.want, now);
     }
 
+    /// An answer came to a request whose result is no longer wanted: the place in the peer's window is free.
+    fn settle_zombie(&mut self, id: RequestId, now: Instant) -> Option<PeerIx> {
+        let zombie = self.requests.remove_zombie(id)?;
+        let peer = &mut self.peers[zombie.peer];
+        peer.units -= zombie.units;
+        peer.last_answer = now;
+        Some(zombie.peer)
+    }
+
     /// An answer came: the place in the peer's window is free. The request, if its answer is still wanted.
     fn settle(&mut self, id: RequestId, now: Instant) -> Option<Request> {
-        if let Some(zombie) = self.requests.remove_zombie(id) {
-            let peer = &mut self.peers[zombie.peer];
-            peer.units -= zombie.units;
-            peer.last_answer = now;
+        if self.settle_zombie(id, now).is_some() {
             return None;
         }
         let request = self.requests.get(id).filter(|request| !request.is_received())?.clone();

@@ -4,10 +4,6 @@ use std::time::Duration;
 
 use crate::core::{MAX_BLOCK_LEN, backoff::BackoffPolicy};
 
-/// Most wants of one fetch, 67,108,864: four times the chunks of the longest file (2^24) so that a directory of
-/// such files still fits. Beyond it the fetch fails with [`TooLarge`](super::FetchFailure::TooLarge).
-pub const MAX_WANTS: usize = 1 << 26;
-
 /// Most copies of one want in flight at any time.
 pub const MAX_COPIES: usize = 2;
 
@@ -38,6 +34,10 @@ pub enum Order {
 pub struct FetchConfig {
     /// In which order wants are requested.
     pub order: Order,
+    /// Wants of one fetch; default 67,108,864, four times the chunks of the longest file (2^24), so that a directory
+    /// of several such files still fits. Beyond it the fetch fails with
+    /// [`TooLarge`](super::FetchFailure::TooLarge). At most 2^31.
+    pub max_wants: usize,
     /// Bytes requested or received and not yet stored; default 40 MiB. A want without a known length counts
     /// 1 MiB. Bounds the memory of a fetch; several times what a fast local link has in flight. At least 4 MiB.
     pub budget_len: u64,
@@ -110,6 +110,7 @@ impl Default for FetchConfig {
         }
         Self {
             order: Order::Spread,
+            max_wants: 1 << 26,
             budget_len: 40 << 20,
             start_window: 2,
             max_window: 8,
@@ -157,6 +158,7 @@ impl FetchConfig {
         let max_request_timeout = time(self.max_request_timeout).max(min_request_timeout);
         Self {
             order: self.order,
+            max_wants: self.max_wants.min(1 << 31),
             budget_len: self.budget_len.max(4 * u64::from(MAX_BLOCK_LEN)),
             start_window,
             max_window: self.max_window.clamp(start_window, 16),

@@ -1,9 +1,10 @@
 //! Whom to dial, and when.
 //!
 //! Peers are dialled while fewer than [`max_peers`](super::FetchConfig::max_peers) are useful (and, before much is
-//! known to be wanted and before nothing comes, while fewer than [`FEW_PEERS`]). Useful is who answers and may have something; the others
-//! stay connected and cost nothing. While candidates wait, one more is allowed from time to time, so that slow
-//! peers cannot keep a fast one out. Hinted peers, and the only known source of a chunk, need no free place.
+//! known to be wanted and before it gets slow, while fewer than [`FEW_PEERS`]). Useful is who answers and may have
+//! something; the others stay connected and cost nothing. While candidates wait, one more is allowed from time to
+//! time, so that slow peers cannot keep a fast one out. Hinted peers, and the only known source of a chunk, need no
+//! free place.
 
 use std::{
     cmp::Reverse,
@@ -70,7 +71,8 @@ impl Fetch {
         self.dials.dirty = false;
         self.dials.at = None;
         let dialling = |hanging: bool| {
-            let counts = |peer: &Peer| matches!(peer.link, Link::Dialling { patient, .. } if patient != hanging);
+            let counts =
+                |peer: &Peer| matches!(peer.link, Link::Dialling { patient, .. } if patient != hanging);
             self.peers.iter().filter(|(_, peer)| counts(peer)).count()
         };
         let hanging = dialling(true).saturating_sub(MAX_HANGING_SHARE * self.config.max_dials);

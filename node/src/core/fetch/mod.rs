@@ -15,8 +15,9 @@
 //! # Who is asked
 //! Providers of the root and hinted peers are believed to hold everything until they answer Missing; a provider of
 //! one chunk that chunk and, once it served it, its neighbours, more of them with each hit (a file that shares one
-//! chunk often shares the next). A chunk without any source that answers is looked up by its own CID, again and again with backoff.
-//! The peer with the most room in its window is asked first, so equal peers get equal shares and fast peers more.
+//! chunk often shares the next). A chunk without any source that answers is looked up by its own CID, again and
+//! again with backoff. The peer with the most room in its window is asked first, so equal peers get equal shares
+//! and fast peers more.
 //!
 //! # Invariants
 //! - The bytes requested or received and not yet stored never exceed the budget, and in order the want that is
@@ -61,7 +62,7 @@ use dhtfs_store::ContentCid;
 use libp2p::PeerId;
 use rand::{SeedableRng as _, rngs::StdRng};
 
-pub use config::{FetchConfig, MAX_COPIES, MAX_SOURCES_PER_WANT, MAX_STRIKES, MAX_WANTS, Order};
+pub use config::{FetchConfig, MAX_COPIES, MAX_SOURCES_PER_WANT, MAX_STRIKES, Order};
 pub use types::{Action, FetchFailure, FetchProgress, PeerProgress, PeerState, RequestId, Want};
 
 use dials::Dials;
@@ -130,13 +131,14 @@ impl Fetch {
     }
 
     /// These are wanted too. CIDs that were given before are ignored, so each is requested once however often it
-    /// occurs. More than [`MAX_WANTS`] end the fetch. Counts as progress.
+    /// occurs. More than
+    /// [`max_wants`](FetchConfig::max_wants) end the fetch. Counts as progress.
     pub fn on_wants(&mut self, wants: Vec<Want>, now: Instant) {
         if self.ended {
             return;
         }
         for want in wants {
-            if self.wants.len() >= MAX_WANTS {
+            if self.wants.len() >= self.config.max_wants {
                 self.end(Action::Failed(FetchFailure::TooLarge));
                 return;
             }

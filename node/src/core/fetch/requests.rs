@@ -212,7 +212,8 @@ impl Requests {
         let received = phases.clone().any(|phase| matches!(phase, Phase::Received { .. }));
         let on_time = phases.filter(|phase| *phase == Phase::InFlight).count();
         for (place, id) in copies.iter().enumerate() {
-            let fresh = !received && self.live.get(id).is_some_and(|request| request.phase == Phase::InFlight);
+            let fresh =
+                !received && self.live.get(id).is_some_and(|request| request.phase == Phase::InFlight);
             set_member(&mut self.solo, *id, fresh && on_time == 1);
             set_member(&mut self.pairs, *id, fresh && on_time == 2 && place == 1);
         }

@@ -1,9 +1,9 @@
 //! Which want is requested from whom.
 //!
 //! Peers with room are served in turn: first those that answer, then the emptiest window, then who has served
-//! something, then who was asked least recently. Each is given, in this order: a want whose copies
-//! elsewhere are late, the next pending want it may hold, and, if it has nothing else to do, a second copy of the
-//! oldest request in flight. While neither of two copies is at a peer that is known to answer, the younger one
+//! something, then who was asked least recently. Each is given, in this order: a want whose copies elsewhere are
+//! late, the next pending want it may hold, and, if it has nothing else to do, a second copy of the oldest request
+//! in flight. While neither of two copies is at a peer that is known to answer, the younger one
 //! moves on from idle peer to idle peer, so that a few that never answer cannot hold a want for long.
 
 use std::time::Instant;
@@ -156,7 +156,8 @@ impl Fetch {
             }
             if at > now {
                 next = earlier(next, at);
-            } else if self.requests.copies(request.want).len() >= MAX_COPIES || self.fits(request.want, true) {
+            } else if self.requests.copies(request.want).len() >= MAX_COPIES || self.fits(request.want, true)
+            {
                 found = Some(request.want);
                 break;
             }

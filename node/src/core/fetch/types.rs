@@ -59,7 +59,7 @@ pub enum FetchFailure {
         /// Wants that are not stored.
         missing: usize,
     },
-    /// More than [`MAX_WANTS`](super::MAX_WANTS) blocks are wanted.
+    /// More than [`max_wants`](super::FetchConfig::max_wants) blocks are wanted.
     #[error("more blocks than one fetch can hold")]
     TooLarge,
 }

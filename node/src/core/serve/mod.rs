@@ -7,7 +7,7 @@
 //! many requests each has queued.
 //!
 //! # Invariants
-//! - Bytes read and not yet handed to the socket, each read charged with [`MAX_BLOCK_LEN`](crate::core::MAX_BLOCK_LEN) until its true length
+//! - Bytes read and not yet handed to the socket, each read charged with [`MAX_BLOCK_LEN`] until its true length
 //!   is known, never exceed the budget.
 //! - No peer is given more of the budget once it holds its share, `budget / (peers + 1)` and at least one block,
 //!   so that a peer that does not drain its socket cannot stop the others.

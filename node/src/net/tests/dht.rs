@@ -33,6 +33,21 @@ async fn a_node_finds_what_another_provides_and_gets_its_bytes() {
 }
 
 #[tokio::test]
+async fn a_node_that_knows_nobody_is_found_by_those_who_ask_it() {
+    let (provider, asker) = (Node::new().await, Node::new().await);
+    let cid = chunk(1);
+    in_time(provider.client.hold(vec![cid])).await.unwrap();
+    assert_eq!(in_time(provider.client.status()).await.unwrap().provider_records_own, 1);
+    asker.join(&provider).await;
+    let (providers, _) = collect(asker.client.find_providers(cid).await).await;
+    assert_eq!(providers.keys().collect::<Vec<_>>(), [&provider.peer]);
+
+    in_time(provider.client.stop_providing(cid)).await.unwrap();
+    let (providers, _) = collect(asker.client.find_providers(cid).await).await;
+    assert!(providers.is_empty());
+}
+
+#[tokio::test]
 async fn a_lookup_that_finds_nobody_ends() {
     let (hub, asker) = (Node::new().await, Node::new().await);
     let (providers, stats) = collect(asker.client.find_providers(chunk(1)).await).await;

@@ -145,7 +145,8 @@ fn only_what_is_missing_is_requested_on_resume() {
     world.begin(Given::Chunks, &have);
     assert_eq!(world.run(secs(60)), End::Finished);
     assert!((1..=100).all(|position| world.requested[position] == u32::from(!have.contains(&position))));
-    let missing_len: u64 = (1..=100).filter(|position| !have.contains(position)).map(|_| u64::from(MIB)).sum();
+    let missing_len: u64 =
+        (1..=100).filter(|position| !have.contains(position)).map(|_| u64::from(MIB)).sum();
     assert_eq!(world.fetch.progress().requested_len, missing_len);
 }
 
@@ -175,7 +176,12 @@ fn nineteen_of_twenty_providers_may_be_malicious() {
         hosts.insert(rng.random_range(0..20), full(chunks));
         let mut world = World::new(FetchConfig::default(), seed, 0, chunks, hosts);
         world.begin(Given::Tree, &BTreeSet::new());
-        assert_eq!(world.run(secs(300)), End::Finished, "seed {seed}: {chunks} {:#?}", world.fetch.progress());
+        assert_eq!(
+            world.run(secs(300)),
+            End::Finished,
+            "seed {seed}: {chunks} {:#?}",
+            world.fetch.progress()
+        );
     }
 }
 

@@ -221,7 +221,7 @@ impl World {
             check_every: 1,
             steps: 0,
             verify_time: ms(2),
-            cancels: seed % 2 == 0,
+            cancels: seed.is_multiple_of(2),
             bytes_sent: 0,
             forgotten: BTreeSet::new(),
             rng: StdRng::seed_from_u64(seed),
@@ -329,27 +329,6 @@ impl World {
         self.end.unwrap()
     }
 
-    /// Runs for so long at most; whether it ended.
-    pub(super) fn run_for(&mut self, time: Duration) -> bool {
-        let stop = self.now + time;
-        while self.end.is_none() {
-            let event_at = self.queue.first_key_value().map(|((at, _), _)| *at);
-            let Some(next) = event_at.into_iter().chain(self.fetch.next_deadline()).min() else { break };
-            if next > stop {
-                break;
-            }
-            self.now = self.now.max(next);
-            if event_at.is_some_and(|at| at <= self.now) {
-                let (_, event) = self.queue.pop_first().unwrap();
-                self.apply(event);
-            } else {
-                self.fetch.on_timeout(self.now);
-            }
-            self.drain();
-        }
-        self.end.is_some()
-    }
-
     fn apply(&mut self, event: Event) {
         let now = self.now;
         match event {
@@ -425,7 +404,9 @@ impl World {
     /// The answer to a request that was forgotten and could not be cancelled.
     fn forgotten_answer(&mut self, id: RequestId, answer: Answer) {
         match answer {
-            Answer::Data { .. } => assert!(!self.fetch.on_block(id, 1, self.now), "a forgotten block is taken"),
+            Answer::Data { .. } => {
+                assert!(!self.fetch.on_block(id, 1, self.now), "a forgotten block is taken")
+            }
             Answer::Missing => self.fetch.on_missing(id, self.now),
             Answer::Busy => self.fetch.on_busy(id, self.now),
             Answer::Failed => self.fetch.on_failed(id, self.now),
@@ -492,7 +473,7 @@ impl World {
         }
         let used: u64 = self.open.values().map(|open| u64::from(open.max_len)).sum();
         assert!(used <= self.config.budget_len, "budget exceeded: {used}");
-        if self.steps % self.check_every == 0 {
+        if self.steps.is_multiple_of(self.check_every) {
             self.fetch.check_invariants();
         }
     }
