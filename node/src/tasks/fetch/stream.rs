@@ -45,8 +45,8 @@ struct Stream<'a> {
     wanted: HashSet<ChunkCid>,
     /// Arrived and given to the reader for now; if it comes again in the stream it is asked for again.
     consumed: HashSet<ChunkCid>,
-    /// Arrived, waiting for the reader; with the request that brought it.
-    arrived: HashMap<ChunkCid, (Vec<u8>, RequestId)>,
+    /// Arrived, waiting for the reader; with the request that brought it, until it was used for the first time.
+    arrived: HashMap<ChunkCid, (Vec<u8>, Option<RequestId>)>,
 }
 
 /// Sends the chunks of `chunks` (CID and length) in order.
@@ -102,7 +102,7 @@ impl Stream<'_> {
         match turn {
             Turn::Block { id, cid: ContentCid::Chunk(cid), data } if cid.matches(&data) => {
                 self.wanted.remove(&cid);
-                self.arrived.insert(cid, (data, id));
+                self.arrived.insert(cid, (data, Some(id)));
                 Ok(())
             }
             Turn::Block { id, .. } => {
@@ -114,16 +114,20 @@ impl Stream<'_> {
         }
     }
 
-    /// Takes an arrived chunk; it stays if it is needed again within the window.
+    /// Takes an arrived chunk; it stays if it is needed again within the window. To the fetch it is consumed with its
+    /// first use: otherwise a chunk that waits for its second would look like progress.
     fn take(&mut self, cid: &ChunkCid, index: usize) -> Option<Vec<u8>> {
         let rest = self.chunks.get(index + 1..self.ahead).unwrap_or_default();
-        if rest.iter().any(|(other, _)| other == cid) {
-            return self.arrived.get(cid).map(|(data, _)| data.clone());
+        let is_needed_again = rest.iter().any(|(other, _)| other == cid);
+        let (data, id) = self.arrived.get_mut(cid)?;
+        if let Some(id) = id.take() {
+            self.driver.stored(id);
         }
-        let (data, id) = self.arrived.remove(cid)?;
+        if is_needed_again {
+            return Some(data.clone());
+        }
         self.consumed.insert(*cid);
-        self.driver.stored(id);
-        Some(data)
+        self.arrived.remove(cid).map(|(data, _)| data)
     }
 
     /// Asks for what the store lacks of the window that begins at `index`.
