@@ -116,8 +116,8 @@ const NAMES: [&str; 14] = [
     ".",
     "",
     "../evil",
-    "../../../../../../tmp/evil",
-    "/tmp/evil",
+    "../../../../../../tmp/dhtfs-test-evil",
+    "/tmp/dhtfs-test-evil",
     "a/b",
     "..\\evil",
     "C:evil",
@@ -185,7 +185,7 @@ fn a_tree_with_names_that_lead_out_of_the_target_is_refused_and_nothing_is_writt
         let found = tree(&scratch.path("home"));
         assert_eq!(found.len(), 2, "{what}: {found:?}");
     }
-    assert!(!Path::new("/tmp/evil").exists());
+    assert!(!Path::new("/tmp/dhtfs-test-evil").exists());
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! HTTP + JSON over the API. Handlers only translate; all work is in [`crate::api`].
 //!
-//! Plain calls answer with a JSON value, or an error status and an [`ApiError`](crate::api::types::ApiError) as
+//! Plain calls answer with a JSON value, or an error status and an [`ApiError`] as
 //! JSON. Long ones answer with a stream of [`Event`](crate::api::types::Event)s, one JSON object a line; dropping
 //! the connection cancels them. The routes are listed in `docs/api.md`.
 

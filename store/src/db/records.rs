@@ -1,4 +1,4 @@
-//! Rows that are structs. Their encoding is the DAG-CBOR of [`codec`](crate::codec); a change to one of them
+//! Rows that are structs. Their encoding is the DAG-CBOR of [`codec`]; a change to one of them
 //! is a new version of its table.
 
 use std::ffi::OsStr;
