@@ -1,6 +1,9 @@
 //! Configuration: what a user may set in `config.toml`, with every default in one place.
 
-use std::path::{Path, PathBuf};
+use std::{
+    io::Read as _,
+    path::{Path, PathBuf},
+};
 
 use libp2p::Multiaddr;
 use serde::{Deserialize, Serialize};
@@ -44,11 +47,13 @@ impl Config {
                 format!("configuration {path}: {why}; correct the file or leave out --config"),
             )
         };
-        let len = std::fs::metadata(path).map_err(|e| fail(e.to_string()))?.len();
-        if len > MAX_CONFIG_LEN {
-            return Err(fail(format!("is {len} bytes long, at most {MAX_CONFIG_LEN} are read")));
+        let mut text = String::new();
+        let file = std::fs::File::open(path).map_err(|e| fail(e.to_string()))?;
+        // A device has no length to look at; what it gives is cut.
+        file.take(MAX_CONFIG_LEN + 1).read_to_string(&mut text).map_err(|e| fail(e.to_string()))?;
+        if text.len() as u64 > MAX_CONFIG_LEN {
+            return Err(fail(format!("is longer than {MAX_CONFIG_LEN} bytes")));
         }
-        let text = std::fs::read_to_string(path).map_err(|e| fail(e.to_string()))?;
         let config: Self =
             toml::from_str(&text).map_err(|e| fail(e.to_string().trim_end().replace('\n', " ")))?;
         config.check().map_err(|e| fail(e.message))?;

@@ -162,8 +162,8 @@ pub enum ImportError {
         /// The file.
         path: PathBuf,
     },
-    /// The directory holds the store itself.
-    #[error("cannot add {}: it holds the data directory of this store; add its parts", path.display())]
+    /// The path holds the store itself, or is a part of it.
+    #[error("cannot add {}: the data directory of this store, with its key, is in it or above it; add something else", path.display())]
     HoldsStore {
         /// The argument.
         path: PathBuf,
@@ -210,7 +210,10 @@ pub enum DownloadError {
     /// A component of the path under the output is not the directory or file this download made.
     #[error("{} is not what this download made (a link or another kind of file); move it away", .0.display())]
     OutsideTarget(PathBuf),
-    /// Another download in this process writes to the same output.
+    /// A part file was removed, replaced, or given another length by another program.
+    #[error("{} was changed by another program while it was fetched; run it again", .0.display())]
+    Spoiled(PathBuf),
+    /// Another download writes to the same output, in this process or another one.
     #[error("{} is being fetched already; wait for it or choose another output", .0.display())]
     InProgress(PathBuf),
     /// A manifest block of the tree is not in the store.

@@ -58,6 +58,9 @@ impl Store {
             self.forget_spoiled(&output, &plan, &part)?;
         }
         let stamps = part.create(&plan)?;
+        if !part.lock(&plan)? {
+            return Err(DownloadError::InProgress(output));
+        }
         if let Err(error) = part.preallocate(&plan) {
             if !is_ours {
                 part.discard_fresh(&plan);
@@ -116,16 +119,46 @@ impl Store {
         }
         match owner {
             Some(owner) if owner.root == plan.root => Ok(true),
-            _ if force => Ok(false),
+            // What an unfinished fetch of something else left. Anything that is not from a fetch is the user's.
+            Some(_) if force => Ok(false),
             Some(_) => Err(DownloadError::Exists(part_path.to_owned())),
             None if may_be_part(part_path, plan)? => Ok(false),
             None => Err(DownloadError::Exists(part_path.to_owned())),
         }
     }
 
+    /// The first part file that is gone, or is not the one that was written to, or has another length.
+    pub(super) fn first_spoiled(
+        &self,
+        output: &Path,
+        plan: &Plan,
+        part: &PartFiles,
+    ) -> Result<Option<PathBuf>, DownloadError> {
+        let spoiled = self.inner.db.read(|txn| {
+            let Some(record) = download(&txn.open_table(PROGRESS)?, output)? else { return Ok(None) };
+            let sources = txn.open_table(SOURCES)?;
+            for (id, file) in (record.first_source..).zip(&plan.files) {
+                let path = file.path.below(part.part_path());
+                let stamp = FileStamp::of_path(&path).ok();
+                let Some(row) = sources.get(id)? else { continue };
+                let source: SourceRecord = decode(row.value(), "source")?;
+                if !stamp.is_some_and(|stamp| source.stamp.is_same_part(&stamp)) {
+                    return Ok(Some(path));
+                }
+            }
+            Ok(None)
+        })?;
+        Ok(spoiled)
+    }
+
     /// Takes back what part files held that are gone or not what they were. Done before any file is touched:
     /// one that was cut and then given its length again looks whole.
-    fn forget_spoiled(&self, output: &Path, plan: &Plan, part: &PartFiles) -> Result<(), DownloadError> {
+    pub(super) fn forget_spoiled(
+        &self,
+        output: &Path,
+        plan: &Plan,
+        part: &PartFiles,
+    ) -> Result<(), DownloadError> {
         let stamp = |file: &PlanFile| FileStamp::of_path(&file.path.below(part.part_path())).ok();
         let stamps: Vec<_> = plan.files.iter().map(stamp).collect();
         self.inner.db.write(|txn| {
@@ -235,7 +268,8 @@ fn check_output(output: &Path, plan: &Plan, force: bool) -> Result<(), DownloadE
     };
     let is_empty_dir = || std::fs::read_dir(output).is_ok_and(|mut entries| entries.next().is_none());
     let may_replace = match (plan.is_dir, meta.is_dir()) {
-        (false, false) => force,
+        // A device or a pipe is not what anybody means to replace.
+        (false, false) => force && (meta.is_file() || meta.is_symlink()),
         (true, true) => force && is_empty_dir(),
         _ => false,
     };

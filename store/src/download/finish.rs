@@ -52,6 +52,10 @@ impl Download {
             state.part.sync(&state.plan, 0..0, true)?;
             state.bits().is_layout_synced = true;
         }
+        if let Some(path) = self.store.first_spoiled(&state.output, &state.plan, &state.part)? {
+            self.store.forget_spoiled(&state.output, &state.plan, &state.part)?;
+            return Err(DownloadError::Spoiled(path));
+        }
         let look_up = |source| FileError::new("look up", state.part.part_path(), source);
         let part = FileId::of_path(state.part.part_path()).map_err(look_up)?;
         let part = part.ok_or_else(|| look_up(std::io::ErrorKind::NotFound.into()))?;

@@ -14,7 +14,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
-use rustix::fs::{FallocateFlags, Mode, OFlags, SeekFrom};
+use rustix::fs::{FallocateFlags, FlockOperation, Mode, OFlags, SeekFrom};
 use rustix::io::Errno;
 
 use crate::blobs::MAX_SINGLE_SYNCS;
@@ -71,6 +71,8 @@ pub(crate) struct PartFiles {
     root: Option<OwnedFd>,
     /// Which files were made by this handle: what was not written to them is zeros.
     fresh: Vec<bool>,
+    /// The single part file, open for as long as this handle lives: it carries the lock.
+    held: Option<Arc<File>>,
     /// The inode of each file: another file in its place is not written to.
     inodes: Vec<u64>,
     open: Mutex<Open>,
@@ -104,10 +106,26 @@ impl PartFiles {
             output_name: output.file_name().unwrap_or_default().to_owned(),
             is_dir: plan.is_dir,
             root: None,
+            held: None,
             fresh: Vec::new(),
             inodes: Vec::new(),
             open: Mutex::new(Open { files: Lru::new(MAX_OPEN_PART_FILES), cursor: Cursor::default() }),
         })
+    }
+
+    /// Locks the part against fetches of other processes, until this handle is dropped. False if another one has it.
+    /// Where the file system knows no locks there is none.
+    pub(crate) fn lock(&mut self, plan: &Plan) -> Result<bool, DownloadError> {
+        let locked = match &self.root {
+            Some(root) => rustix::fs::flock(root, FlockOperation::NonBlockingLockExclusive),
+            None => {
+                let file = self.file(plan, 0)?;
+                let locked = rustix::fs::flock(&*file, FlockOperation::NonBlockingLockExclusive);
+                self.held = Some(file);
+                locked
+            }
+        };
+        Ok(locked != Err(Errno::WOULDBLOCK))
     }
 
     pub(crate) fn part_path(&self) -> &Path {

@@ -61,7 +61,8 @@ impl Store {
         progress: ProgressFn<'_>,
     ) -> Result<Imported, ImportError> {
         let (path, name) = locate(path, options.name.as_deref())?;
-        if self.dir().starts_with(&path) {
+        // The key and the database are secrets, and copies go away with their share.
+        if self.dir().starts_with(&path) || path.starts_with(self.dir()) {
             return Err(ImportError::HoldsStore { path });
         }
         let found = walk(&path, name)?;

@@ -198,6 +198,9 @@ fn what_cannot_be_named_in_a_manifest_is_refused_with_its_path() {
     assert!(matches!(root, ImportError::NoName { .. }), "{root}");
     let above = store.import_path(home.data().parent().unwrap(), &ImportOptions::default(), &no_progress);
     assert!(matches!(above, Err(ImportError::HoldsStore { .. })));
+    fs::write(home.data().join("key"), b"secret").unwrap();
+    let inside = store.import_path(&home.data().join("key"), &ImportOptions::default(), &no_progress);
+    assert!(matches!(inside, Err(ImportError::HoldsStore { .. })));
     assert!(store.shares().unwrap().is_empty());
     assert!(store.held_keys(None, 10).unwrap().is_empty());
 }

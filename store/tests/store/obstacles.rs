@@ -49,6 +49,69 @@ fn what_exists_is_never_replaced_unless_forced() {
 }
 
 #[test]
+fn force_takes_no_part_that_is_the_users_and_no_device() {
+    let (from, to) = (Home::new(), Home::new());
+    let (source, target) = (from.open(), to.open());
+    let tree = hand_over(&source, &target, &add(&source, &from.write("file", &noise(1, 100))).root);
+    to.write("out.part", b"precious");
+    let refused = target.begin_download(&tree, &to.path("out"), FORCE);
+    assert!(
+        matches!(&refused, Err(DownloadError::Exists(path)) if *path == to.path("out.part")),
+        "{refused:?}"
+    );
+    assert_eq!(fs::read(to.path("out.part")).unwrap(), b"precious");
+    let refused = target.begin_download(&tree, Path::new("/dev/null"), FORCE);
+    assert!(matches!(refused, Err(DownloadError::Exists(_))), "{refused:?}");
+}
+
+#[test]
+fn a_part_that_another_program_spoiled_is_never_finished() {
+    let spoil: [(&str, fn(&Path)); 3] = [
+        ("cut", |part| fs::File::options().write(true).open(part).unwrap().set_len(3).unwrap()),
+        ("removed", |part| fs::remove_file(part).unwrap()),
+        ("replaced", |part| {
+            fs::rename(part, part.with_extension("moved")).unwrap();
+            fs::write(part, noise(7, 3 * CHUNK)).unwrap();
+        }),
+    ];
+    for (what, spoil) in spoil {
+        let (from, to) = (Home::new(), Home::new());
+        let (source, target) = (from.open(), to.open());
+        let data = noise(1, 3 * CHUNK);
+        let tree = hand_over(&source, &target, &add(&source, &from.write("file", &data)).root);
+        let download = begin(&target, &tree, &to.path("out"));
+        fetch(&download, &source, 3);
+        download.commit().unwrap();
+        spoil(&to.path("out.part"));
+        assert!(download.finish().is_err(), "{what}");
+        assert!(!to.path("out").exists(), "{what}");
+        drop(download);
+        if what == "replaced" {
+            fs::remove_file(to.path("out.part")).unwrap();
+        }
+        let download = begin(&target, &tree, &to.path("out"));
+        fetch(&download, &source, 3);
+        download.finish().unwrap();
+        assert_eq!(fs::read(to.path("out")).unwrap(), data, "{what}");
+        assert_sound(&target);
+    }
+}
+
+#[test]
+fn a_part_that_another_process_fills_is_left_to_it() {
+    let (from, to, other) = (Home::new(), Home::new(), Home::new());
+    let (source, target, second) = (from.open(), to.open(), other.open());
+    let tree = hand_over(&source, &target, &add(&source, &from.write("file", &noise(1, 100))).root);
+    hand_over(&source, &second, &tree.root);
+    let download = begin(&target, &tree, &to.path("out"));
+    let refused = second.begin_download(&tree, &to.path("out"), DownloadOptions::default());
+    assert!(matches!(refused, Err(DownloadError::InProgress(_))), "{refused:?}");
+    fetch(&download, &source, 1);
+    download.finish().unwrap();
+    assert_eq!(fs::read(to.path("out")).unwrap(), noise(1, 100));
+}
+
+#[test]
 fn what_appears_during_the_download_is_not_replaced_either() {
     let (from, to) = (Home::new(), Home::new());
     let (source, target) = (from.open(), to.open());
@@ -147,13 +210,15 @@ fn a_link_planted_in_the_target_is_not_followed() {
     for (what, plant) in plants {
         plant();
         let refused = target.begin_download(&tree, &to.path("out"), FORCE);
-        assert!(matches!(refused, Err(DownloadError::OutsideTarget(_))), "{what}: {refused:?}");
+        // Seen for what it is before anything is opened, or when it is.
+        let is_refused = matches!(refused, Err(DownloadError::OutsideTarget(_) | DownloadError::Exists(_)));
+        assert!(is_refused, "{what}: {refused:?}");
         assert_eq!(listing(&to.path("victim")), [("inner".to_owned(), noise(9, 100))], "{what}");
         fs::remove_dir_all(to.path("out.part")).or_else(|_| fs::remove_file(to.path("out.part"))).unwrap();
     }
     symlink("victim/inner", to.path("single.part")).unwrap();
     let refused = target.begin_download(&file, &to.path("single"), FORCE);
-    assert!(matches!(refused, Err(DownloadError::OutsideTarget(_))), "{refused:?}");
+    assert!(matches!(refused, Err(DownloadError::Exists(_))), "{refused:?}");
     assert_sound(&target);
     // In the middle of the download.
     let download = begin(&target, &tree, &to.path("out"));

@@ -30,6 +30,10 @@ impl Fetch {
         }
         let Some(request) = self.settle(id, now) else { return false };
         self.received_len += u64::from(len);
+        if self.wants[request.want].exact_len().is_none() {
+            // Only now is it known how much was asked for.
+            self.requested_len -= u64::from(request.max_len.saturating_sub(len));
+        }
         let right = self.wants[request.want].exact_len().map_or(len <= MAX_BLOCK_LEN, |exact| len == exact);
         if !right {
             self.wasted_len += u64::from(len);

@@ -75,7 +75,8 @@ pub struct FetchProgress {
     pub in_flight: usize,
     /// Bytes received, wasted ones included.
     pub received_len: u64,
-    /// Bytes requested: the sum of `max_len` over all requests.
+    /// Bytes requested: the sum of `max_len` over all requests; of a want without a known length, once it has
+    /// arrived, its own.
     pub requested_len: u64,
     /// Bytes of copies that lost, and of bad blocks.
     pub wasted_len: u64,
