@@ -94,20 +94,19 @@ fn plan(told: &[Multiaddr], saved: &[Multiaddr]) -> Vec<(Multiaddr, IfTaken)> {
 
 /// Listens on one address; returns it with the port that was bound.
 async fn listen_on(client: &Client, wanted: &Multiaddr, if_taken: IfTaken) -> Result<Multiaddr, ApiError> {
-    let failed = |addr: &Multiaddr, error: &dyn std::error::Error| {
-        let message = format!("cannot listen on {addr}: {error}; choose another with --listen");
-        ApiError::new(ErrorKind::Failed, message)
+    let failed = |error: &dyn std::error::Error| {
+        ApiError::new(ErrorKind::Failed, format!("{error}; choose another with --listen"))
     };
     let error = match client.listen(wanted.clone()).await {
         Ok(bound) => return Ok(remembered(wanted, &bound)),
         Err(error) => error,
     };
     if if_taken != IfTaken::FreePort || port(wanted).is_none_or(|port| port == 0) {
-        return Err(failed(wanted, &error));
+        return Err(failed(&error));
     }
     let any = with_port(wanted, 0);
     info!(addr = %wanted, %error, "taken; using a free port");
-    let bound = client.listen(any.clone()).await.map_err(|error| failed(&any, &error))?;
+    let bound = client.listen(any.clone()).await.map_err(|error| failed(&error))?;
     Ok(remembered(&any, &bound))
 }
 

@@ -71,10 +71,12 @@ impl Api {
         } else {
             "check the CID, and that a daemon that has it is running"
         };
-        ApiError::new(
-            ErrorKind::NotFound,
-            format!("no provider of {cid} found within {}: {why}", seconds(waited)),
-        )
+        let within = if waited >= Duration::from_secs(1) {
+            format!(" within {}", seconds(waited))
+        } else {
+            String::new()
+        };
+        ApiError::new(ErrorKind::NotFound, format!("no provider of {cid} found{within}: {why}"))
     }
 }
 
