@@ -19,9 +19,10 @@ doc:
 test:
     cargo test --workspace --locked
 
-# Five daemons, one small file, one of them killed half-way.
+# Five daemons, one small file, one of them killed half-way. Runs the program that the tests built.
 demo:
-    cargo run --locked -- demo --size 16
+    cargo test --workspace --locked --no-run
+    "${CARGO_TARGET_DIR:-target}/debug/dhtfs" demo --size 16
 
 # Licences, bans and sources.
 deny:
