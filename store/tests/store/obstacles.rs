@@ -66,7 +66,8 @@ fn force_takes_no_part_that_is_the_users_and_no_device() {
 
 #[test]
 fn a_part_that_another_program_spoiled_is_never_finished() {
-    let spoil: [(&str, fn(&Path)); 3] = [
+    type Spoil = fn(&Path);
+    let spoil: [(&str, Spoil); 3] = [
         ("cut", |part| fs::File::options().write(true).open(part).unwrap().set_len(3).unwrap()),
         ("removed", |part| fs::remove_file(part).unwrap()),
         ("replaced", |part| {
