@@ -13,7 +13,7 @@ use std::{
 
 use dhtfs_store::{OpenError, OpenOptions, Store};
 use libp2p::{
-    PeerId,
+    Multiaddr, PeerId,
     core::{muxing::StreamMuxerBox, transport::Boxed},
     identity::Keypair,
 };
@@ -22,7 +22,7 @@ use tokio::sync::{Semaphore, oneshot};
 pub use crate::net::Executor;
 use crate::{
     api::types::{ApiError, ErrorKind},
-    net::{identity, transport},
+    net::{self, NetLimits, identity, transport},
 };
 
 /// Seconds since 1970. Only for what is stored or shown (when a share was added); never for logic.
@@ -47,8 +47,27 @@ pub struct Env {
     pub executor: Executor,
     /// Time of day.
     pub wall_clock: WallClock,
+    /// Addresses to listen on; see [`crate::Config::listen`].
+    pub listen: Vec<Multiaddr>,
     /// Seeds every random choice of the node.
     pub seed: u64,
+    /// What production never changes.
+    pub tuning: Tuning,
+}
+
+/// Protections and protocol versions as values: the simulator shows what each is good for by changing it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tuning {
+    /// Bounds of the network.
+    pub limits: NetLimits,
+    /// Versions of the exchange protocol that are offered, preferred first.
+    pub exchange_versions: Vec<u32>,
+}
+
+impl Default for Tuning {
+    fn default() -> Self {
+        Self { limits: NetLimits::default(), exchange_versions: net::EXCHANGE_VERSIONS.to_vec() }
+    }
 }
 
 impl fmt::Debug for Env {
@@ -58,13 +77,13 @@ impl fmt::Debug for Env {
 }
 
 impl Env {
-    /// The environment of a real machine: TCP and QUIC, the store and key in `data_dir`, threads of the tokio
-    /// runtime this is called in.
+    /// The environment of a real machine: TCP and QUIC on the addresses `listen`, the store and key in
+    /// `data_dir`, threads of the tokio runtime this is called in.
     ///
     /// # Errors
     /// [`ErrorKind::Store`] if the store is in use, damaged or of a newer version; [`ErrorKind::Failed`] if the
     /// key can't be read or made, or no transport can be built.
-    pub async fn production(data_dir: &Path) -> Result<Self, ApiError> {
+    pub async fn production(data_dir: &Path, listen: Vec<Multiaddr>) -> Result<Self, ApiError> {
         let store = open_store(data_dir).await?;
         let key_path = data_dir.join("key");
         let keypair = tokio::task::spawn_blocking(move || identity::load_or_create(&key_path, rand::random))
@@ -85,7 +104,9 @@ impl Env {
             wall_clock: Arc::new(|| {
                 SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
             }),
+            listen,
             seed: rand::random(),
+            tuning: Tuning::default(),
         })
     }
 }

@@ -111,7 +111,7 @@ impl Node {
     /// See [`Env::production`] and [`Node::start`].
     pub async fn production(options: NodeOptions) -> Result<Self, ApiError> {
         options.config.check()?;
-        let env = Env::production(&options.data_dir).await?;
+        let env = Env::production(&options.data_dir, options.config.listen.clone()).await?;
         Self::start(options.config, env, options.role).await
     }
 
@@ -205,10 +205,12 @@ async fn start_network(
     tasks: &Tasks,
     dialled: watch::Sender<bool>,
 ) -> Result<Network, ApiError> {
-    let Env { keypair, transport, store, executor, wall_clock, seed } = env;
+    let Env { keypair, transport, store, executor, wall_clock, listen, seed, tuning } = env;
     let is_server = role == Role::Server;
     let mut net_config = NetConfig::new(&config.network, concat!("dhtfs/", env!("CARGO_PKG_VERSION")));
     net_config.kad_server = is_server;
+    net_config.limits = tuning.limits;
+    net_config.exchange_versions = tuning.exchange_versions;
     let net_env = NetEnv { keypair, transport, executor, seed };
     let (client, event_loop, events) = net::new(net_config, net_env).map_err(|error| {
         ApiError::new(ErrorKind::Failed, format!("the network could not be set up: {error}"))
@@ -235,7 +237,7 @@ async fn start_network(
     if is_server {
         tasks.spawn(serve_task.run(tasks.shutdown()));
         tasks.spawn(SourcesTask { store: store.clone(), provide: provide.clone() }.run(tasks.shutdown()));
-        listen::listen(&client, &store, &config.listen).await?;
+        listen::listen(&client, &store, &listen).await?;
     }
     let join = JoinTask {
         client: client.clone(),

@@ -20,8 +20,8 @@ use super::nat_server::NatServer;
 pub(crate) struct Protocols {
     /// `/dhtfs/<network>/kad/1.0.0`
     pub(crate) kad: StreamProtocol,
-    /// `/dhtfs/<network>/exchange/1`
-    pub(crate) exchange: StreamProtocol,
+    /// `/dhtfs/<network>/exchange/<version>`, preferred first.
+    pub(crate) exchange: Vec<StreamProtocol>,
     /// `/dhtfs/<network>`: what identify calls the protocol version.
     pub(crate) version: String,
 }
@@ -30,20 +30,23 @@ pub(crate) struct Protocols {
 const MAX_NETWORK_LEN: usize = 32;
 
 impl Protocols {
-    /// The names of `network`.
+    /// The names of `network`, with the versions of the exchange protocol that are offered.
     ///
     /// # Errors
     /// Unless the name is 1 to 32 characters of `a-z`, `0-9` and `-`.
-    pub(crate) fn of(network: &str) -> Result<Self, NetError> {
+    pub(crate) fn of(network: &str, exchange_versions: &[u32]) -> Result<Self, NetError> {
         let bad = || NetError::NetworkName(network.chars().take(MAX_NETWORK_LEN + 1).collect());
         let allowed = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-';
         if network.is_empty() || network.len() > MAX_NETWORK_LEN || !network.bytes().all(allowed) {
             return Err(bad());
         }
-        let name = |suffix| StreamProtocol::try_from_owned(format!("/dhtfs/{network}/{suffix}"));
+        let name = |suffix: &str| StreamProtocol::try_from_owned(format!("/dhtfs/{network}/{suffix}"));
         Ok(Self {
             kad: name("kad/1.0.0").map_err(|_| bad())?,
-            exchange: name("exchange/1").map_err(|_| bad())?,
+            exchange: exchange_versions
+                .iter()
+                .map(|version| name(&format!("exchange/{version}")).map_err(|_| bad()))
+                .collect::<Result<_, _>>()?,
             version: format!("/dhtfs/{network}"),
         })
     }
@@ -99,7 +102,7 @@ impl Behaviour {
             nat_client: NatClient::new(StdRng::seed_from_u64(rng.next_u64())),
             exchange: request_response::Behaviour::with_codec(
                 ExchangeCodec,
-                [(protocols.exchange.clone(), ProtocolSupport::Full)],
+                protocols.exchange.iter().map(|name| (name.clone(), ProtocolSupport::Full)),
                 exchange,
             ),
         }
@@ -114,18 +117,18 @@ mod tests {
 
     #[test]
     fn protocol_names_carry_the_network() {
-        let protocols = Protocols::of("main").unwrap();
+        let protocols = Protocols::of("main", &[2, 1]).unwrap();
         assert_eq!(protocols.kad, "/dhtfs/main/kad/1.0.0");
-        assert_eq!(protocols.exchange, "/dhtfs/main/exchange/1");
+        assert_eq!(protocols.exchange, ["/dhtfs/main/exchange/2", "/dhtfs/main/exchange/1"]);
     }
 
     #[test]
     fn network_names_are_short_and_plain() {
         for good in ["a", "test-2", &"x".repeat(32)] {
-            assert!(Protocols::of(good).is_ok(), "{good}");
+            assert!(Protocols::of(good, &[1]).is_ok(), "{good}");
         }
         for bad in ["", "Main", "a/b", "a b", "ä", "a_b", &"x".repeat(33)] {
-            let error = Protocols::of(bad).unwrap_err().to_string();
+            let error = Protocols::of(bad, &[1]).unwrap_err().to_string();
             assert_eq!(error.lines().count(), 1, "{error}");
         }
     }

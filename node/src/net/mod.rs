@@ -75,6 +75,9 @@ use self::behaviour::{Behaviour, Protocols};
 /// Runs tasks: the connections of the swarm.
 pub type Executor = Arc<dyn Fn(BoxFuture<'static, ()>) + Send + Sync>;
 
+/// The versions of the exchange protocol that this program speaks, preferred first.
+pub const EXCHANGE_VERSIONS: [u32; 1] = [1];
+
 /// What the network is to be like.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NetConfig {
@@ -86,6 +89,8 @@ pub struct NetConfig {
     pub agent_version: String,
     /// Bounds.
     pub limits: NetLimits,
+    /// Versions of the exchange protocol that are offered, preferred first. A peer needs one in common.
+    pub exchange_versions: Vec<u32>,
 }
 
 impl NetConfig {
@@ -96,6 +101,7 @@ impl NetConfig {
             kad_server: true,
             agent_version: agent_version.into(),
             limits: NetLimits::default(),
+            exchange_versions: EXCHANGE_VERSIONS.to_vec(),
         }
     }
 }
@@ -126,9 +132,9 @@ pub fn new(
     config: NetConfig,
     env: NetEnv,
 ) -> Result<(Client, EventLoop, mpsc::Receiver<NetEvent>), NetError> {
-    let NetConfig { network, kad_server, agent_version, limits } = config;
+    let NetConfig { network, kad_server, agent_version, limits, exchange_versions } = config;
     let NetEnv { keypair, transport, executor, seed } = env;
-    let protocols = Protocols::of(&network)?;
+    let protocols = Protocols::of(&network, &exchange_versions)?;
     let agent_version = agent_version.chars().take(limits::MAX_AGENT_LEN).collect();
     let local = keypair.public().to_peer_id();
     let behaviour = Behaviour::new(&keypair, &protocols, kad_server, agent_version, &limits, seed);

@@ -24,7 +24,7 @@ impl EventLoop {
 
     fn on_identified(&mut self, peer: PeerId, info: &Info) {
         let kad = info.protocols.contains(&self.protocols.kad);
-        let exchange = info.protocols.contains(&self.protocols.exchange);
+        let exchange = self.protocols.exchange.iter().any(|name| info.protocols.contains(name));
         self.peers.on_identified(&peer, &info.agent_version, kad, exchange);
         if kad {
             self.route(peer, &info.listen_addrs);

@@ -1,6 +1,7 @@
 //! Joins the network and stays in it: dials the addresses a user gave and the peers of the last run, again and
 //! again while the routing table is empty, and saves the table for the next run.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use dhtfs_store::SavedPeer;
@@ -22,9 +23,12 @@ const MAX_DIALS: usize = 16;
 /// Connected peers at which joining by saved peers is enough; kad finds the others.
 const ENOUGH_PEERS: usize = 8;
 
-/// How often the routing table is saved while the node runs. A killed node forgets at most the peers it met
-/// since.
-const SAVE_EVERY: Duration = Duration::from_secs(30);
+/// How often the routing table is saved while the node runs, if it has changed. A killed node forgets at most
+/// the peers it met since.
+const SAVE_EVERY: Duration = Duration::from_secs(5 * 60);
+
+/// The first save after joining is sooner: the table of a fresh node grows fast.
+const FIRST_SAVE_AFTER: Duration = Duration::from_secs(30);
 
 /// First and longest pause between two rounds of dialling while the table is empty.
 const RETRY: BackoffPolicy = BackoffPolicy::new(Duration::from_secs(1), Duration::from_secs(60));
@@ -50,10 +54,11 @@ impl JoinTask {
     /// Runs until `shutdown` turns true, then saves the table a last time.
     pub async fn run(mut self, mut shutdown: watch::Receiver<bool>, clock: WallClock) {
         let mut backoff = Backoff::new(RETRY, self.seed);
-        let mut save = tokio::time::interval_at(tokio::time::Instant::now() + SAVE_EVERY, SAVE_EVERY);
+        let mut save = tokio::time::interval_at(tokio::time::Instant::now() + FIRST_SAVE_AFTER, SAVE_EVERY);
         save.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut retry_at = Some(now());
         let mut saved_once = false;
+        let mut saved = BTreeMap::new();
         let mut ending = shutdown.clone();
         loop {
             tokio::select! {
@@ -66,7 +71,7 @@ impl JoinTask {
                     self.dialled.send_replace(true);
                     retry_at = (*self.routing.borrow() == 0).then(|| now() + backoff.next_delay());
                 }
-                _ = save.tick() => self.save(&clock).await,
+                _ = save.tick() => self.save(&clock, &mut saved).await,
                 changed = self.routing.changed() => {
                     if changed.is_err() {
                         break;
@@ -80,13 +85,13 @@ impl JoinTask {
                         if !saved_once {
                             // The first peers at once: a node killed within its first minute finds back.
                             saved_once = true;
-                            self.save(&clock).await;
+                            self.save(&clock, &mut saved).await;
                         }
                     }
                 }
             }
         }
-        self.save(&clock).await;
+        self.save(&clock, &mut saved).await;
     }
 
     async fn dial_everybody(&self) {
@@ -121,26 +126,35 @@ impl JoinTask {
         }
     }
 
-    async fn save(&self, clock: &WallClock) {
+    /// Saves the table unless it is `saved` already.
+    async fn save(&self, clock: &WallClock, saved: &mut Table) {
         let Ok(peers) = self.client.routing_peers().await else { return };
-        if peers.is_empty() {
-            // An offline evening must not erase the way back.
+        let peers = Table::from_iter(peers);
+        // An offline evening must not erase the way back.
+        if peers.is_empty() || peers == *saved {
             return;
         }
         let last_seen_unix = clock();
         let rows: Vec<SavedPeer> = peers
-            .into_iter()
+            .iter()
             .map(|(peer, addrs)| SavedPeer {
                 peer: peer.to_bytes(),
                 addrs: addrs.iter().map(Multiaddr::to_string).collect(),
                 last_seen_unix,
             })
             .collect();
-        if let Ok(Err(error)) = self.store.call(move |s| s.save_peers(&rows)).await {
-            info!(%error, "saving the routing peers failed; the next run starts from older ones");
+        match self.store.call(move |s| s.save_peers(&rows)).await {
+            Ok(Ok(())) => *saved = peers,
+            Ok(Err(error)) => {
+                info!(%error, "saving the routing peers failed; the next run starts from older ones");
+            }
+            Err(_) => {}
         }
     }
 }
+
+/// Peers of the routing table and their addresses.
+type Table = BTreeMap<PeerId, Vec<Multiaddr>>;
 
 fn parse_peer(row: SavedPeer) -> Option<(PeerId, Vec<Multiaddr>)> {
     let peer = PeerId::from_bytes(&row.peer).ok()?;
