@@ -9,9 +9,10 @@
 //! single operations): a full disk is `ENOSPC`, a name that is taken `EEXIST`, a link where none may be
 //! `ELOOP`.
 
-// memory
+mod memory;
 pub(crate) mod real;
 
+pub use memory::{Clock, Fault, MemoryDisk, PagePool};
 pub use real::RealDisk;
 
 use std::any::Any;
