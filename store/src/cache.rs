@@ -1,11 +1,11 @@
 //! What is kept in memory about sources between two reads: open files, and which chunks were found right.
 
 use std::collections::{BTreeMap, HashMap};
-use std::fs::File;
 use std::hash::Hash;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::db::tables::SourceId;
+use crate::disk::DiskFile;
 use crate::fsutil::FileStamp;
 
 /// Files kept open, far below the usual limit of 1,024 descriptors a process.
@@ -92,7 +92,7 @@ impl Verified {
 /// The memory of one store.
 #[derive(Debug)]
 pub(crate) struct SourceCache {
-    files: Mutex<Lru<SourceId, (Arc<File>, FileStamp)>>,
+    files: Mutex<Lru<SourceId, (Arc<dyn DiskFile>, FileStamp)>>,
     verified: Mutex<Lru<SourceId, Verified>>,
 }
 
@@ -105,12 +105,12 @@ impl SourceCache {
     }
 
     /// The open file of a source, if it is the very file that has `stamp`.
-    pub(crate) fn file(&self, id: SourceId, stamp: &FileStamp) -> Option<Arc<File>> {
+    pub(crate) fn file(&self, id: SourceId, stamp: &FileStamp) -> Option<Arc<dyn DiskFile>> {
         let mut files = guard(&self.files);
         files.get(id).filter(|(_, opened)| opened.is_same_file(stamp)).map(|(file, _)| file.clone())
     }
 
-    pub(crate) fn keep_file(&self, id: SourceId, file: Arc<File>, stamp: FileStamp) {
+    pub(crate) fn keep_file(&self, id: SourceId, file: Arc<dyn DiskFile>, stamp: FileStamp) {
         guard(&self.files).insert(id, (file, stamp));
     }
 
@@ -156,6 +156,7 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
     use super::*;
+    use crate::disk::RealDisk;
 
     #[test]
     fn the_least_recently_used_goes_first() {
@@ -177,9 +178,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("f");
         std::fs::write(&path, "one").unwrap();
-        let first = FileStamp::of_path(&path).unwrap();
+        let first = FileStamp::of_path(&RealDisk, &path).unwrap();
         std::fs::write(&path, "other").unwrap();
-        let second = FileStamp::of_path(&path).unwrap();
+        let second = FileStamp::of_path(&RealDisk, &path).unwrap();
         let cache = SourceCache::new();
         cache.set_all_verified(1, first, 65);
         assert!(cache.is_verified(1, &first, 0) && cache.is_verified(1, &first, 64));

@@ -6,7 +6,6 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -221,7 +220,7 @@ impl Inner {
         let failed = |error: io::Error| {
             blame(&error).map(Err).ok_or_else(|| StoreError::from(FileError::new("read", &path, error)))
         };
-        let stamp = match FileStamp::of_path(&path) {
+        let stamp = match FileStamp::of_path(&*self.disk, &path) {
             Ok(stamp) => stamp,
             Err(error) => return failed(error),
         };
@@ -230,9 +229,8 @@ impl Inner {
         }
         let file = match self.cache.file(place.id, &stamp) {
             Some(file) => file,
-            None => match open_regular(&path) {
+            None => match open_regular(&*self.disk, &path) {
                 Ok((file, opened)) => {
-                    let file = Arc::new(file);
                     self.cache.keep_file(place.id, file.clone(), opened);
                     file
                 }
@@ -246,11 +244,11 @@ impl Inner {
             if let Err(error) = file.read_exact_at(&mut data, place.offset) {
                 return failed(error);
             }
-            if FileStamp::of_path(&path).is_ok_and(|after| after == stamp) {
+            if FileStamp::of_path(&*self.disk, &path).is_ok_and(|after| after == stamp) {
                 return Ok(Ok(data));
             }
         }
-        match hasher::read_and_hash_at(&file, place.offset, place.len, &mut data) {
+        match hasher::read_and_hash_at(&*file, place.offset, place.len, &mut data) {
             Ok(digest) if digest == *cid.digest() => {
                 self.cache.set_verified(place.id, stamp, index);
                 Ok(Ok(data))
@@ -281,12 +279,12 @@ impl Inner {
         let failed = |error: io::Error| {
             blame(&error).map(Err).ok_or_else(|| StoreError::from(FileError::new("read", &path, error)))
         };
-        match FileStamp::of_path(&path) {
+        match FileStamp::of_path(&*self.disk, &path) {
             Ok(stamp) if stamp.is_unchanged_since(&record.stamp) => return Ok(Ok(record.stamp)),
             Ok(_) => {}
             Err(error) => return failed(error),
         }
-        let (file, stamp) = match open_regular(&path) {
+        let (file, stamp) = match open_regular(&*self.disk, &path) {
             Ok(opened) => opened,
             Err(error) => return failed(error),
         };
@@ -297,7 +295,7 @@ impl Inner {
         }
         let compared = hasher::for_each(self.threads, chunks.len(), Vec::new, |buffer, index| {
             let (offset, len) = layout.span(index as u64);
-            let digest = hasher::hash_at(&file, offset, len, buffer).map_err(Some)?;
+            let digest = hasher::hash_at(&*file, offset, len, buffer).map_err(Some)?;
             let is_same = chunks.get(index).is_some_and(|chunk| *chunk.digest() == digest);
             if is_same { Ok(()) } else { Err(None) }
         });

@@ -10,6 +10,7 @@ use crate::db::records::{SourceKind, SourceRecord, decode};
 use crate::db::tables::{Tables, manifest_of_pin_key};
 use crate::download::part_path;
 use crate::error::StoreError;
+use crate::fsutil::exists;
 use crate::store::{Store, lock};
 
 /// What a collection removed.
@@ -42,7 +43,7 @@ impl Store {
             let mut tables = Tables::open(txn)?;
             for (output, record) in downloads(&tables.progress)? {
                 let is_open = open.get(&output).is_some_and(|download| download.strong_count() > 0);
-                let is_gone = |path: &std::path::Path| matches!(path.try_exists(), Ok(false));
+                let is_gone = |path: &std::path::Path| matches!(exists(&*inner.disk, path), Ok(false));
                 // In the middle of its rename a download has no part either.
                 if !is_open && record.finishing.is_none() && is_gone(&part_path(&output, &record.root)) {
                     tables.end_download(&output, &record)?;

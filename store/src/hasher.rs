@@ -5,23 +5,24 @@
 //! enough for the bytes to be still in the core's own cache when they are hashed. SHA-256 uses the CPU's own
 //! instructions, which the sha2 crate looks for at run time.
 
-use std::fs::File;
 use std::io;
 use std::num::NonZeroUsize;
-use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use sha2::{Digest as _, Sha256};
 
 use crate::cid::Digest;
+use crate::disk::{Disk, DiskFile};
 
 /// Bytes read at once. Measured with 8 to 512 KiB on a core with 1 MiB of second-level cache, two cores at
 /// work and the file in memory: 48 and 64 KiB cost least, 16 KiB 5 % more, 128 KiB 17 % more.
 pub(crate) const READ_LEN: usize = 64 << 10;
 
-/// How many threads to use: what was asked for, or one for each core.
-pub(crate) fn thread_count(wanted: Option<NonZeroUsize>) -> usize {
+/// How many threads to use on a disk: what was asked for, or one for each core. One if the disk wants everything
+/// done in one order.
+pub(crate) fn thread_count(disk: &dyn Disk, wanted: Option<NonZeroUsize>) -> usize {
+    let wanted = if disk.threads() { wanted } else { Some(NonZeroUsize::MIN) };
     wanted.or_else(|| std::thread::available_parallelism().ok()).map_or(1, NonZeroUsize::get)
 }
 
@@ -73,7 +74,12 @@ where
 
 /// Reads `len` bytes at `offset` and hashes them; `buffer` is scratch space. The answer is `UnexpectedEof` if
 /// the file is shorter.
-pub(crate) fn hash_at(file: &File, offset: u64, len: u32, buffer: &mut Vec<u8>) -> io::Result<Digest> {
+pub(crate) fn hash_at(
+    file: &dyn DiskFile,
+    offset: u64,
+    len: u32,
+    buffer: &mut Vec<u8>,
+) -> io::Result<Digest> {
     buffer.resize(READ_LEN, 0);
     let mut hash = Sha256::new();
     let mut at = offset;
@@ -99,8 +105,8 @@ pub(crate) enum CopyError {
 /// Like [`hash_at`], and writes the bytes at the same offset of `output`. Steps of zeros are left out: where
 /// nothing was written before, they stay holes.
 pub(crate) fn copy_and_hash_at(
-    input: &File,
-    output: &File,
+    input: &dyn DiskFile,
+    output: &dyn DiskFile,
     offset: u64,
     len: u32,
     buffer: &mut Vec<u8>,
@@ -125,7 +131,7 @@ pub(crate) fn copy_and_hash_at(
 
 /// Like [`hash_at`], and leaves the bytes in `buffer`, which gets exactly that length.
 pub(crate) fn read_and_hash_at(
-    file: &File,
+    file: &dyn DiskFile,
     offset: u64,
     len: u32,
     buffer: &mut Vec<u8>,
@@ -147,6 +153,7 @@ mod tests {
 
     use super::*;
     use crate::cid::sha256;
+    use crate::disk::{OpenMode, RealDisk};
 
     #[test]
     fn every_item_is_worked_on_once_whatever_the_number_of_threads() {
@@ -185,14 +192,15 @@ mod tests {
         let (from, to) = (dir.path().join("from"), dir.path().join("to"));
         let bytes = [vec![1; READ_LEN / 2], vec![0; READ_LEN * 5], vec![2; 77]].concat();
         std::fs::write(&from, &bytes).unwrap();
-        let (input, output) = (File::open(&from).unwrap(), File::create(&to).unwrap());
+        let input = RealDisk.open(&from, OpenMode::Read).unwrap();
+        let output = RealDisk.open(&to, OpenMode::CreatePrivate).unwrap();
         output.set_len(bytes.len() as u64).unwrap();
         let len = u32::try_from(bytes.len()).unwrap();
-        assert_eq!(copy_and_hash_at(&input, &output, 0, len, &mut Vec::new()).unwrap(), sha256(&bytes));
+        assert_eq!(copy_and_hash_at(&*input, &*output, 0, len, &mut Vec::new()).unwrap(), sha256(&bytes));
         assert_eq!(std::fs::read(&to).unwrap(), bytes);
-        let blocks = std::os::unix::fs::MetadataExt::blocks(&output.metadata().unwrap());
-        assert!(blocks * 512 < 3 * READ_LEN as u64, "{blocks} blocks");
-        let beyond = copy_and_hash_at(&input, &output, 1, len, &mut Vec::new());
+        let allocated_len = output.metadata().unwrap().allocated_len;
+        assert!(allocated_len < 3 * READ_LEN as u64, "{allocated_len} bytes");
+        let beyond = copy_and_hash_at(&*input, &*output, 1, len, &mut Vec::new());
         assert!(
             matches!(beyond, Err(CopyError::Read(error)) if error.kind() == io::ErrorKind::UnexpectedEof)
         );
@@ -204,16 +212,19 @@ mod tests {
         let path = dir.path().join("f");
         let bytes: Vec<u8> = (0..READ_LEN * 2 + 77).map(|index| u8::try_from(index % 251).unwrap()).collect();
         std::fs::write(&path, &bytes).unwrap();
-        let file = File::open(&path).unwrap();
+        let file = RealDisk.open(&path, OpenMode::Read).unwrap();
         let mut buffer = Vec::new();
         for (offset, len) in [(0, bytes.len()), (5, READ_LEN), (READ_LEN, 1), (3, 0), (1, READ_LEN * 2)] {
             let expected = sha256(&bytes[offset..offset + len]);
             let len32 = u32::try_from(len).unwrap();
-            assert_eq!(hash_at(&file, offset as u64, len32, &mut buffer).unwrap(), expected);
-            assert_eq!(read_and_hash_at(&file, offset as u64, len32, &mut buffer).unwrap(), expected);
+            assert_eq!(hash_at(&*file, offset as u64, len32, &mut buffer).unwrap(), expected);
+            assert_eq!(read_and_hash_at(&*file, offset as u64, len32, &mut buffer).unwrap(), expected);
             assert_eq!(buffer, &bytes[offset..offset + len]);
         }
         let end = bytes.len() as u64;
-        assert_eq!(hash_at(&file, end - 1, 2, &mut buffer).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+        assert_eq!(
+            hash_at(&*file, end - 1, 2, &mut buffer).unwrap_err().kind(),
+            io::ErrorKind::UnexpectedEof
+        );
     }
 }

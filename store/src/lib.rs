@@ -12,6 +12,7 @@ mod chunks;
 pub mod cid;
 pub mod codec;
 mod db;
+pub mod disk;
 mod download;
 mod error;
 mod fsutil;
@@ -40,7 +41,8 @@ pub use link::{Link, LinkError};
 pub use manifest::{ManifestError, ResolvedFile, ResolvedTree, TreeResolver};
 pub use name::{NameError, RelPath, check_name};
 pub use options::{
-    DEFAULT_STREAM_NAME, DownloadOptions, ImportOptions, OpenOptions, Progress, ProgressFn, no_progress,
+    DEFAULT_DB_CACHE_LEN, DEFAULT_STREAM_NAME, DownloadOptions, ImportOptions, OpenOptions, Progress,
+    ProgressFn, no_progress,
 };
 pub use settings::{
     MAX_SAVED_ADDR_LEN, MAX_SAVED_ADDRS, MAX_SAVED_PEER_LEN, MAX_SAVED_PEERS, MAX_SETTING_KEY_LEN,

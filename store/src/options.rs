@@ -2,14 +2,33 @@
 
 use std::num::NonZeroUsize;
 use std::ops::ControlFlow;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::disk::{Disk, RealDisk};
+
 /// How a store is opened.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct OpenOptions {
     /// Threads that hash; `None` takes as many as the machine offers. One thread means that the store starts
-    /// none of its own.
+    /// none of its own, and so does a disk on which work is not to be shared out ([`Disk::threads`]).
     pub threads: Option<NonZeroUsize>,
+    /// The disk that everything is on: the data directory, files that are added, outputs of downloads.
+    pub disk: Arc<dyn Disk>,
+    /// Most memory for database pages, in bytes. Pages are read again when it is full, so it can be as small as one
+    /// likes.
+    pub db_cache_len: usize,
+}
+
+/// redb's own default for [`OpenOptions::db_cache_len`] of 1 GiB is meant for a machine that does nothing else;
+/// 32 MiB hold the locations of some 300,000 chunks (300 GiB of shares).
+pub const DEFAULT_DB_CACHE_LEN: usize = 32 << 20;
+
+impl Default for OpenOptions {
+    /// The real disk, all cores, and [`DEFAULT_DB_CACHE_LEN`].
+    fn default() -> Self {
+        Self { threads: None, disk: Arc::new(RealDisk), db_cache_len: DEFAULT_DB_CACHE_LEN }
+    }
 }
 
 /// How a file, a directory or a stream is added.

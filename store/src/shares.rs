@@ -14,6 +14,7 @@ use crate::db::tables::{
 };
 use crate::download::part_path;
 use crate::error::StoreError;
+use crate::fsutil::exists;
 use crate::store::Store;
 
 /// Something that was added or is being fetched.
@@ -107,8 +108,11 @@ impl Store {
                 tracing::warn!(%error, "a copy nobody needs stays until the next collection");
             }
         }
-        let parts =
-            downloads.iter().map(|output| part_path(output, root)).filter(|part| part.exists()).collect();
+        let parts = downloads
+            .iter()
+            .map(|output| part_path(output, root))
+            .filter(|part| exists(&*self.inner.disk, part).unwrap_or(false))
+            .collect();
         Ok(Some(Removed { keys, parts }))
     }
 

@@ -1,28 +1,42 @@
 //! Files of at most one chunk: read whole, written whole.
 
-use std::ffi::{OsStr, OsString};
-use std::fs::{self, File};
-use std::io::{self, Read, Write};
+use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use crate::disk::{Disk, DiskFile, OpenMode, RealDisk};
 use crate::error::{DownloadError, FileError};
-use crate::fsutil::{is_no_space, open_regular, remove_file_if_there, rename_new, sync_dir};
+use crate::fsutil::{file_name, is_no_space, open_regular, remove_file_if_there, sync_dir};
 use crate::manifest::MAX_CHUNK_LEN;
+use crate::store::Store;
 
 /// Files that crashes may have left beside an output before it is given up.
 const MAX_LEFTOVERS: u32 = 100;
+
+impl Store {
+    /// Like [`read_small_file`], on the disk of this store.
+    ///
+    /// # Errors
+    /// As for [`read_small_file`].
+    pub fn read_small_file(&self, path: &Path) -> Result<Option<Vec<u8>>, FileError> {
+        read(&*self.inner.disk, path)
+    }
+
+    /// Like [`write_file`], on the disk of this store.
+    ///
+    /// # Errors
+    /// As for [`write_file`].
+    pub fn write_file(&self, path: &Path, data: &[u8], force: bool) -> Result<(), DownloadError> {
+        write(&*self.inner.disk, path, data, force)
+    }
+}
 
 /// Reads a file that may be a chunk; `None` if it is longer than a chunk can be.
 ///
 /// # Errors
 /// [`FileError`] if it cannot be read or is no regular file.
 pub fn read_small_file(path: &Path) -> Result<Option<Vec<u8>>, FileError> {
-    let fail = |source| FileError::new("read", path, source);
-    let (file, _) = open_regular(path).map_err(fail)?;
-    let mut data = Vec::new();
-    // One byte more than a chunk shows that there is more.
-    file.take(u64::from(MAX_CHUNK_LEN) + 1).read_to_end(&mut data).map_err(fail)?;
-    Ok((data.len() <= MAX_CHUNK_LEN as usize).then_some(data))
+    read(&RealDisk, path)
 }
 
 /// Writes a file so that it is there whole or not at all: under a name of its own, synced, then renamed. With
@@ -31,35 +45,60 @@ pub fn read_small_file(path: &Path) -> Result<Option<Vec<u8>>, FileError> {
 /// # Errors
 /// [`DownloadError::Exists`], [`DownloadError::NoSpace`], [`DownloadError::NoName`], or [`DownloadError::Io`].
 pub fn write_file(path: &Path, data: &[u8], force: bool) -> Result<(), DownloadError> {
-    let (Some(dir), Some(name)) = (path.parent(), path.file_name()) else {
+    write(&RealDisk, path, data, force)
+}
+
+fn read(disk: &dyn Disk, path: &Path) -> Result<Option<Vec<u8>>, FileError> {
+    let fail = |source| FileError::new("read", path, source);
+    let (file, stamp) = open_regular(disk, path).map_err(fail)?;
+    let max = MAX_CHUNK_LEN as usize;
+    // One byte more than the file should have shows that there is more.
+    let mut data = vec![0; usize::try_from(stamp.size()).unwrap_or(max).min(max) + 1];
+    let mut len = 0;
+    loop {
+        let rest = data.get_mut(len..).unwrap_or_default();
+        match file.read_at(rest, len as u64) {
+            Ok(0) if rest.is_empty() && len <= max => data.resize(max + 1, 0),
+            Ok(0) => break,
+            Ok(read) => len += read,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(fail(error)),
+        }
+    }
+    data.truncate(len);
+    Ok((len <= max).then_some(data))
+}
+
+fn write(disk: &dyn Disk, path: &Path, data: &[u8], force: bool) -> Result<(), DownloadError> {
+    let (Some(dir), Some(_)) = (path.parent(), path.file_name()) else {
         return Err(DownloadError::NoName(path.to_owned()));
     };
-    if fs::symlink_metadata(path).is_ok_and(|meta| !force || meta.is_dir()) {
+    if disk.symlink_metadata(path).is_ok_and(|meta| !force || meta.is_dir()) {
         return Err(DownloadError::Exists(path.to_owned()));
     }
     let (part, file) =
-        create_beside(dir, name).map_err(|source| FileError::new("create a file in", dir, source))?;
-    let written = write_synced(file, data).and_then(|()| put_in_place(dir, &part, path, force));
+        create_beside(disk, path).map_err(|source| FileError::new("create a file in", dir, source))?;
+    let written = write_synced(&*file, data).and_then(|()| put_in_place(disk, dir, &part, path, force));
     if let Err(error) = written {
         // Nothing half-written stays; if this fails too, the first error says more.
-        let _ = remove_file_if_there(&part);
+        let _ = remove_file_if_there(disk, &part);
         return Err(match error.kind() {
             io::ErrorKind::AlreadyExists => DownloadError::Exists(path.to_owned()),
             _ if is_no_space(&error) => DownloadError::NoSpace { need: data.len() as u64, have: 0 },
             _ => FileError::new("write", path, error).into(),
         });
     }
-    Ok(sync_dir(dir)?)
+    Ok(sync_dir(disk, dir)?)
 }
 
 /// A new file with a name that nobody has. `<name>.part` may be a download's.
-fn create_beside(dir: &Path, name: &OsStr) -> io::Result<(PathBuf, File)> {
+fn create_beside(disk: &dyn Disk, path: &Path) -> io::Result<(PathBuf, Arc<dyn DiskFile>)> {
     let mut taken = io::Error::from(io::ErrorKind::AlreadyExists);
     for number in 0..MAX_LEFTOVERS {
-        let mut part = OsString::from(name);
+        let mut part = file_name(path).to_owned();
         part.push(format!(".part-{number}"));
-        let part = dir.join(part);
-        match File::create_new(&part) {
+        let part = path.with_file_name(part);
+        match disk.open(&part, OpenMode::CreateNew) {
             Ok(file) => return Ok((part, file)),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => taken = error,
             Err(error) => return Err(error),
@@ -68,17 +107,23 @@ fn create_beside(dir: &Path, name: &OsStr) -> io::Result<(PathBuf, File)> {
     Err(taken)
 }
 
-fn write_synced(mut file: File, data: &[u8]) -> io::Result<()> {
-    file.write_all(data)?;
+fn write_synced(file: &dyn DiskFile, data: &[u8]) -> io::Result<()> {
+    file.write_all_at(data, 0)?;
     file.sync_all()
 }
 
-fn put_in_place(dir: &Path, part: &Path, path: &Path, force: bool) -> io::Result<()> {
-    if force { fs::rename(part, path) } else { rename_new(File::open(dir)?, part, path, false) }
+fn put_in_place(disk: &dyn Disk, dir: &Path, part: &Path, path: &Path, force: bool) -> io::Result<()> {
+    if force {
+        disk.rename(part, path)
+    } else {
+        disk.open_dir(dir)?.rename_new(file_name(part), file_name(path), false)
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]

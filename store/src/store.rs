@@ -12,6 +12,7 @@ use crate::db::Db;
 use crate::db::content::{self, resolve};
 use crate::db::records::{SourceKind, SourceRecord};
 use crate::db::tables::{MANIFESTS, Tables};
+use crate::disk::{Disk, RealDisk};
 use crate::download::{self, DownloadState};
 use crate::error::{FileError, OpenError, StoreError};
 use crate::fsutil::create_private_dir;
@@ -37,6 +38,7 @@ pub struct Store {
 /// What the clones of a store share. The lock is the last field, so that it is given up last.
 #[derive(Debug)]
 pub(crate) struct Inner {
+    pub(crate) disk: Arc<dyn Disk>,
     pub(crate) dir: PathBuf,
     pub(crate) threads: usize,
     pub(crate) db: Db,
@@ -58,15 +60,17 @@ impl Store {
     /// [`OpenError::Newer`] if a newer program wrote it; nothing in it is changed then.
     /// [`OpenError::Corrupt`] if the database is damaged.
     pub fn open(dir: &Path, options: OpenOptions) -> Result<Self, OpenError> {
-        create_private_dir(dir)?;
-        let dir = dir.canonicalize().map_err(|source| FileError::new("open", dir, source))?;
-        let lock = DirLock::acquire(&dir)?;
-        let db = Db::open(&dir)?;
-        let blobs = Blobs::open(&dir)?;
+        let OpenOptions { threads, disk, db_cache_len } = options;
+        create_private_dir(&*disk, dir)?;
+        let dir = disk.canonicalize(dir).map_err(|source| FileError::new("open", dir, source))?;
+        let lock = DirLock::acquire(&*disk, &dir)?;
+        let db = Db::open(&disk, &dir, db_cache_len)?;
+        let blobs = Blobs::open(&disk, &dir)?;
         let store = Self {
             inner: Arc::new(Inner {
                 dir,
-                threads: hasher::thread_count(options.threads),
+                threads: hasher::thread_count(&*disk, threads),
+                disk,
                 db,
                 blobs,
                 cache: SourceCache::new(),
@@ -86,10 +90,10 @@ impl Store {
     }
 
     /// The id of the process that has the store in `dir` open; `None` if nobody has, or the owner could not
-    /// be told.
+    /// be told. Looks at the real disk.
     #[must_use]
     pub fn lock_holder(dir: &Path) -> Option<u32> {
-        lock::holder(dir)
+        lock::holder(&RealDisk, dir)
     }
 
     /// The bytes of a manifest block, if it is here.

@@ -1,18 +1,18 @@
 //! Comparing files on disk with a manifest.
 
-use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use crate::cache::{Lru, MAX_OPEN_FILES};
+use crate::disk::{Disk, DiskFile, OpenMode, RealDisk};
 use crate::error::{FileError, VerifyError};
 use crate::fsutil::is_files_fault;
 use crate::hasher;
 use crate::layout::Layout;
 use crate::manifest::{ResolvedFile, ResolvedTree};
 use crate::options::{Cancelled, ProgressFn, Tally};
-use crate::store::lock;
+use crate::store::{Store, lock};
 
 impl From<Cancelled> for VerifyError {
     fn from(_: Cancelled) -> Self {
@@ -42,6 +42,30 @@ pub fn verify_path(
     tree: &ResolvedTree,
     progress: ProgressFn<'_>,
 ) -> Result<VerifyReport, VerifyError> {
+    verify(&RealDisk, path, tree, progress)
+}
+
+impl Store {
+    /// Like [`verify_path`], on the disk of this store.
+    ///
+    /// # Errors
+    /// As for [`verify_path`].
+    pub fn verify_path(
+        &self,
+        path: &Path,
+        tree: &ResolvedTree,
+        progress: ProgressFn<'_>,
+    ) -> Result<VerifyReport, VerifyError> {
+        verify(&*self.inner.disk, path, tree, progress)
+    }
+}
+
+fn verify(
+    disk: &dyn Disk,
+    path: &Path,
+    tree: &ResolvedTree,
+    progress: ProgressFn<'_>,
+) -> Result<VerifyReport, VerifyError> {
     let tally = Tally::new(tree.size, progress);
     let mut missing = Vec::new();
     let mut bad = Vec::new();
@@ -50,12 +74,11 @@ pub fn verify_path(
     let paths: Vec<_> = tree.files.iter().map(|file| file.path.below(path)).collect();
     for (number, (file, path)) in tree.files.iter().zip(&paths).enumerate() {
         // The path itself may be a link: the user named it.
-        let meta =
-            if file.path.is_root() { std::fs::metadata(path) } else { std::fs::symlink_metadata(path) };
+        let meta = if file.path.is_root() { disk.metadata(path) } else { disk.symlink_metadata(path) };
         match meta {
             Ok(meta) if meta.is_file() => {
                 let layout = Layout::new(file.size, file.chunk_len);
-                if meta.len() > file.size {
+                if meta.len > file.size {
                     bad.push((number, file.size));
                 }
                 items.extend((0..layout.chunks()).map(|index| (number, index)));
@@ -67,7 +90,7 @@ pub fn verify_path(
             Err(source) => return Err(FileError::new("read", path, source).into()),
         }
     }
-    let open = OpenFiles { paths: &paths, files: Mutex::new(Lru::new(MAX_OPEN_FILES)) };
+    let open = OpenFiles { disk, paths: &paths, files: Mutex::new(Lru::new(MAX_OPEN_FILES)) };
     let compare = |(buffer, bad): &mut (Vec<u8>, Vec<(usize, u64)>), item: usize| {
         let Some((number, index)) = items.get(item).copied() else { return Ok(()) };
         let Some(file) = tree.files.get(number) else { return Ok(()) };
@@ -77,7 +100,7 @@ pub fn verify_path(
         }
         Ok::<_, VerifyError>(tally.add(u64::from(len))?)
     };
-    let threads = hasher::thread_count(None);
+    let threads = hasher::thread_count(disk, None);
     for (_, found) in hasher::for_each(threads, items.len(), Default::default, compare)? {
         bad.extend(found);
     }
@@ -87,8 +110,9 @@ pub fn verify_path(
 }
 
 struct OpenFiles<'a> {
+    disk: &'a dyn Disk,
     paths: &'a [PathBuf],
-    files: Mutex<Lru<usize, Arc<File>>>,
+    files: Mutex<Lru<usize, Arc<dyn DiskFile>>>,
 }
 
 impl OpenFiles<'_> {
@@ -112,13 +136,14 @@ impl OpenFiles<'_> {
         }
     }
 
-    fn open(&self, number: usize) -> Result<Arc<File>, VerifyError> {
+    fn open(&self, number: usize) -> Result<Arc<dyn DiskFile>, VerifyError> {
         let mut files = lock(&self.files);
         if let Some(file) = files.get(number) {
             return Ok(file.clone());
         }
         let path = self.paths.get(number).map_or(Path::new(""), PathBuf::as_path);
-        let file = Arc::new(File::open(path).map_err(|source| FileError::new("read", path, source))?);
+        let opened = self.disk.open(path, OpenMode::Read);
+        let file = opened.map_err(|source| FileError::new("read", path, source))?;
         files.insert(number, file.clone());
         Ok(file)
     }

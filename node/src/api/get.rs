@@ -205,7 +205,7 @@ impl Get<'_> {
         let len = data.len() as u64;
         let force = request.force;
         let path = out.clone();
-        store.call(move |_| dhtfs_store::write_file(&path, &data, force)).await?.map_err(from_disk)?;
+        store.call(move |store| store.write_file(&path, &data, force)).await?.map_err(from_disk)?;
         Ok(GetReport {
             cid: cid.to_string(),
             path: out,

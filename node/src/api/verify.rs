@@ -49,7 +49,7 @@ impl Api {
                 let hashed = self
                     .inner
                     .store
-                    .call_long(move |_| dhtfs_store::hash_path(&hashed_path, None, &hashing))
+                    .call_long(move |store| store.hash_path(&hashed_path, None, &hashing))
                     .await?;
                 let hashed = hashed.map_err(|error| ApiError::new(ErrorKind::Failed, error.to_string()))?;
                 if hashed.root == root {
@@ -75,7 +75,7 @@ impl Api {
         let report = self
             .inner
             .store
-            .call_long(move |_| dhtfs_store::verify_path(&compared, &tree, &dhtfs_store::no_progress))
+            .call_long(move |store| store.verify_path(&compared, &tree, &dhtfs_store::no_progress))
             .await?;
         let report = report.map_err(|error| ApiError::new(ErrorKind::Failed, error.to_string()))?;
         match first_difference(&report) {
@@ -86,7 +86,7 @@ impl Api {
 
     async fn verify_chunk(&self, cid: ChunkCid, path: PathBuf) -> Result<Verified, ApiError> {
         let read = path.clone();
-        let data = self.inner.store.call_long(move |_| dhtfs_store::read_small_file(&read)).await?;
+        let data = self.inner.store.call_long(move |store| store.read_small_file(&read)).await?;
         let data = data.map_err(|error| ApiError::new(ErrorKind::Failed, error.to_string()))?;
         if data.as_ref().is_some_and(|data| cid.matches(data)) {
             let len = data.map_or(0, |data| data.len() as u64);

@@ -53,8 +53,11 @@ fn migrate_by(db: &Db, steps: &[Step]) -> Result<(), StoreError> {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
+    use std::sync::Arc;
+
     use super::*;
     use crate::db::tables::SETTINGS;
+    use crate::disk::{Disk, RealDisk};
 
     fn version(db: &Db) -> Option<u64> {
         db.read(|txn| Ok(super::super::tables::schema_version(txn)?)).unwrap()
@@ -72,7 +75,8 @@ mod tests {
     #[test]
     fn a_migration_happens_wholly_or_not_at_all() {
         let dir = tempfile::tempdir().unwrap();
-        let db = Db::open(dir.path()).unwrap();
+        let disk: Arc<dyn Disk> = Arc::new(RealDisk);
+        let db = Db::open(&disk, dir.path(), 1 << 20).unwrap();
         assert_eq!(version(&db), Some(1));
         migrate_by(&db, &[note_step, failing_step]).unwrap_err();
         assert_eq!(version(&db), Some(1));

@@ -8,23 +8,24 @@
 //! - After a failed write (a full disk), redb refuses to go on until the file is opened anew. The next
 //!   operation does that, so a store works again as soon as the disk does.
 
+mod backend;
 pub(crate) mod content;
 pub(crate) mod migrate;
 mod probe;
 pub(crate) mod records;
 pub(crate) mod tables;
 
-use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 use redb::{
     Database, DatabaseError, Durability, ReadTransaction, ReadableDatabase, StorageError, WriteTransaction,
 };
 
+use crate::disk::{Disk, OpenMode};
 use crate::error::{FileError, OpenError, StoreError};
-use crate::fsutil::{create_private_file, remove_file_if_there, sync_dir};
+use crate::fsutil::{create_private_file, exists, remove_file_if_there, sync_dir};
 use probe::ProbeBackend;
 
 /// Name of the database file in the data directory.
@@ -32,14 +33,15 @@ const DB_NAME: &str = "store.redb";
 /// Its name until it is whole.
 const NEW_DB_NAME: &str = "store.redb.new";
 
-/// Memory for database pages, in bytes. redb's own default of 1 GiB is meant for a machine that does nothing
-/// else; 32 MiB hold the locations of some 300,000 chunks (300 GiB of shares).
-const CACHE_LEN: usize = 32 << 20;
+/// Memory for database pages while a database is made or looked into, in bytes.
+const CREATE_CACHE_LEN: usize = 1 << 20;
 
 /// The open database.
 #[derive(Debug)]
 pub(crate) struct Db {
+    disk: Arc<dyn Disk>,
     path: PathBuf,
+    cache_len: usize,
     /// `None` only between a failed write and the next successful opening. Every transaction holds the lock
     /// shared, so nobody opens the file anew under another's feet.
     inner: RwLock<Option<Database>>,
@@ -49,21 +51,23 @@ pub(crate) struct Db {
 
 impl Db {
     /// Opens the database in `dir`, making it if there is none. The caller holds the lock of `dir`.
-    pub(crate) fn open(dir: &Path) -> Result<Self, OpenError> {
+    pub(crate) fn open(disk: &Arc<dyn Disk>, dir: &Path, cache_len: usize) -> Result<Self, OpenError> {
+        let disk = disk.clone();
         let path = dir.join(DB_NAME);
         let new_path = dir.join(NEW_DB_NAME);
-        remove_file_if_there(&new_path)?;
-        let exists = path.try_exists().map_err(|source| FileError::new("look up", &path, source))?;
-        if exists {
-            migrate::check_version(&path, probe_version(&path)?)?;
+        remove_file_if_there(&*disk, &new_path)?;
+        let is_there = exists(&*disk, &path).map_err(|source| FileError::new("look up", &path, source))?;
+        if is_there {
+            migrate::check_version(&path, probe_version(&*disk, &path)?)?;
         } else {
-            create(&new_path)?;
-            std::fs::rename(&new_path, &path)
-                .map_err(|source| FileError::new("rename", &new_path, source))?;
-            sync_dir(dir)?;
+            create(&*disk, &new_path)?;
+            disk.rename(&new_path, &path).map_err(|source| FileError::new("rename", &new_path, source))?;
+            sync_dir(&*disk, dir)?;
         }
-        let database = builder().open(&path).map_err(|error| open_error(&path, error))?;
-        let db = Self { path, inner: RwLock::new(Some(database)), is_broken: AtomicBool::new(false) };
+        let database =
+            backend::open(&builder(cache_len), &*disk, &path).map_err(|error| open_error(&path, error))?;
+        let (inner, is_broken) = (RwLock::new(Some(database)), AtomicBool::new(false));
+        let db = Self { disk, path, cache_len, inner, is_broken };
         migrate::migrate(&db)?;
         Ok(db)
     }
@@ -132,8 +136,8 @@ impl Db {
             if self.is_broken.load(Ordering::Acquire) {
                 // Closed before it is opened: redb itself allows one owner of the file.
                 *inner = None;
-                let database =
-                    builder().open(&self.path).map_err(|error| Box::new(redb::Error::from(error)))?;
+                let database = backend::open(&builder(self.cache_len), &*self.disk, &self.path)
+                    .map_err(|error| Box::new(redb::Error::from(error)))?;
                 *inner = Some(database);
                 self.is_broken.store(false, Ordering::Release);
             }
@@ -146,17 +150,17 @@ fn broken() -> StoreError {
     StoreError::Database(Box::new(redb::Error::PreviousIo))
 }
 
-fn builder() -> redb::Builder {
+fn builder(cache_len: usize) -> redb::Builder {
     let mut builder = Database::builder();
-    builder.set_cache_size(CACHE_LEN);
+    builder.set_cache_size(cache_len);
     builder
 }
 
 /// Makes a whole, synced database at `path`.
-fn create(path: &Path) -> Result<(), OpenError> {
-    let file = create_private_file(path)?;
-    let synced = file.try_clone().map_err(|source| FileError::new("create", path, source))?;
-    let database = builder().create_file(file).map_err(|error| open_error(path, error))?;
+fn create(disk: &dyn Disk, path: &Path) -> Result<(), OpenError> {
+    let file = create_private_file(disk, path)?;
+    let database =
+        backend::create(&builder(CREATE_CACHE_LEN), &file).map_err(|error| open_error(path, error))?;
     let fill = || {
         let mut txn = database.begin_write()?;
         txn.set_two_phase_commit(true);
@@ -165,20 +169,22 @@ fn create(path: &Path) -> Result<(), OpenError> {
     };
     fill()?;
     drop(database);
-    synced.sync_all().map_err(|source| FileError::new("sync", path, source))?;
+    file.sync_all().map_err(|source| FileError::new("sync", path, source))?;
     Ok(())
 }
 
 /// The schema version of the database at `path`, whose file is only read.
-fn probe_version(path: &Path) -> Result<Option<u64>, OpenError> {
-    let file = File::open(path).map_err(|source| FileError::new("open", path, source))?;
-    let len = file.metadata().map_err(|source| FileError::new("open", path, source))?.len();
+fn probe_version(disk: &dyn Disk, path: &Path) -> Result<Option<u64>, OpenError> {
+    let error = |source| FileError::new("open", path, source);
+    let file = disk.open(path, OpenMode::Read).map_err(error)?;
+    let len = file.metadata().map_err(error)?.len;
     if len == 0 {
         // redb would take this for a new database and fill it.
         return Err(OpenError::Corrupt { path: path.to_owned(), reason: "the file is empty".to_owned() });
     }
-    let backend = ProbeBackend::new(file).map_err(|source| FileError::new("open", path, source))?;
-    let database = builder().create_with_backend(backend).map_err(|error| open_error(path, error))?;
+    let backend = ProbeBackend::new(file).map_err(error)?;
+    let database =
+        builder(CREATE_CACHE_LEN).create_with_backend(backend).map_err(|error| open_error(path, error))?;
     let version = || Ok::<_, StoreError>(tables::schema_version(&database.begin_read()?)?);
     version().map_err(|error| OpenError::Corrupt { path: path.to_owned(), reason: error.to_string() })
 }

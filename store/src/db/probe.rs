@@ -5,12 +5,12 @@
 //! file, writes (the repair after a crash) stay in memory.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use redb::StorageBackend;
+
+use crate::disk::DiskFile;
 
 /// Granularity in which written data is kept.
 const PAGE_LEN: usize = 4096;
@@ -18,7 +18,7 @@ const PAGE_LEN: usize = 4096;
 /// A file opened for reading with everything written laid over it.
 #[derive(Debug)]
 pub(crate) struct ProbeBackend {
-    file: File,
+    file: Arc<dyn DiskFile>,
     state: Mutex<Overlay>,
 }
 
@@ -31,8 +31,8 @@ struct Overlay {
 }
 
 impl ProbeBackend {
-    pub(crate) fn new(file: File) -> io::Result<Self> {
-        let len = file.metadata()?.len();
+    pub(crate) fn new(file: Arc<dyn DiskFile>) -> io::Result<Self> {
+        let len = file.metadata()?.len;
         Ok(Self { file, state: Mutex::new(Overlay { len, file_len: len, pages: BTreeMap::new() }) })
     }
 
@@ -43,7 +43,7 @@ impl ProbeBackend {
 
 impl Overlay {
     /// The page with this number as it looks now.
-    fn page(&self, file: &File, number: u64) -> io::Result<Box<[u8; PAGE_LEN]>> {
+    fn page(&self, file: &dyn DiskFile, number: u64) -> io::Result<Box<[u8; PAGE_LEN]>> {
         if let Some(page) = self.pages.get(&number) {
             return Ok(page.clone());
         }
@@ -87,7 +87,7 @@ impl StorageBackend for ProbeBackend {
         state.check(offset, out.len())?;
         let mut rest = out;
         for (number, place, part_len) in page_parts(offset, rest.len()) {
-            let page = state.page(&self.file, number)?;
+            let page = state.page(&*self.file, number)?;
             let (part, tail) = rest.split_at_mut(part_len);
             part.copy_from_slice(page.get(place..place + part_len).unwrap_or_default());
             rest = tail;
@@ -99,7 +99,7 @@ impl StorageBackend for ProbeBackend {
         let mut state = self.state();
         if len < state.len {
             let border = len / PAGE_LEN as u64;
-            let mut page = state.page(&self.file, border)?;
+            let mut page = state.page(&*self.file, border)?;
             let keep = usize::try_from(len % PAGE_LEN as u64).unwrap_or(0);
             if let Some(hidden) = page.get_mut(keep..) {
                 hidden.fill(0);
@@ -123,7 +123,7 @@ impl StorageBackend for ProbeBackend {
         state.check(offset, data.len())?;
         let mut rest = data;
         for (number, place, part_len) in page_parts(offset, data.len()) {
-            let mut page = state.page(&self.file, number)?;
+            let mut page = state.page(&*self.file, number)?;
             let (part, tail) = rest.split_at(part_len);
             if let Some(target) = page.get_mut(place..place + part_len) {
                 target.copy_from_slice(part);
@@ -142,6 +142,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::disk::{Disk, OpenMode, RealDisk};
 
     #[derive(Clone, Debug)]
     enum Op {
@@ -166,7 +167,7 @@ mod tests {
             let dir = tempfile::tempdir().unwrap();
             let path = dir.path().join("db");
             std::fs::write(&path, &start).unwrap();
-            let probe = ProbeBackend::new(File::open(&path).unwrap()).unwrap();
+            let probe = ProbeBackend::new(RealDisk.open(&path, OpenMode::Read).unwrap()).unwrap();
             let mut model = start.clone();
             for op in ops {
                 match op {

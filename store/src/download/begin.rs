@@ -11,6 +11,7 @@ use crate::db::records::{
     DownloadRecord, ShareRecord, ShareStatus, SourceKind, SourceRecord, decode, path_bytes,
 };
 use crate::db::tables::{PROGRESS, SOURCE_PATHS, SOURCES, Tables};
+use crate::disk::{Disk, FileKind, Metadata};
 use crate::download::part::PartFiles;
 use crate::download::plan::{Plan, PlanFile};
 use crate::download::{Bits, Download, DownloadState, decode_bits, finish, set_have};
@@ -40,7 +41,8 @@ impl Store {
         out: &Path,
         options: DownloadOptions,
     ) -> Result<Download, DownloadError> {
-        let output = absolute(out)?;
+        let output = absolute(&*self.inner.disk, out)?;
+        let disk = &*self.inner.disk;
         let plan = Plan::new(tree);
         // Held to the end: two handles on one output must not begin side by side.
         let mut downloads = lock(&self.inner.downloads);
@@ -50,8 +52,8 @@ impl Store {
             return Err(DownloadError::InProgress(output));
         }
         finish::recover(self, &output)?;
-        check_output(&output, &plan, options.force)?;
-        let mut part = PartFiles::new(&output, &plan)?;
+        check_output(disk, &output, &plan, options.force)?;
+        let mut part = PartFiles::new(&self.inner.disk, &output, &plan)?;
         let is_ours = self.check_part(&output, &plan, &part, options.force)?;
         check_space(&plan, &part)?;
         if is_ours {
@@ -122,7 +124,7 @@ impl Store {
             // What an unfinished fetch of something else left. Anything that is not from a fetch is the user's.
             Some(_) if force => Ok(false),
             Some(_) => Err(DownloadError::Exists(part_path.to_owned())),
-            None if may_be_part(part_path, plan)? => Ok(false),
+            None if may_be_part(&*self.inner.disk, part_path, plan)? => Ok(false),
             None => Err(DownloadError::Exists(part_path.to_owned())),
         }
     }
@@ -139,7 +141,7 @@ impl Store {
             let sources = txn.open_table(SOURCES)?;
             for (id, file) in (record.first_source..).zip(&plan.files) {
                 let path = file.path.below(part.part_path());
-                let stamp = FileStamp::of_path(&path).ok();
+                let stamp = FileStamp::of_path(&*self.inner.disk, &path).ok();
                 let Some(row) = sources.get(id)? else { continue };
                 let source: SourceRecord = decode(row.value(), "source")?;
                 if !stamp.is_some_and(|stamp| source.stamp.is_same_part(&stamp)) {
@@ -159,7 +161,8 @@ impl Store {
         plan: &Plan,
         part: &PartFiles,
     ) -> Result<(), DownloadError> {
-        let stamp = |file: &PlanFile| FileStamp::of_path(&file.path.below(part.part_path())).ok();
+        let stamp =
+            |file: &PlanFile| FileStamp::of_path(&*self.inner.disk, &file.path.below(part.part_path())).ok();
         let stamps: Vec<_> = plan.files.iter().map(stamp).collect();
         self.inner.db.write(|txn| {
             let mut tables = Tables::open(txn)?;
@@ -248,28 +251,28 @@ fn new_record(tables: &mut Tables<'_>, plan: &Plan) -> Result<DownloadRecord, St
 }
 
 /// The output's path, absolute and without links in its directory.
-fn absolute(out: &Path) -> Result<PathBuf, DownloadError> {
+fn absolute(disk: &dyn Disk, out: &Path) -> Result<PathBuf, DownloadError> {
     let name = out.file_name().ok_or_else(|| DownloadError::NoName(out.to_owned()))?;
     let parent = match out.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
     };
     let parent =
-        parent.canonicalize().map_err(|source| FileError::new("open the directory", parent, source))?;
+        disk.canonicalize(parent).map_err(|source| FileError::new("open the directory", parent, source))?;
     Ok(parent.join(name))
 }
 
 /// Nothing must be in the way of the final rename. `force` gives a file away, and an empty directory.
-fn check_output(output: &Path, plan: &Plan, force: bool) -> Result<(), DownloadError> {
-    let meta = match std::fs::symlink_metadata(output) {
+fn check_output(disk: &dyn Disk, output: &Path, plan: &Plan, force: bool) -> Result<(), DownloadError> {
+    let meta = match disk.symlink_metadata(output) {
         Ok(meta) => meta,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
         Err(source) => return Err(FileError::new("look up", output, source).into()),
     };
-    let is_empty_dir = || std::fs::read_dir(output).is_ok_and(|mut entries| entries.next().is_none());
+    let is_empty_dir = || disk.read_dir(output).is_ok_and(|mut entries| entries.next().is_none());
     let may_replace = match (plan.is_dir, meta.is_dir()) {
         // A device or a pipe is not what anybody means to replace.
-        (false, false) => force && (meta.is_file() || meta.is_symlink()),
+        (false, false) => force && matches!(meta.kind, FileKind::File | FileKind::Link),
         (true, true) => force && is_empty_dir(),
         _ => false,
     };
@@ -279,15 +282,14 @@ fn check_output(output: &Path, plan: &Plan, force: bool) -> Result<(), DownloadE
 /// Whether what lies at the part path, if anything, can be from this fetch: begun with another data
 /// directory, or just before a crash, or its share was removed. Files have their final length, or none, and
 /// there is nothing else.
-fn may_be_part(part_path: &Path, plan: &Plan) -> Result<bool, DownloadError> {
+fn may_be_part(disk: &dyn Disk, part_path: &Path, plan: &Plan) -> Result<bool, DownloadError> {
     let error = |source| FileError::new("look up", part_path, source);
-    let meta = match std::fs::symlink_metadata(part_path) {
+    let meta = match disk.symlink_metadata(part_path) {
         Ok(meta) => meta,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(true),
         Err(source) => return Err(error(source).into()),
     };
-    let fits =
-        |meta: &std::fs::Metadata, size: u64| meta.is_file() && (meta.len() == 0 || meta.len() == size);
+    let fits = |meta: &Metadata, size: u64| meta.is_file() && (meta.len == 0 || meta.len == size);
     if !plan.is_dir {
         return Ok(fits(&meta, plan.total_len));
     }
@@ -299,9 +301,9 @@ fn may_be_part(part_path: &Path, plan: &Plan) -> Result<bool, DownloadError> {
     expected.extend(plan.files.iter().map(|file| (file.path.below(part_path), Some(file.size))));
     let mut to_read = vec![part_path.to_owned()];
     while let Some(dir) = to_read.pop() {
-        for entry in std::fs::read_dir(&dir).map_err(error)? {
-            let path = entry.map_err(error)?.path();
-            let meta = std::fs::symlink_metadata(&path).map_err(error)?;
+        for entry in disk.read_dir(&dir).map_err(error)? {
+            let path = dir.join(entry.map_err(error)?.name);
+            let meta = disk.symlink_metadata(&path).map_err(error)?;
             match expected.get(&path) {
                 Some(None) if meta.is_dir() => to_read.push(path),
                 Some(Some(size)) if fits(&meta, *size) => {}

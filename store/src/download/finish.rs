@@ -17,7 +17,7 @@ use crate::download::part::PartFiles;
 use crate::download::plan::Plan;
 use crate::download::{Download, part_path};
 use crate::error::{DownloadError, FileError, StoreError};
-use crate::fsutil::{FileId, FileStamp};
+use crate::fsutil::{FileId, FileStamp, remove_file_if_there};
 use crate::store::{Store, lock};
 
 impl Download {
@@ -57,7 +57,7 @@ impl Download {
             return Err(DownloadError::Spoiled(path));
         }
         let look_up = |source| FileError::new("look up", state.part.part_path(), source);
-        let part = FileId::of_path(state.part.part_path()).map_err(look_up)?;
+        let part = FileId::of_path(&*self.store.inner.disk, state.part.part_path()).map_err(look_up)?;
         let part = part.ok_or_else(|| look_up(std::io::ErrorKind::NotFound.into()))?;
         self.set_finishing(Some(Finishing { part, force: state.force }))?;
         if let Err(error) = state.part.rename(state.force) {
@@ -85,7 +85,7 @@ impl Download {
 /// The last transaction: the output has its name.
 fn complete(store: &Store, output: &Path, plan: &Plan) -> Result<(), StoreError> {
     // A file that is gone already is found missing when it is read.
-    let stamp = |path: &Path| FileStamp::of_path(path).unwrap_or_default();
+    let stamp = |path: &Path| FileStamp::of_path(&*store.inner.disk, path).unwrap_or_default();
     let files: Vec<_> = plan.files.iter().map(|file| file.path.below(output)).collect();
     let stamps: Vec<_> = files.iter().map(|path| stamp(path)).collect();
     let replaced = store.inner.db.write(|txn| {
@@ -148,22 +148,24 @@ fn bring_to_end(
     let local = store.inner.db.read(|txn| resolve(&txn.open_table(MANIFESTS)?, record.root))?;
     let plan = Plan::new(&local.map_err(DownloadError::MissingManifest)?.tree);
     let part_path = part_path(output, &record.root);
-    let look_up =
-        |path: &Path| FileId::of_path(path).map_err(|source| FileError::new("look up", path, source));
+    let disk = &store.inner.disk;
+    let look_up = |path: &Path| {
+        FileId::of_path(&**disk, path).map_err(|source| FileError::new("look up", path, source))
+    };
     let is_named = look_up(output)? == Some(finishing.part);
     let is_part = look_up(&part_path)? == Some(finishing.part);
     if is_named {
-        let part = PartFiles::new(output, &plan)?;
+        let part = PartFiles::new(disk, output, &plan)?;
         if is_part {
             // The rename was a link and an unlink; the second is still to come.
-            crate::fsutil::remove_file_if_there(&part_path)?;
+            remove_file_if_there(&**disk, &part_path)?;
         }
         part.sync_parent()?;
         complete(store, output, &plan)?;
         return Ok(true);
     }
     if is_part {
-        match PartFiles::new(output, &plan)?.rename(finishing.force) {
+        match PartFiles::new(disk, output, &plan)?.rename(finishing.force) {
             Ok(()) => {
                 complete(store, output, &plan)?;
                 return Ok(true);

@@ -6,23 +6,20 @@
 //! outside is touched, whatever somebody plants there meanwhile.
 
 use std::ffi::{OsStr, OsString};
-use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
-use rustix::fs::{FallocateFlags, FlockOperation, Mode, OFlags, SeekFrom};
 use rustix::io::Errno;
 
 use crate::blobs::MAX_SINGLE_SYNCS;
 use crate::cache::Lru;
 use crate::cid::ManifestCid;
+use crate::disk::{Disk, DiskDir, DiskFile};
 use crate::download::plan::Plan;
 use crate::error::{DownloadError, FileError};
-use crate::fsutil::{FileStamp, is_no_space, rename_new};
+use crate::fsutil::{FileStamp, is_no_space};
 use crate::name::RelPath;
 use crate::store::lock;
 
@@ -36,8 +33,8 @@ const MAX_NAME_LEN: usize = 255;
 /// many downloads may run at once.
 const MAX_OPEN_PART_FILES: usize = 16;
 
-/// Unit in which stat(2) counts blocks, in bytes.
-const STAT_BLOCK_LEN: u64 = 512;
+/// Permission bit of a file's owner.
+const OWNER_MAY_EXECUTE: u32 = 0o100;
 
 /// Files below this length are not preallocated: their few blocks are cheaper to place when they are written.
 const MIN_PREALLOCATE_LEN: u64 = 1 << 20;
@@ -60,19 +57,20 @@ pub(crate) fn part_path(output: &Path, root: &ManifestCid) -> PathBuf {
 /// The open part file or part directory of a download.
 #[derive(Debug)]
 pub(crate) struct PartFiles {
+    disk: Arc<dyn Disk>,
     /// The directory that holds the part and will hold the output.
-    parent: OwnedFd,
+    parent: Arc<dyn DiskDir>,
     parent_path: PathBuf,
     part_path: PathBuf,
     part_name: OsString,
     output_name: OsString,
     is_dir: bool,
     /// The part directory, once it is open; `None` if the output is a single file.
-    root: Option<OwnedFd>,
+    root: Option<Arc<dyn DiskDir>>,
     /// Which files were made by this handle: what was not written to them is zeros.
     fresh: Vec<bool>,
     /// The single part file, open for as long as this handle lives: it carries the lock.
-    held: Option<Arc<File>>,
+    held: Option<Arc<dyn DiskFile>>,
     /// The inode of each file: another file in its place is not written to.
     inodes: Vec<u64>,
     open: Mutex<Open>,
@@ -80,25 +78,26 @@ pub(crate) struct PartFiles {
 
 #[derive(Debug)]
 struct Open {
-    files: Lru<u32, Arc<File>>,
+    files: Lru<u32, Arc<dyn DiskFile>>,
     cursor: Cursor,
 }
 
 /// The chain of open directories that leads to the file opened last; the next one is probably near.
 #[derive(Debug, Default)]
 struct Cursor {
-    chain: Vec<(String, OwnedFd)>,
+    chain: Vec<(String, Arc<dyn DiskDir>)>,
 }
 
 impl PartFiles {
     /// Opens the directory in which `output` will be. Nothing is made yet.
-    pub(crate) fn new(output: &Path, plan: &Plan) -> Result<Self, DownloadError> {
+    pub(crate) fn new(disk: &Arc<dyn Disk>, output: &Path, plan: &Plan) -> Result<Self, DownloadError> {
         let parent_path = output.parent().unwrap_or(Path::new("/")).to_owned();
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let parent = rustix::fs::open(&parent_path, flags, Mode::empty())
-            .map_err(|errno| FileError::new("open the directory", &parent_path, errno))?;
+        let parent = disk
+            .open_dir(&parent_path)
+            .map_err(|source| FileError::new("open the directory", &parent_path, source))?;
         let part_path = part_path(output, &plan.root);
         Ok(Self {
+            disk: disk.clone(),
             parent,
             parent_path,
             part_name: part_path.file_name().unwrap_or_default().to_owned(),
@@ -117,15 +116,15 @@ impl PartFiles {
     /// Where the file system knows no locks there is none.
     pub(crate) fn lock(&mut self, plan: &Plan) -> Result<bool, DownloadError> {
         let locked = match &self.root {
-            Some(root) => rustix::fs::flock(root, FlockOperation::NonBlockingLockExclusive),
+            Some(root) => root.try_lock(),
             None => {
                 let file = self.file(plan, 0)?;
-                let locked = rustix::fs::flock(&*file, FlockOperation::NonBlockingLockExclusive);
+                let locked = file.try_lock();
                 self.held = Some(file);
                 locked
             }
         };
-        Ok(locked != Err(Errno::WOULDBLOCK))
+        Ok(locked.unwrap_or(true))
     }
 
     pub(crate) fn part_path(&self) -> &Path {
@@ -134,9 +133,8 @@ impl PartFiles {
 
     /// Bytes this user may still write to the file system of the output.
     pub(crate) fn free_len(&self) -> Result<u64, DownloadError> {
-        let stat = rustix::fs::fstatvfs(&self.parent)
-            .map_err(|errno| FileError::new("look up the free space of", &self.parent_path, errno))?;
-        Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+        let free = self.parent.free_len();
+        Ok(free.map_err(|source| FileError::new("look up the free space of", &self.parent_path, source))?)
     }
 
     /// Makes what is missing of the directories and files, each file with its final length, and opens what is
@@ -144,11 +142,11 @@ impl PartFiles {
     pub(crate) fn create(&mut self, plan: &Plan) -> Result<Vec<FileStamp>, DownloadError> {
         let mut cursor = Cursor::default();
         if plan.is_dir {
-            let part = Path::new(&self.part_name);
-            self.root = Some(make_dir(self.parent.as_fd(), part).map_err(|errno| self.dir_error("", errno))?);
+            let root = self.parent.make_dir(&self.part_name);
+            self.root = Some(root.map_err(|error| self.dir_error("", error))?);
             for dir in &plan.dirs {
                 let (above, name) = self.locate(&mut cursor, dir)?;
-                make_dir(above, Path::new(name)).map_err(|errno| self.dir_error(dir, errno))?;
+                above.make_dir(name).map_err(|error| self.dir_error(dir, error))?;
             }
         }
         let mut stamps = Vec::with_capacity(plan.files.len());
@@ -156,20 +154,22 @@ impl PartFiles {
             let (dir, name) = self.locate(&mut cursor, &file.path)?;
             let path = file.path.below(&self.part_path);
             let (opened, is_fresh) =
-                open_or_create(dir, Path::new(name), file.is_exec).map_err(|error| refine(error, &path))?;
+                dir.open_or_create(name, file.is_exec).map_err(|error| refine(error, &path))?;
             let write_error = |source| FileError::new("write", &path, source);
             let meta = opened.metadata().map_err(write_error)?;
-            if !meta.is_file() || meta.nlink() > 1 {
+            if !meta.is_file() || meta.nlink > 1 {
                 // A second name would be some other file of the user, which must not be written to.
                 return Err(DownloadError::OutsideTarget(path));
             }
-            if meta.len() != file.size {
+            if meta.len != file.size {
                 opened.set_len(file.size).map_err(write_error)?;
             }
-            set_exec(&opened, &meta, file.is_exec).map_err(write_error)?;
+            if (meta.mode & OWNER_MAY_EXECUTE != 0) != file.is_exec {
+                opened.set_exec(file.is_exec).map_err(write_error)?;
+            }
             stamps.push(FileStamp::of(&opened.metadata().map_err(write_error)?));
             self.fresh.push(is_fresh);
-            self.inodes.push(meta.ino());
+            self.inodes.push(meta.ino);
         }
         lock(&self.open).cursor = cursor;
         Ok(stamps)
@@ -189,21 +189,21 @@ impl PartFiles {
                 run = match run {
                     Some((start, end)) if !is_hole && end == offset => Some((start, offset + u64::from(len))),
                     run => {
-                        self.allocate(&opened, run)?;
+                        self.allocate(&*opened, run)?;
                         (!is_hole).then(|| (offset, offset + u64::from(len)))
                     }
                 };
             }
-            self.allocate(&opened, run)?;
+            self.allocate(&*opened, run)?;
         }
         Ok(())
     }
 
     /// Bytes that the part has on the disk already.
     pub(crate) fn allocated_len(&self, plan: &Plan) -> u64 {
-        let blocks = |path: PathBuf| std::fs::symlink_metadata(path).map_or(0, |meta| meta.blocks());
-        let all = plan.files.iter().map(|file| blocks(file.path.below(&self.part_path)));
-        all.fold(0u64, |sum, blocks| sum.saturating_add(blocks.saturating_mul(STAT_BLOCK_LEN)))
+        let len = |path: PathBuf| self.disk.symlink_metadata(&path).map_or(0, |meta| meta.allocated_len);
+        let all = plan.files.iter().map(|file| len(file.path.below(&self.part_path)));
+        all.fold(0u64, u64::saturating_add)
     }
 
     /// Deletes the files that this handle made, and the directories that are empty then, because the download
@@ -211,26 +211,27 @@ impl PartFiles {
     pub(crate) fn discard_fresh(&self, plan: &Plan) {
         for (index, file) in (0..).zip(&plan.files) {
             if self.is_fresh(index) {
-                let _ = std::fs::remove_file(file.path.below(&self.part_path));
+                let _ = self.disk.remove_file(&file.path.below(&self.part_path));
             }
         }
         for dir in plan.dirs.iter().rev() {
-            let _ = std::fs::remove_dir(dir.below(&self.part_path));
+            let _ = self.disk.remove_dir(&dir.below(&self.part_path));
         }
         if plan.is_dir {
-            let _ = std::fs::remove_dir(&self.part_path);
+            let _ = self.disk.remove_dir(&self.part_path);
         }
     }
 
-    fn allocate(&self, file: &File, run: Option<(u64, u64)>) -> Result<(), DownloadError> {
+    fn allocate(&self, file: &dyn DiskFile, run: Option<(u64, u64)>) -> Result<(), DownloadError> {
         let Some((start, end)) = run else { return Ok(()) };
-        match rustix::fs::fallocate(file, FallocateFlags::empty(), start, end - start) {
+        let Err(error) = file.allocate(start, end - start) else { return Ok(()) };
+        match errno(&error) {
             // Not every file system can; then the blocks are found when they are written.
-            Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => Ok(()),
-            Err(Errno::NOSPC | Errno::DQUOT) => {
+            Some(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => Ok(()),
+            _ if is_no_space(&error) => {
                 Err(DownloadError::NoSpace { need: end - start, have: self.free_len()? })
             }
-            Err(errno) => Err(FileError::new("reserve space for", &self.part_path, errno).into()),
+            _ => Err(FileError::new("reserve space for", &self.part_path, error).into()),
         }
     }
 
@@ -241,11 +242,11 @@ impl PartFiles {
 
     /// Whether a place of the tree reads as zeros without having been written: it is a hole, or untouched.
     pub(crate) fn is_hole(&self, plan: &Plan, file: u32, offset: u64, len: u32) -> bool {
-        self.is_fresh(file) || self.file(plan, file).is_ok_and(|file| !has_data(&file, offset, len))
+        self.is_fresh(file) || self.file(plan, file).is_ok_and(|file| !file.has_data(offset, u64::from(len)))
     }
 
     /// A file of the tree, open for reading and writing. It must have been made.
-    pub(crate) fn file(&self, plan: &Plan, index: u32) -> Result<Arc<File>, DownloadError> {
+    pub(crate) fn file(&self, plan: &Plan, index: u32) -> Result<Arc<dyn DiskFile>, DownloadError> {
         let mut open = lock(&self.open);
         if let Some(file) = open.files.get(index) {
             return Ok(file.clone());
@@ -254,11 +255,11 @@ impl PartFiles {
             return Err(DownloadError::OutsideTarget(self.part_path.clone()));
         };
         let (dir, name) = self.locate(&mut open.cursor, &file.path)?;
-        let opened = open_existing(dir, Path::new(name));
+        let opened = dir.open_file(name);
         let path = || file.path.below(&self.part_path);
-        let opened = Arc::new(opened.map_err(|error| refine(error, &path()))?);
+        let opened = opened.map_err(|error| refine(error, &path()))?;
         let meta = opened.metadata().map_err(|source| FileError::new("open", &path(), source))?;
-        if self.inodes.get(index as usize) != Some(&meta.ino()) {
+        if self.inodes.get(index as usize) != Some(&meta.ino) {
             return Err(DownloadError::OutsideTarget(path()));
         }
         open.files.insert(index, opened.clone());
@@ -274,7 +275,7 @@ impl PartFiles {
         data: &[u8],
     ) -> Result<(), DownloadError> {
         let opened = self.file(plan, file)?;
-        std::os::unix::fs::FileExt::write_all_at(&*opened, data, offset).map_err(|source| {
+        opened.write_all_at(data, offset).map_err(|source| {
             if is_no_space(&source)
                 && let Ok(have) = self.free_len()
             {
@@ -291,18 +292,16 @@ impl PartFiles {
         files: impl ExactSizeIterator<Item = u32>,
         layout: bool,
     ) -> Result<(), DownloadError> {
-        let error = |errno: Errno| FileError::new("sync", &self.part_path, errno);
+        let error = |source| FileError::new("sync", &self.part_path, source);
         if files.len() > MAX_SINGLE_SYNCS || (layout && self.is_dir) {
-            rustix::fs::syncfs(&self.parent).map_err(error)?;
+            self.parent.sync_fs().map_err(error)?;
             return Ok(());
         }
         for file in files {
-            self.file(plan, file)?
-                .sync_data()
-                .map_err(|source| FileError::new("sync", &self.part_path, source))?;
+            self.file(plan, file)?.sync_data().map_err(error)?;
         }
         if layout {
-            rustix::fs::fsync(&self.parent).map_err(error)?;
+            self.parent.sync().map_err(error)?;
         }
         Ok(())
     }
@@ -310,14 +309,11 @@ impl PartFiles {
     /// Gives the part its final name and makes that last. Replaces a file only with `force`, a directory only
     /// with `force` and only an empty one.
     pub(crate) fn rename(&self, force: bool) -> Result<(), DownloadError> {
-        let (from, to) = (Path::new(&self.part_name), Path::new(&self.output_name));
+        let (from, to) = (&self.part_name, &self.output_name);
         let output = || self.parent_path.join(to);
-        let renamed = if force {
-            rustix::fs::renameat(&self.parent, from, &self.parent, to).map_err(io::Error::from)
-        } else {
-            rename_new(&self.parent, from, to, self.is_dir)
-        };
-        renamed.map_err(|source| match source.raw_os_error().map(Errno::from_raw_os_error) {
+        let renamed =
+            if force { self.parent.rename(from, to) } else { self.parent.rename_new(from, to, self.is_dir) };
+        renamed.map_err(|source| match errno(&source) {
             Some(Errno::EXIST | Errno::NOTEMPTY | Errno::ISDIR | Errno::NOTDIR) => {
                 DownloadError::Exists(output())
             }
@@ -329,8 +325,7 @@ impl PartFiles {
 
     /// Makes the names in the directory of the output last.
     pub(crate) fn sync_parent(&self) -> Result<(), DownloadError> {
-        rustix::fs::fsync(&self.parent)
-            .map_err(|errno| FileError::new("sync", &self.parent_path, errno).into())
+        self.parent.sync().map_err(|source| FileError::new("sync", &self.parent_path, source).into())
     }
 
     /// The open directory above a file or directory of the tree, and its name in there.
@@ -338,79 +333,35 @@ impl PartFiles {
         &'a self,
         cursor: &'a mut Cursor,
         path: &'a RelPath,
-    ) -> Result<(BorrowedFd<'a>, &'a OsStr), DownloadError> {
-        let Some(name) = path.name() else { return Ok((self.parent.as_fd(), &self.part_name)) };
+    ) -> Result<(&'a dyn DiskDir, &'a OsStr), DownloadError> {
+        let Some(name) = path.name() else { return Ok((&*self.parent, &self.part_name)) };
         let above = || path.components().take(path.depth() - 1);
         let same = cursor.chain.iter().zip(above()).take_while(|((open, _), name)| open == name).count();
         cursor.chain.truncate(same);
-        let root = self.root.as_ref().unwrap_or(&self.parent).as_fd();
+        let root = &**self.root.as_ref().unwrap_or(&self.parent);
         for name in above().skip(same) {
-            let parent = cursor.chain.last().map_or(root, |(_, fd)| fd.as_fd());
-            let fd = open_dir(parent, Path::new(name)).map_err(|errno| self.dir_error(path, errno))?;
-            cursor.chain.push((name.to_owned(), fd));
+            let parent = cursor.chain.last().map_or(root, |(_, dir)| &**dir);
+            let dir = parent.open_dir(OsStr::new(name)).map_err(|error| self.dir_error(path, error))?;
+            cursor.chain.push((name.to_owned(), dir));
         }
-        Ok((cursor.chain.last().map_or(root, |(_, fd)| fd.as_fd()), OsStr::new(name)))
+        Ok((cursor.chain.last().map_or(root, |(_, dir)| &**dir), OsStr::new(name)))
     }
 
-    fn dir_error(&self, name: impl std::fmt::Display, errno: Errno) -> DownloadError {
-        refine(errno.into(), &self.part_path.join(name.to_string()))
+    fn dir_error(&self, name: impl std::fmt::Display, error: io::Error) -> DownloadError {
+        refine(error, &self.part_path.join(name.to_string()))
     }
 }
 
-/// Whether a range is anything but a hole. Where the file system does not know, it counts as data.
-pub(crate) fn has_data(file: &File, offset: u64, len: u32) -> bool {
-    match rustix::fs::seek(file, SeekFrom::Data(offset)) {
-        Ok(data) => data < offset.saturating_add(u64::from(len)),
-        // Nothing but a hole up to the end.
-        Err(Errno::NXIO) => false,
-        Err(_) => true,
-    }
+fn errno(error: &io::Error) -> Option<Errno> {
+    error.raw_os_error().map(Errno::from_raw_os_error)
 }
 
 /// A link, or a file where a directory should be, is somebody else's doing.
 fn refine(error: io::Error, path: &Path) -> DownloadError {
-    match error.raw_os_error().map(Errno::from_raw_os_error) {
+    match errno(&error) {
         Some(Errno::LOOP | Errno::NOTDIR | Errno::ISDIR | Errno::NXIO) => {
             DownloadError::OutsideTarget(path.to_owned())
         }
         _ => FileError::new("create", path, error).into(),
     }
-}
-
-fn open_dir(above: BorrowedFd<'_>, name: &Path) -> rustix::io::Result<OwnedFd> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    rustix::fs::openat(above, name, flags, Mode::empty())
-}
-
-fn make_dir(above: BorrowedFd<'_>, name: &Path) -> rustix::io::Result<OwnedFd> {
-    match rustix::fs::mkdirat(above, name, Mode::RWXU | Mode::RWXG | Mode::RWXO) {
-        Ok(()) | Err(Errno::EXIST) => open_dir(above, name),
-        Err(errno) => Err(errno),
-    }
-}
-
-/// Makes a file, or opens it if it is there. Says whether it was made.
-fn open_or_create(dir: BorrowedFd<'_>, name: &Path, is_exec: bool) -> io::Result<(File, bool)> {
-    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    match rustix::fs::openat(dir, name, flags, Mode::from_raw_mode(if is_exec { 0o777 } else { 0o666 })) {
-        Ok(fd) => Ok((File::from(fd), true)),
-        Err(Errno::EXIST) => Ok((open_existing(dir, name)?, false)),
-        Err(errno) => Err(errno.into()),
-    }
-}
-
-fn open_existing(dir: BorrowedFd<'_>, name: &Path) -> io::Result<File> {
-    let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    Ok(File::from(rustix::fs::openat(dir, name, flags, Mode::empty())?))
-}
-
-/// Corrects the executable bit of a file that was there already.
-fn set_exec(file: &File, meta: &std::fs::Metadata, is_exec: bool) -> io::Result<()> {
-    let mode = meta.mode();
-    if (mode & 0o100 != 0) == is_exec {
-        return Ok(());
-    }
-    // Whoever may read may execute.
-    let wanted = if is_exec { mode | (mode & 0o444) >> 2 } else { mode & !0o111 };
-    file.set_permissions(std::fs::Permissions::from_mode(wanted & 0o777))
 }

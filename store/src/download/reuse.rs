@@ -5,7 +5,6 @@ use std::sync::Mutex;
 
 use crate::chunks::ChunkRead;
 use crate::download::Download;
-use crate::download::part::has_data;
 use crate::download::plan::Place;
 use crate::error::{DownloadError, StoreError};
 use crate::hasher;
@@ -73,8 +72,8 @@ impl Download {
         for Place { file, offset } in old.take(MAX_PLACES_PER_CHUNK).copied() {
             // A file that cannot be read is no help here; writing to it reports what is wrong.
             let Ok(file) = state.part.file(&state.plan, file) else { continue };
-            if has_data(&file, offset, len)
-                && hasher::read_and_hash_at(&file, offset, len, buffer)
+            if file.has_data(offset, u64::from(len))
+                && hasher::read_and_hash_at(&*file, offset, len, buffer)
                     .is_ok_and(|digest| digest == *cid.digest())
             {
                 return Ok(true);

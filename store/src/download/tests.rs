@@ -8,6 +8,7 @@ use super::{Download, Written, part_path};
 use crate::chunks::ChunkRead;
 use crate::cid::ChunkCid;
 use crate::db::records::Finishing;
+use crate::disk::RealDisk;
 use crate::fsutil::FileId;
 use crate::manifest::{ResolvedTree, TreeResolver};
 use crate::options::{DownloadOptions, ImportOptions, OpenOptions, no_progress};
@@ -67,7 +68,7 @@ impl Scene {
     fn crash(&self, with_rename: bool) {
         let store = self.open();
         let download = self.begin(&store);
-        let part = FileId::of_path(download.part_path()).unwrap().unwrap();
+        let part = FileId::of_path(&RealDisk, download.part_path()).unwrap().unwrap();
         download.set_finishing(Some(Finishing { part, force: false })).unwrap();
         if with_rename {
             download.state.part.rename(false).unwrap();
@@ -159,7 +160,7 @@ fn finish_goes_on_where_an_earlier_call_broke_off() {
         let scene = Scene::new(false);
         let store = scene.open();
         let download = scene.begin(&store);
-        let part = FileId::of_path(download.part_path()).unwrap().unwrap();
+        let part = FileId::of_path(&RealDisk, download.part_path()).unwrap().unwrap();
         download.set_finishing(Some(Finishing { part, force: false })).unwrap();
         if with_rename {
             download.state.part.rename(false).unwrap();

@@ -113,8 +113,8 @@ impl Store {
                 }
                 let name = blob_name(cid);
                 let path = self.inner.blobs.path(&name);
-                let stamp =
-                    FileStamp::of_path(&path).map_err(|source| FileError::new("read", &path, source))?;
+                let stamp = FileStamp::of_path(&*self.inner.disk, &path)
+                    .map_err(|source| FileError::new("read", &path, source))?;
                 Ok(SourceRecord::new(SourceKind::Blob, &name, *cid, CHUNK_LEN, stamp))
             })
             .collect()

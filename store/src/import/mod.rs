@@ -14,6 +14,7 @@ pub use walk::Skipped;
 
 use crate::chunks::Withdrawal;
 use crate::cid::ManifestCid;
+use crate::disk::{Disk, RealDisk};
 use crate::error::{FileError, ImportError};
 use crate::fsutil::{FileStamp, create_private_file};
 use crate::hasher;
@@ -60,20 +61,21 @@ impl Store {
         options: &ImportOptions,
         progress: ProgressFn<'_>,
     ) -> Result<Imported, ImportError> {
-        let (path, name) = locate(path, options.name.as_deref())?;
+        let (path, name) = locate(&*self.inner.disk, path, options.name.as_deref())?;
         // The key and the database are secrets, and copies go away with their share.
         if self.dir().starts_with(&path) || path.starts_with(self.dir()) {
             return Err(ImportError::HoldsStore { path });
         }
-        let found = walk(&path, name)?;
+        let disk = &*self.inner.disk;
+        let found = walk(disk, &path, name)?;
         let staging = if options.copy { Some(self.inner.blobs.stage()?) } else { None };
         let tally = Tally::new(found.total_len, progress);
-        let scanned = scan(&found.files, staging.as_ref(), self.inner.threads, &tally)?;
+        let scanned = scan(disk, &found.files, staging.as_ref(), self.inner.threads, &tally)?;
         if let Some(staging) = &staging {
             staging.sync(found.files.len())?;
         }
         let built = build(&found, &scanned)?;
-        check_unchanged(&found.files, &scanned)?;
+        check_unchanged(disk, &found.files, &scanned)?;
         let withdrawn = self.commit_import(&found, &scanned, &built, Some(&path), options.now_unix)?;
         Ok(imported(&found, &scanned, built, withdrawn))
     }
@@ -93,11 +95,13 @@ impl Store {
         check(&name, Path::new(&name))?;
         let staging = self.inner.blobs.stage()?;
         let copy = staging.path(0);
-        let output = create_private_file(&copy)?;
+        let disk = &*self.inner.disk;
+        let output = create_private_file(disk, &copy)?;
         let tally = Tally::new(0, progress);
-        let (size, chunks) = stream::copy_stream(reader, &output, &copy, self.inner.threads, &tally)?;
+        let (size, chunks) = stream::copy_stream(reader, &*output, &copy, self.inner.threads, &tally)?;
         staging.sync(1)?;
-        let stamp = FileStamp::of_path(&copy).map_err(|source| FileError::new("read", &copy, source))?;
+        let stamp =
+            FileStamp::of_path(disk, &copy).map_err(|source| FileError::new("read", &copy, source))?;
         let found = Found {
             root: Node::File { name, file: 0 },
             files: vec![FoundFile { path: copy.clone(), size, is_exec: false }],
@@ -109,6 +113,19 @@ impl Store {
         let withdrawn = self.commit_import(&found, &scanned, &built, None, options.now_unix)?;
         Ok(imported(&found, &scanned, built, withdrawn))
     }
+
+    /// Like [`hash_path`], on the disk of this store.
+    ///
+    /// # Errors
+    /// As for [`Self::import_path`].
+    pub fn hash_path(
+        &self,
+        path: &Path,
+        name: Option<&str>,
+        progress: ProgressFn<'_>,
+    ) -> Result<Imported, ImportError> {
+        hash(&*self.inner.disk, path, name, progress)
+    }
 }
 
 /// Computes what [`Store::import_path`] would return, without a store: reads and hashes, writes nothing.
@@ -117,18 +134,27 @@ impl Store {
 /// # Errors
 /// As for [`Store::import_path`].
 pub fn hash_path(path: &Path, name: Option<&str>, progress: ProgressFn<'_>) -> Result<Imported, ImportError> {
-    let (path, name) = locate(path, name)?;
-    let found = walk(&path, name)?;
+    hash(&RealDisk, path, name, progress)
+}
+
+fn hash(
+    disk: &dyn Disk,
+    path: &Path,
+    name: Option<&str>,
+    progress: ProgressFn<'_>,
+) -> Result<Imported, ImportError> {
+    let (path, name) = locate(disk, path, name)?;
+    let found = walk(disk, &path, name)?;
     let tally = Tally::new(found.total_len, progress);
-    let scanned = scan(&found.files, None, hasher::thread_count(None), &tally)?;
-    check_unchanged(&found.files, &scanned)?;
+    let scanned = scan(disk, &found.files, None, hasher::thread_count(disk, None), &tally)?;
+    check_unchanged(disk, &found.files, &scanned)?;
     let built = build(&found, &scanned)?;
     Ok(imported(&found, &scanned, built, Vec::new()))
 }
 
 /// The path without links, and the name: the one given, or the last component of the path as it was given.
-fn locate(path: &Path, name: Option<&str>) -> Result<(PathBuf, String), ImportError> {
-    let canonical = path.canonicalize().map_err(|source| FileError::new("read", path, source))?;
+fn locate(disk: &dyn Disk, path: &Path, name: Option<&str>) -> Result<(PathBuf, String), ImportError> {
+    let canonical = disk.canonicalize(path).map_err(|source| FileError::new("read", path, source))?;
     let name = match name {
         Some(name) => name.to_owned(),
         None => {

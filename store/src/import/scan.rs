@@ -1,15 +1,15 @@
 //! Reads and hashes every chunk of the found files once, on all cores, and writes a copy on the way if asked
 //! to.
 
-use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use crate::blobs::Staging;
 use crate::cid::{ChunkCid, Digest};
+use crate::disk::{Disk, DiskFile};
 use crate::error::{FileError, ImportError};
-use crate::fsutil::{FileStamp, open_regular};
+use crate::fsutil::{FileStamp, create_private_file, open_regular};
 use crate::hasher::{self, CopyError};
 use crate::import::walk::FoundFile;
 use crate::layout::Layout;
@@ -35,12 +35,14 @@ pub(crate) struct ScannedFile {
 /// Hashes `files`; with `staging` copies them there too. That nothing changed meanwhile is for
 /// [`check_unchanged`] to say.
 pub(crate) fn scan(
+    disk: &dyn Disk,
     files: &[FoundFile],
     staging: Option<&Staging>,
     threads: usize,
     tally: &Tally<'_>,
 ) -> Result<Vec<ScannedFile>, ImportError> {
-    let slots = files.iter().map(|file| Slot::new(file, staging.is_some())).collect::<Result<Vec<_>, _>>()?;
+    let slots =
+        files.iter().map(|file| Slot::new(disk, file, staging.is_some())).collect::<Result<Vec<_>, _>>()?;
     let mut items = 0;
     let starts: Vec<usize> = slots
         .iter()
@@ -75,9 +77,13 @@ pub(crate) fn scan(
 }
 
 /// Looks once more at every file that was scanned.
-pub(crate) fn check_unchanged(files: &[FoundFile], scanned: &[ScannedFile]) -> Result<(), ImportError> {
+pub(crate) fn check_unchanged(
+    disk: &dyn Disk,
+    files: &[FoundFile],
+    scanned: &[ScannedFile],
+) -> Result<(), ImportError> {
     for (file, scanned) in files.iter().zip(scanned) {
-        if !FileStamp::of_path(&file.path).is_ok_and(|stamp| stamp == scanned.stamp) {
+        if !FileStamp::of_path(disk, &file.path).is_ok_and(|stamp| stamp == scanned.stamp) {
             return Err(ImportError::Changed { path: file.path.clone() });
         }
     }
@@ -92,6 +98,7 @@ struct Worker {
 
 /// One file while it is read: open from its first chunk to its last.
 struct Slot<'a> {
+    disk: &'a dyn Disk,
     file: &'a FoundFile,
     layout: Layout,
     chunks: usize,
@@ -104,19 +111,19 @@ struct Slot<'a> {
 }
 
 struct Opened {
-    input: File,
+    input: Arc<dyn DiskFile>,
     output: Option<Output>,
 }
 
 enum Output {
     /// Shares the input's bytes; reading it is reading a snapshot that cannot change.
-    Clone(File),
+    Clone(Arc<dyn DiskFile>),
     /// Gets everything that is not zeros; the rest stays a hole.
-    Copy(File),
+    Copy(Arc<dyn DiskFile>),
 }
 
 impl<'a> Slot<'a> {
-    fn new(file: &'a FoundFile, wants_copy: bool) -> Result<Self, ImportError> {
+    fn new(disk: &'a dyn Disk, file: &'a FoundFile, wants_copy: bool) -> Result<Self, ImportError> {
         let layout = Layout::new(file.size, CHUNK_LEN);
         let too_many =
             || ImportError::TooMany { path: file.path.clone(), what: "chunks", max: MAX_FILE_CHUNKS };
@@ -124,7 +131,17 @@ impl<'a> Slot<'a> {
         let chunks = chunks.and_then(|chunks| usize::try_from(chunks).ok()).ok_or_else(too_many)?;
         let items = chunks.max(1);
         let (stamp, opened) = (OnceLock::new(), Mutex::new(None));
-        Ok(Self { file, layout, chunks, items, left: AtomicUsize::new(items), stamp, opened, wants_copy })
+        Ok(Self {
+            disk,
+            file,
+            layout,
+            chunks,
+            items,
+            left: AtomicUsize::new(items),
+            stamp,
+            opened,
+            wants_copy,
+        })
     }
 
     fn stamp(&self) -> FileStamp {
@@ -143,11 +160,11 @@ impl<'a> Slot<'a> {
         let (offset, len) = self.layout.span(index as u64);
         let digest = match &opened.output {
             _ if len == 0 => None,
-            None => Some(self.read(hasher::hash_at(&opened.input, offset, len, buffer))?),
-            Some(Output::Clone(clone)) => Some(self.read(hasher::hash_at(clone, offset, len, buffer))?),
+            None => Some(self.read(hasher::hash_at(&*opened.input, offset, len, buffer))?),
+            Some(Output::Clone(clone)) => Some(self.read(hasher::hash_at(&**clone, offset, len, buffer))?),
             Some(Output::Copy(output)) => {
                 let path = copy.unwrap_or(&self.file.path);
-                match hasher::copy_and_hash_at(&opened.input, output, offset, len, buffer) {
+                match hasher::copy_and_hash_at(&*opened.input, &**output, offset, len, buffer) {
                     Err(CopyError::Write(source)) => return Err(FileError::new("write", path, source).into()),
                     Err(CopyError::Read(error)) => Some(self.read(Err(error))?),
                     Ok(digest) => Some(digest),
@@ -168,13 +185,14 @@ impl<'a> Slot<'a> {
             return Ok(opened.clone());
         }
         let path = &self.file.path;
-        let (input, stamp) = open_regular(path).map_err(|source| FileError::new("read", path, source))?;
+        let (input, stamp) =
+            open_regular(self.disk, path).map_err(|source| FileError::new("read", path, source))?;
         if stamp.size() != self.file.size {
             return Err(self.changed());
         }
         self.stamp.get_or_init(|| stamp);
         let output = match copy {
-            Some(copy) if self.wants_copy => Some(self.open_output(&input, copy)?),
+            Some(copy) if self.wants_copy => Some(self.open_output(&*input, copy)?),
             _ => None,
         };
         let opened = Arc::new(Opened { input, output });
@@ -182,16 +200,16 @@ impl<'a> Slot<'a> {
         Ok(opened)
     }
 
-    fn open_output(&self, input: &File, copy: &Path) -> Result<Output, ImportError> {
-        let output = crate::fsutil::create_private_file(copy)?;
-        let set_len = |output: &File| {
+    fn open_output(&self, input: &dyn DiskFile, copy: &Path) -> Result<Output, ImportError> {
+        let output = create_private_file(self.disk, copy)?;
+        let set_len = |output: &dyn DiskFile| {
             output.set_len(self.file.size).map_err(|source| FileError::new("write", copy, source))
         };
-        if rustix::fs::ioctl_ficlone(&output, input).is_ok() {
-            set_len(&output)?;
+        if self.disk.reflink(input, &*output).is_ok() {
+            set_len(&*output)?;
             Ok(Output::Clone(output))
         } else {
-            set_len(&output)?;
+            set_len(&*output)?;
             Ok(Output::Copy(output))
         }
     }

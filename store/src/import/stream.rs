@@ -1,14 +1,13 @@
 //! Reads a stream of unknown length, hashes its chunks on all cores, and writes them to a file.
 
-use std::fs::File;
 use std::io::Read;
-use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::sync::{Mutex, PoisonError};
 
 use crate::cid::{ChunkCid, Digest, sha256};
+use crate::disk::DiskFile;
 use crate::error::{FileError, ImportError};
 use crate::manifest::{CHUNK_LEN, MAX_FILE_CHUNKS};
 use crate::options::Tally;
@@ -19,7 +18,7 @@ type Job = (u64, Vec<u8>);
 /// Copies `reader` to `output`, an empty file at `path`. Returns the length and the chunks.
 pub(crate) fn copy_stream(
     reader: &mut dyn Read,
-    output: &File,
+    output: &dyn DiskFile,
     path: &Path,
     threads: usize,
     tally: &Tally<'_>,
@@ -100,7 +99,7 @@ fn next_job(queue: &Mutex<Receiver<Job>>) -> Option<Job> {
 fn finish_chunk(
     index: u64,
     chunk: &[u8],
-    output: &File,
+    output: &dyn DiskFile,
     path: &Path,
     tally: &Tally<'_>,
 ) -> Result<Digest, ImportError> {

@@ -1,9 +1,8 @@
 //! What there is to add: the files below a path, in the order of a manifest.
 
-use std::fs::{FileType, Metadata};
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use crate::disk::{Disk, FileKind, Metadata};
 use crate::error::{FileError, ImportError};
 use crate::manifest::{MAX_NESTING, MAX_TREE_ENTRIES};
 use crate::name::check_name;
@@ -44,9 +43,9 @@ pub(crate) struct Found {
 }
 
 /// Looks at everything below `path`, an absolute path without links. `name` is the name of the whole.
-pub(crate) fn walk(path: &Path, name: String) -> Result<Found, ImportError> {
-    let meta = std::fs::symlink_metadata(path).map_err(|source| FileError::new("read", path, source))?;
-    let mut walker = Walker::default();
+pub(crate) fn walk(disk: &dyn Disk, path: &Path, name: String) -> Result<Found, ImportError> {
+    let meta = disk.symlink_metadata(path).map_err(|source| FileError::new("read", path, source))?;
+    let mut walker = Walker { disk, files: Vec::new(), skipped: Skipped::default(), entries: 0 };
     let root = if meta.is_file() {
         walker.add_file(path.to_owned(), name, &meta)
     } else if meta.is_dir() {
@@ -58,27 +57,27 @@ pub(crate) fn walk(path: &Path, name: String) -> Result<Found, ImportError> {
     Ok(Found { root, files: walker.files, skipped: walker.skipped, total_len })
 }
 
-#[derive(Default)]
-struct Walker {
+struct Walker<'a> {
+    disk: &'a dyn Disk,
     files: Vec<FoundFile>,
     skipped: Skipped,
     entries: usize,
 }
 
-impl Walker {
+impl Walker<'_> {
     /// The entries of a directory, sorted by the bytes of their names.
     fn enter(&mut self, dir: &Path, depth: usize) -> Result<Vec<Node>, ImportError> {
         if depth > MAX_NESTING {
             return Err(too_many(dir, "levels of directories", MAX_NESTING));
         }
         let mut nodes = Vec::new();
-        for (name, path, file_type) in self.list(dir)? {
-            if file_type.is_dir() {
+        for (name, path, kind) in self.list(dir)? {
+            if kind == FileKind::Dir {
                 let entries = self.enter(&path, depth + 1)?;
                 nodes.push(Node::Dir { name, entries });
             } else {
                 let meta =
-                    std::fs::symlink_metadata(&path).map_err(|source| gone_or_unreadable(&path, source))?;
+                    self.disk.symlink_metadata(&path).map_err(|source| gone_or_unreadable(&path, source))?;
                 if !meta.is_file() {
                     return Err(ImportError::Changed { path });
                 }
@@ -88,14 +87,13 @@ impl Walker {
         Ok(nodes)
     }
 
-    fn list(&mut self, dir: &Path) -> Result<Vec<(String, PathBuf, FileType)>, ImportError> {
+    fn list(&mut self, dir: &Path) -> Result<Vec<(String, PathBuf, FileKind)>, ImportError> {
         let read_error = |source| FileError::new("read the directory", dir, source);
         let mut found = Vec::new();
-        for entry in std::fs::read_dir(dir).map_err(read_error)? {
-            let entry = entry.map_err(read_error)?;
-            let path = entry.path();
-            let file_type = entry.file_type().map_err(|source| gone_or_unreadable(&path, source))?;
-            if !file_type.is_dir() && !file_type.is_file() {
+        for entry in self.disk.read_dir(dir).map_err(read_error)? {
+            let entry = entry.map_err(|source| gone_or_unreadable(dir, source))?;
+            let path = dir.join(&entry.name);
+            if !matches!(entry.kind, FileKind::Dir | FileKind::File) {
                 self.skipped.count += 1;
                 self.skipped.first.get_or_insert(path);
                 continue;
@@ -104,11 +102,11 @@ impl Walker {
             if self.entries > MAX_TREE_ENTRIES {
                 return Err(too_many(dir, "files and directories", MAX_TREE_ENTRIES));
             }
-            let Ok(name) = entry.file_name().into_string() else { return Err(ImportError::NotUtf8 { path }) };
+            let Ok(name) = entry.name.into_string() else { return Err(ImportError::NotUtf8 { path }) };
             if let Err(source) = check_name(&name) {
                 return Err(ImportError::Name { path, source });
             }
-            found.push((name, path, file_type));
+            found.push((name, path, entry.kind));
         }
         found.sort_unstable_by(|(left, ..), (right, ..)| left.cmp(right));
         Ok(found)
@@ -116,8 +114,8 @@ impl Walker {
 
     fn add_file(&mut self, path: PathBuf, name: String, meta: &Metadata) -> Node {
         const OWNER_MAY_EXECUTE: u32 = 0o100;
-        let is_exec = meta.permissions().mode() & OWNER_MAY_EXECUTE != 0;
-        self.files.push(FoundFile { path, size: meta.len(), is_exec });
+        let is_exec = meta.mode & OWNER_MAY_EXECUTE != 0;
+        self.files.push(FoundFile { path, size: meta.len, is_exec });
         Node::File { name, file: self.files.len() - 1 }
     }
 }

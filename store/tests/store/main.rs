@@ -11,3 +11,4 @@ mod keeping;
 mod model;
 mod obstacles;
 mod opening;
+mod power;
