@@ -1,72 +1,218 @@
-//! `dhtfs-sim`: networks of real dhtfs nodes in one process.
-//!
-//! The nodes are the ones that ship ([`dhtfs_node::Node`]), each with an environment of its own: an in-memory
-//! transport with real encryption, a store in a temporary directory that runs inline, an identity and every random
-//! choice from the seed. One scenario so far: `join-add-get`.
+//! `dhtfs-sim`: networks of real dhtfs nodes in one process; see the library for how.
 #![deny(unsafe_code)]
 
-mod join_add_get;
-mod world;
+mod args;
+mod output;
 
-use std::process::ExitCode;
+use std::{
+    fs,
+    io::{BufWriter, Write},
+    path::Path,
+    process::ExitCode,
+};
 
-use clap::{Parser, Subcommand};
+use clap::Parser;
+use dhtfs_sim::{
+    plan::Plan,
+    record::RunRecord,
+    report, run,
+    scenario::{self, Options, Scenario},
+    world::{self, Failure},
+};
 
-/// Runs networks of real dhtfs nodes in one process.
-#[derive(Debug, Parser)]
-#[command(version, about)]
-struct Args {
-    #[command(subcommand)]
-    command: Command,
-}
+use args::{Args, Command, Run};
+use output::Terminal;
 
-#[derive(Debug, Subcommand)]
-enum Command {
-    /// List the scenarios
-    List,
-    /// Run a scenario
-    #[command(after_help = "Example:\n  dhtfs-sim run join-add-get --nodes 20 --seed 7")]
-    Run {
-        /// Name of the scenario; see `dhtfs-sim list`
-        scenario: String,
-        /// Number of nodes, 4 to 200
-        #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u16).range(4..=200))]
-        nodes: u16,
-        /// Seed of every identity, file and random choice
-        #[arg(long, default_value_t = 1)]
-        seed: u64,
-    },
-}
+/// Exit code when a check does not hold or the simulator fails.
+const FAILED: u8 = 1;
+
+/// Exit code for a command line or file that makes no sense.
+const USAGE: u8 = 2;
+
+/// Longest TOML or JSON file that is read, in bytes.
+const MAX_FILE_LEN: u64 = 1 << 30;
 
 fn main() -> ExitCode {
-    let (scenario, nodes, seed) = match Args::parse().command {
-        Command::List => {
-            println!("{}  {}", join_add_get::NAME, join_add_get::ABOUT);
-            return ExitCode::SUCCESS;
-        }
-        Command::Run { scenario, nodes, seed } => (scenario, usize::from(nodes), seed),
+    let args = match Args::try_parse() {
+        Ok(args) => args,
+        Err(error) => error.exit(),
     };
-    if scenario != join_add_get::NAME {
-        eprintln!("dhtfs-sim: no scenario \"{}\"; `dhtfs-sim list` names them", scenario.escape_debug());
-        return ExitCode::from(2);
-    }
-    println!("scenario {scenario}, nodes {nodes}, seed {seed}");
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_time().build() {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            eprintln!("dhtfs-sim: no runtime: {error}");
-            return ExitCode::FAILURE;
-        }
+    let filter = tracing_subscriber::EnvFilter::from_env("DHTFS_SIM_LOG");
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).without_time().init();
+    let done = match args.command {
+        Command::List => list(),
+        Command::Show { scenario } => show(&scenario),
+        Command::Run(run) => run_scenario(&run),
+        Command::Replay { file, trace } => replay(&file, trace.as_deref()),
     };
-    match runtime.block_on(join_add_get::run(nodes, seed)) {
-        Ok(report) => {
-            println!("{report}");
-            ExitCode::SUCCESS
-        }
-        Err(error) => {
-            eprintln!("dhtfs-sim: {error}");
-            eprintln!("replay: dhtfs-sim run {scenario} --nodes {nodes} --seed {seed}");
-            ExitCode::FAILURE
+    match done {
+        Ok(code) => ExitCode::from(code),
+        Err(Ended { message, code }) => {
+            // Nothing is left to do if stderr is closed.
+            let _ = writeln!(std::io::stderr(), "dhtfs-sim: {message}");
+            ExitCode::from(code)
         }
     }
+}
+
+/// Why the program ends early.
+struct Ended {
+    message: String,
+    code: u8,
+}
+
+fn usage(message: impl Into<String>) -> Ended {
+    Ended { message: message.into(), code: USAGE }
+}
+
+fn failed(message: impl std::fmt::Display) -> Ended {
+    Ended { message: message.to_string(), code: FAILED }
+}
+
+/// Prints a line of results. A reader that has seen enough ends the program quietly.
+fn print(line: &str) {
+    if writeln!(std::io::stdout(), "{line}").is_err() {
+        std::process::exit(0);
+    }
+}
+
+fn list() -> Result<u8, Ended> {
+    let all = scenario::list();
+    let width = all.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
+    for (name, about) in all {
+        print(&format!("{name:width$}  {about}"));
+    }
+    Ok(0)
+}
+
+fn show(name: &str) -> Result<u8, Ended> {
+    match scenario::named(name) {
+        Some(Scenario::Plan(plan)) => {
+            print(plan.to_toml().trim_end());
+            Ok(0)
+        }
+        Some(_) => Err(usage(format!("{name} is more than one plan; it cannot be written as TOML"))),
+        None => Err(unknown(name)),
+    }
+}
+
+fn unknown(name: &str) -> Ended {
+    usage(format!("no scenario \"{}\"; `dhtfs-sim list` names them, a file must end in .toml", name.escape_debug()))
+}
+
+fn read_file(path: &Path) -> Result<String, Ended> {
+    let fail = |why: String| usage(format!("cannot read {}: {why}", path.display()));
+    let len = fs::metadata(path).map_err(|e| fail(e.to_string()))?.len();
+    if len > MAX_FILE_LEN {
+        return Err(fail("it is longer than 1 GiB".to_owned()));
+    }
+    fs::read_to_string(path).map_err(|e| fail(e.to_string()))
+}
+
+fn find_scenario(name: &str) -> Result<Scenario, Ended> {
+    if let Some(scenario) = scenario::named(name) {
+        return Ok(scenario);
+    }
+    let path = Path::new(name);
+    if path.extension().is_none_or(|extension| extension != "toml") {
+        return Err(unknown(name));
+    }
+    let plan = Plan::from_toml(&read_file(path)?).map_err(|e| usage(format!("{}: {e}", path.display())))?;
+    Ok(Scenario::Plan(Box::new(plan)))
+}
+
+fn run_scenario(args: &Run) -> Result<u8, Ended> {
+    let (scenario, options) = (find_scenario(&args.scenario)?, args.options());
+    let mut command = args.replay_command();
+    let record = simulate(scenario, &options, &command, (args.trace.as_deref(), args.quiet));
+    let mut record = record.map_err(|e| Ended { message: format!("{}\nreplay: {command}", e.message), ..e })?;
+    record.replay = std::mem::take(&mut command);
+    if let Some(file) = &args.json {
+        let json = serde_json::to_string_pretty(&record).map_err(failed)?;
+        fs::write(file, json + "\n").map_err(|e| failed(format!("cannot write {}: {e}", file.display())))?;
+    }
+    if let Some(dir) = &args.report {
+        let written = report::write(&record, dir)
+            .map_err(|e| failed(format!("cannot write the report to {}: {e}", dir.display())))?;
+        print(&format!("report: {} ({} files)", dir.join("index.html").display(), written.len()));
+    }
+    finish(&record)
+}
+
+/// Prints the last lines and says how it ended.
+fn finish(record: &RunRecord) -> Result<u8, Ended> {
+    print(&format!("trace hash: {}", record.trace_hash));
+    if record.passed {
+        return Ok(0);
+    }
+    let failures = record.checks.iter().filter(|check| check.failed > 0);
+    let failures: Vec<String> = failures
+        .map(|check| {
+            let first = check.first_failure.as_deref().unwrap_or("");
+            format!("failed: {} ({} of {}): {first}", check.name, check.failed, check.looked)
+        })
+        .collect();
+    Err(failed(format!("{}\nreplay: {}", failures.join("\n"), record.replay)))
+}
+
+fn simulate(
+    scenario: Scenario,
+    options: &Options,
+    command: &str,
+    (trace, quiet): (Option<&Path>, bool),
+) -> Result<RunRecord, Ended> {
+    let settings = scenario.settings(options).map_err(|e| usage(e.to_string()))?;
+    print(command);
+    let settings: Vec<String> = settings.iter().map(|(name, value)| format!("{name} {value}")).collect();
+    print(&settings.join(", "));
+    let trace = trace.map(fs::File::create).transpose().map_err(|e| failed(format!("cannot write the trace: {e}")))?;
+    let (options, seed) = (options.clone(), options.seed);
+    let record = run::simulate(seed, move || async move {
+        if let Some(file) = trace {
+            let mut out = BufWriter::new(file);
+            world::trace_to(Box::new(move |event| {
+                // A full disk cuts the trace off; the run goes on.
+                let _ = writeln!(out, "{event}");
+            }));
+        }
+        let terminal = Terminal::new(quiet);
+        let record = scenario.run(&options, &terminal).await;
+        terminal.finish();
+        record
+    });
+    let record = record.map_err(|e: Failure| failed(e))?;
+    for line in report::result_lines(&record) {
+        print(&line);
+    }
+    Ok(record)
+}
+
+fn replay(file: &Path, trace: Option<&Path>) -> Result<u8, Ended> {
+    let before: RunRecord = serde_json::from_str(&read_file(file)?)
+        .map_err(|e| usage(format!("{} is no record of a run: {e}", file.display())))?;
+    if before.version != env!("CARGO_PKG_VERSION") {
+        eprintln!("dhtfs-sim: recorded by version {}, this is {}", before.version, env!("CARGO_PKG_VERSION"));
+    }
+    // The plan that was run, with everything already applied to it.
+    let (scenario, options) = if before.plan.is_empty() {
+        let args = Args::try_parse_from(before.replay.split_whitespace())
+            .map_err(|_| usage(format!("{}: no command that can be run again", file.display())))?;
+        let Command::Run(args) = args.command else {
+            return Err(usage(format!("{}: no command that can be run again", file.display())));
+        };
+        (find_scenario(&args.scenario)?, args.options())
+    } else {
+        let plan = Plan::from_toml(&before.plan).map_err(|e| usage(format!("{}: {e}", file.display())))?;
+        (Scenario::Plan(Box::new(plan)), Options { seed: before.seed, ..Options::default() })
+    };
+    let mut record = simulate(scenario, &options, &before.replay, (trace, false))?;
+    record.replay.clone_from(&before.replay);
+    if record.trace_hash != before.trace_hash {
+        let differs = record.hours.iter().zip(&before.hours).find(|(now, then)| now.hash != then.hash);
+        let when = differs.map_or(String::new(), |(now, _)| format!(", first seen at {:.0} s", now.at));
+        print(&format!("trace hash: {}", record.trace_hash));
+        return Err(failed(format!("not the same run: {} was recorded{when}", before.trace_hash)));
+    }
+    print("the same run, byte for byte");
+    finish(&record)
 }

@@ -17,6 +17,12 @@ pub struct RunRecord {
     pub seed: u64,
     /// Number of nodes at the start; the largest for scenarios that use several.
     pub nodes: usize,
+    /// The plan as TOML, if the scenario is one plan.
+    #[serde(default)]
+    pub plan: String,
+    /// The command line that runs it again; empty if scenario, nodes and seed say all.
+    #[serde(default)]
+    pub replay: String,
     /// All options, as given or by default, in words.
     pub options: BTreeMap<String, String>,
     /// Hash over every byte on every wire with its time, source and destination, and every result.
@@ -81,6 +87,12 @@ pub struct Hour {
     pub bytes: BTreeMap<String, u64>,
     /// Messages or streams opened within the hour by protocol.
     pub streams: BTreeMap<String, u64>,
+    /// Lookups that began within the hour while what they looked for had a provider alive and reachable.
+    #[serde(default)]
+    pub probes: u64,
+    /// Of these, how many found a live one.
+    #[serde(default)]
+    pub found: u64,
     /// Connections open at that time, each counted once.
     pub connections: usize,
     /// Median number of peers in a routing table.

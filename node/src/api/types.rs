@@ -433,8 +433,14 @@ pub struct Status {
     pub reachability: ReachabilityInfo,
     /// Peers connected now.
     pub connected: u64,
+    /// Connections established; a peer may have several.
+    pub connections: u64,
     /// Peers in the routing table.
     pub routing_peers: u64,
+    /// Provider records held for other nodes.
+    pub records_held: u64,
+    /// Requests of other nodes that wait for an answer.
+    pub requests_open: u64,
     /// Shares kept.
     pub shares: u64,
     /// Total length of the shares in bytes.

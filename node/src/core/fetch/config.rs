@@ -73,8 +73,11 @@ pub struct FetchConfig {
     /// to be stored or consumed does not count.
     pub no_progress: Duration,
     /// Least age of a request before an idle peer is asked for a second copy; default 500 ms, above the usual
-    /// round trip. The idle peer's own request time counts twice.
+    /// round trip. The usual request times of both peers count twice.
     pub min_hedge_age: Duration,
+    /// The same for a request to a peer that has not answered one of its size yet; default 2 s: the first chunk
+    /// of a fresh connection over 300 ms takes that long, and most peers do answer.
+    pub unproven_hedge_age: Duration,
     /// A peer that answered Missing is asked again for a few of those wants after this long, doubling while it
     /// still has none of them; default 5 s to 60 s. Peers that are fetching themselves grow.
     pub recheck: BackoffPolicy,
@@ -124,6 +127,7 @@ impl Default for FetchConfig {
             max_request_timeout: Duration::from_secs(64),
             no_progress: Duration::from_secs(30),
             min_hedge_age: Duration::from_millis(500),
+            unproven_hedge_age: Duration::from_secs(2),
             recheck: policy(5_000, 60_000),
             recheck_batch: 16,
             cool_down: Duration::from_secs(5),
@@ -172,6 +176,7 @@ impl FetchConfig {
             max_request_timeout,
             no_progress: time(self.no_progress),
             min_hedge_age: time(self.min_hedge_age).max(MIN_PAUSE),
+            unproven_hedge_age: time(self.unproven_hedge_age).max(time(self.min_hedge_age)).max(MIN_PAUSE),
             recheck: pause(self.recheck),
             recheck_batch: self.recheck_batch.max(1),
             cool_down: time(self.cool_down),

@@ -100,6 +100,8 @@ pub struct Fetch {
     received_len: u64,
     requested_len: u64,
     wasted_len: u64,
+    /// Bytes requested a second time from idle peers.
+    hedged_len: u64,
 }
 
 impl Fetch {
@@ -126,6 +128,7 @@ impl Fetch {
             received_len: 0,
             requested_len: 0,
             wasted_len: 0,
+            hedged_len: 0,
             config,
         }
     }

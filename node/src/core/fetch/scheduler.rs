@@ -17,6 +17,10 @@ use super::{
     wants::{Status, WantIx},
 };
 
+/// Bytes requested for each byte that is requested twice although its first copy is neither late nor at a peer
+/// that never answered: hedging costs at most a twentieth.
+const MIN_REQUESTED_PER_HEDGED: u64 = 20;
+
 /// After so many moves of a copy to another peer each of them is given twice the time.
 const ROTATIONS_PER_DOUBLING: u8 = 6;
 
@@ -132,7 +136,10 @@ impl Fetch {
         while let Some(place) = self.least_loaded(&idle) {
             let ix = idle[place];
             match self.oldest_to_copy(ix, now).or_else(|| self.oldest_to_rotate(ix, now)) {
-                Some(want) => self.request_copy(ix, want, now),
+                Some(want) => {
+                    self.hedged_len += u64::from(self.expected_len(want));
+                    self.request_copy(ix, want, now);
+                }
                 None => {
                     idle.swap_remove(place);
                 }
@@ -146,7 +153,16 @@ impl Fetch {
         let mut found = None;
         let mut next = None;
         for request in self.requests.solo() {
-            let at = request.sent + self.config.min_hedge_age.max(pace.typical(request.units) * 2);
+            let owner = &self.peers[request.peer].pace;
+            let patience = if owner.is_proven(request.units) {
+                if !self.may_waste(request.max_len) {
+                    continue;
+                }
+                owner.typical(request.units) * 2
+            } else {
+                self.config.unproven_hedge_age
+            };
+            let at = request.sent + patience.max(pace.typical(request.units) * 2);
             if request.sent + self.config.min_hedge_age > now {
                 next = earlier(next, at);
                 break;
@@ -164,6 +180,12 @@ impl Fetch {
         }
         self.hedge_at = self.hedge_at.into_iter().chain(next).min();
         found
+    }
+
+    /// Whether a copy of something that will probably arrive anyway keeps the copies within their share of what
+    /// was requested.
+    fn may_waste(&self, len: u32) -> bool {
+        (self.hedged_len + u64::from(len)) * MIN_REQUESTED_PER_HEDGED <= self.requested_len
     }
 
     /// A want with both copies at unproven peers of which this one may have the younger instead. The older one

@@ -1,0 +1,194 @@
+//! What happens to the world at the times of its plan.
+
+use std::{rc::Rc, time::Duration};
+
+use super::{Death, Failure, NodeIndex, World, draw};
+use crate::{
+    net::{HostId, HostSpec},
+    plan::{DiskFate, What, Who},
+    record::FaultSpan,
+};
+
+impl World {
+    /// Carries out one event of the plan and returns when it is over. `name` keeps its draws apart from those of
+    /// other events.
+    ///
+    /// # Errors
+    /// If a node that has to start again does not.
+    pub async fn happen(self: &Rc<Self>, what: &What, name: &str) -> Result<(), Failure> {
+        let from = self.now();
+        let place = what.is_fault().then(|| {
+            self.fault_begins();
+            let mut record = self.record.borrow_mut();
+            let to = from + what.lasts().as_secs_f64();
+            record.faults.push(FaultSpan { name: what.to_string(), from, to });
+            record.faults.len() - 1
+        });
+        self.note(&format!("event {what}"));
+        let done = self.carry_out(what, name).await;
+        if let Some(place) = place {
+            self.fault_ends();
+            self.record.borrow_mut().faults[place].to = self.now();
+        }
+        done
+    }
+
+    async fn carry_out(self: &Rc<Self>, what: &What, name: &str) -> Result<(), Failure> {
+        match what {
+            What::Partition { parts, lasts } => self.partition(parts, lasts.duration(), name).await,
+            What::Mute { who, lasts } => self.mute(&self.pick(who, name), lasts.duration()).await,
+            What::Sleep { who, lasts } => {
+                let nodes = self.pick(who, name);
+                nodes.iter().for_each(|index| self.sleep(*index, true));
+                tokio::time::sleep(lasts.duration()).await;
+                nodes.iter().for_each(|index| self.sleep(*index, false));
+            }
+            What::Weather { loss, jitter, lasts } => {
+                let network = &self.plan.network;
+                self.set_weather(*loss, jitter.duration());
+                tokio::time::sleep(lasts.duration()).await;
+                self.set_weather(network.loss, network.jitter.duration());
+            }
+            What::ClockJump { who, secs } => {
+                self.pick(who, name).iter().for_each(|index| self.jump_clock(*index, *secs));
+            }
+            What::Kill { who, disk, back_after } => {
+                let back_after = back_after.map(crate::plan::time::Millis::duration);
+                return self.kill(&self.pick(who, name), *disk, back_after).await;
+            }
+            What::Get { who, content, within, timeout } => {
+                self.gets(who, content.as_deref(), (within.duration(), timeout.duration()), name).await;
+            }
+            What::Upgrade { who, exchange_versions, within } => {
+                return self.upgrade(&self.pick(who, name), exchange_versions, within.duration()).await;
+            }
+        }
+        Ok(())
+    }
+
+    /// The nodes that are meant, in drawn order if drawn.
+    pub(super) fn pick(&self, who: &Who, name: &str) -> Vec<NodeIndex> {
+        let group = who.group.as_ref().and_then(|name| self.plan.groups.iter().position(|g| g.name == *name));
+        let candidates: Vec<NodeIndex> = (0..self.len())
+            .filter(|index| match group {
+                Some(group) => self.slots.borrow()[*index].group == group,
+                None => self.slots.borrow()[*index].group != 0 && self.role(*index).node_role().is_some(),
+            })
+            .collect();
+        let wanted = who.share.map_or(candidates.len(), |share| {
+            #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "0 ..= len")]
+            let wanted = (candidates.len() as f64 * share).round() as usize;
+            wanted
+        });
+        let wanted = wanted.min(who.at_most.unwrap_or(usize::MAX));
+        if wanted >= candidates.len() {
+            return candidates;
+        }
+        draw(&mut self.rng(name), &candidates, wanted)
+    }
+
+    async fn partition(&self, parts: &[f64], lasts: Duration, name: &str) {
+        let mut hosts = self.hosts();
+        let count = hosts.len();
+        hosts = draw(&mut self.rng(name), &hosts, count);
+        let total: f64 = parts.iter().sum();
+        let (mut groups, mut until) = (Vec::new(), 0.0);
+        let mut begin = 0;
+        for part in parts {
+            until += part / total * count as f64;
+            #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "0 ..= count")]
+            let end = (until.round() as usize).min(count);
+            groups.push(hosts[begin..end].to_vec());
+            begin = end;
+        }
+        self.net.partition(&groups);
+        tokio::time::sleep(lasts).await;
+        self.net.heal();
+    }
+
+    /// The links of all hosts.
+    fn set_weather(&self, loss: f64, jitter: Duration) {
+        for host in self.hosts() {
+            let spec = self.net.spec(host);
+            self.net.set_spec(host, HostSpec { loss, jitter, ..spec });
+        }
+    }
+
+    async fn mute(&self, nodes: &[NodeIndex], lasts: Duration) {
+        let all = self.hosts();
+        let muted: Vec<HostId> = nodes.iter().map(|index| all[*index]).collect();
+        let others: Vec<HostId> = all.iter().filter(|host| !muted.contains(host)).copied().collect();
+        let block = |on| {
+            for from in &muted {
+                others.iter().for_each(|to| self.net.block(*from, *to, on));
+            }
+        };
+        block(true);
+        tokio::time::sleep(lasts).await;
+        block(false);
+    }
+
+    async fn kill(
+        self: &Rc<Self>,
+        nodes: &[NodeIndex],
+        disk: DiskFate,
+        back_after: Option<Duration>,
+    ) -> Result<(), Failure> {
+        for index in nodes {
+            if back_after.is_none() {
+                self.set_gone_for_good(*index);
+            }
+            self.stop(*index, Death::Crash(disk)).await?;
+        }
+        if let Some(after) = back_after {
+            tokio::time::sleep(after).await;
+            for index in nodes {
+                self.start(*index).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn upgrade(
+        self: &Rc<Self>,
+        nodes: &[NodeIndex],
+        versions: &[u32],
+        within: Duration,
+    ) -> Result<(), Failure> {
+        let pause = within / u32::try_from(nodes.len().max(1))?;
+        for index in nodes {
+            self.set_exchange_versions(*index, versions);
+            self.stop(*index, Death::Shutdown).await?;
+            self.start(*index).await?;
+            tokio::time::sleep(pause).await;
+        }
+        Ok(())
+    }
+
+    async fn gets(
+        self: &Rc<Self>,
+        who: &Who,
+        content: Option<&str>,
+        (within, timeout): (Duration, Duration),
+        name: &str,
+    ) {
+        let mut rng = self.rng(&format!("{name} contents"));
+        let content = content.and_then(|name| self.content_named(name));
+        let wanted: Vec<(NodeIndex, usize)> = self
+            .pick(who, name)
+            .into_iter()
+            .map(|index| (index, content.unwrap_or_else(|| super::below(&mut rng, self.contents.len()))))
+            .filter(|(index, number)| !self.holds_whole(*index, *number))
+            .filter(|(index, _)| self.role(*index).node_role().is_some() && self.is_up(*index))
+            .collect();
+        let pause = within / u32::try_from(wanted.len().max(1)).unwrap_or(1);
+        let gets = wanted.into_iter().enumerate().map(|(place, (index, number))| {
+            let world = self.clone();
+            async move {
+                tokio::time::sleep(pause * u32::try_from(place).unwrap_or(0)).await;
+                world.get(index, number, timeout).await;
+            }
+        });
+        futures::future::join_all(gets).await;
+    }
+}

@@ -1,0 +1,74 @@
+//! Lookups of providers by real nodes, compared with the truth.
+
+use std::time::Duration;
+
+use dhtfs_node::api::types::{NetworkHints, Provider, ProvidersRequest};
+use libp2p::PeerId;
+use tokio::{sync::mpsc, time::Instant};
+
+use super::{NodeIndex, World};
+use crate::record::Probe;
+
+/// Providers that may wait to be looked at.
+const QUEUE: usize = 64;
+
+impl World {
+    /// Looks up the providers of a content at a node, and records what came of it. A lookup whose asker dies is
+    /// not recorded.
+    pub async fn probe(&self, from: NodeIndex, number: usize, timeout: Duration) {
+        let Some(up) = self.up(from) else { return };
+        let alive_before = self.live_holders(number, from);
+        let (begun, at) = (Instant::now(), self.now());
+        let (found_out, mut found) = mpsc::channel(QUEUE);
+        let hints = NetworkHints { timeout_secs: Some(timeout.as_secs_f64()), ..NetworkHints::default() };
+        let request = ProvidersRequest { cid: self.contents[number].cid(), hints };
+        let mut probe = Probe { at, node: from, ..Probe::default() };
+        let looking = async {
+            let mut watching = Probe::default();
+            let listen = async {
+                while let Some(provider) = found.recv().await {
+                    self.judge(&provider, from, begun, &mut watching);
+                }
+            };
+            let (report, ()) = tokio::join!(up.node.api().providers(request, found_out), listen);
+            (report, watching)
+        };
+        let Some((report, watched)) = up.run(looking).await else { return };
+        let alive_after = self.live_holders(number, from);
+        probe.provider_alive = alive_before.iter().any(|holder| alive_after.contains(holder));
+        probe.found = watched.found;
+        probe.first_secs = watched.first_secs;
+        probe.returned = watched.returned;
+        probe.stale = watched.stale;
+        probe.total_secs = begun.elapsed().as_secs_f64();
+        if let Ok(report) = report {
+            probe.requests = report.requests;
+            probe.hops = report.hops;
+        }
+        self.note(&format!(
+            "probe {from} {number} found {} of {} after {:?}",
+            probe.returned - probe.stale,
+            probe.returned,
+            probe.first_secs
+        ));
+        self.record.borrow_mut().probes.push(probe);
+    }
+
+    fn judge(&self, provider: &Provider, from: NodeIndex, begun: Instant, seen: &mut Probe) {
+        if provider.this_node {
+            return;
+        }
+        seen.returned += 1;
+        let index = provider.peer.parse::<PeerId>().ok().and_then(|peer| self.index_of(&peer));
+        let is_live = index.is_some_and(|index| self.reaches(from, index));
+        if !is_live {
+            seen.stale += 1;
+            return;
+        }
+        let is_real = index.is_some_and(|index| self.role(index).node_role().is_some());
+        if is_real && !seen.found {
+            seen.found = true;
+            seen.first_secs = Some(begun.elapsed().as_secs_f64());
+        }
+    }
+}
