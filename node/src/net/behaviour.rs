@@ -17,13 +17,13 @@ use super::nat_server::NatServer;
 /// The protocol names of one network. They keep networks apart: peers of another one share no protocol with us
 /// but the general ones.
 #[derive(Debug, Clone)]
-pub(crate) struct Protocols {
+pub struct Protocols {
     /// `/dhtfs/<network>/kad/1.0.0`
-    pub(crate) kad: StreamProtocol,
+    pub kad: StreamProtocol,
     /// `/dhtfs/<network>/exchange/1`
-    pub(crate) exchange: StreamProtocol,
+    pub exchange: StreamProtocol,
     /// `/dhtfs/<network>`: what identify calls the protocol version.
-    pub(crate) version: String,
+    pub version: String,
 }
 
 /// Characters in a network name.
@@ -34,7 +34,7 @@ impl Protocols {
     ///
     /// # Errors
     /// Unless the name is 1 to 32 characters of `a-z`, `0-9` and `-`.
-    pub(crate) fn of(network: &str) -> Result<Self, NetError> {
+    pub fn of(network: &str) -> Result<Self, NetError> {
         let bad = || NetError::NetworkName(network.chars().take(MAX_NETWORK_LEN + 1).collect());
         let allowed = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-';
         if network.is_empty() || network.len() > MAX_NETWORK_LEN || !network.bytes().all(allowed) {

@@ -58,6 +58,7 @@ mod status;
 mod tests;
 pub mod transport;
 
+pub use self::behaviour::Protocols;
 pub use self::client::{Client, Lookup};
 pub use self::error::{
     BootstrapFailure, DialFailure, ListenError, NetError, NetGone, ProvideError, RequestError,
@@ -70,7 +71,7 @@ pub use self::report::{
     Reachability, ServeId, ServeTicket, TestedAddr, Verdict,
 };
 
-use self::behaviour::{Behaviour, Protocols};
+use self::behaviour::Behaviour;
 
 /// Runs tasks: the connections of the swarm.
 pub type Executor = Arc<dyn Fn(BoxFuture<'static, ()>) + Send + Sync>;
