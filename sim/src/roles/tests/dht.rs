@@ -1,0 +1,1 @@
+//! Harm done through the DHT.
