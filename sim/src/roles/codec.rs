@@ -71,11 +71,7 @@ impl Codec for RoleCodec {
     type Request = ExchangeRequest;
     type Response = Reply;
 
-    async fn read_request<T>(
-        &mut self,
-        protocol: &StreamProtocol,
-        io: &mut T,
-    ) -> io::Result<ExchangeRequest>
+    async fn read_request<T>(&mut self, protocol: &StreamProtocol, io: &mut T) -> io::Result<ExchangeRequest>
     where
         T: AsyncRead + Unpin + Send,
     {
@@ -160,7 +156,9 @@ mod tests {
 
     #[test]
     fn a_plain_reply_has_the_bytes_of_the_node() {
-        for response in [ExchangeResponse::Data(vec![1, 2]), ExchangeResponse::Missing, ExchangeResponse::Busy] {
+        for response in
+            [ExchangeResponse::Data(vec![1, 2]), ExchangeResponse::Missing, ExchangeResponse::Busy]
+        {
             let mut expected = Cursor::new(Vec::new());
             block_on(ExchangeCodec.write_response(&PROTOCOL, &mut expected, response.clone())).unwrap();
             assert_eq!(written(Reply::Plain(response)), expected.into_inner());

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 /// What a hostile peer did so far.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct HostileStats {
-    /// Keys announced by a lookup and records to the peers nearest to them; repeated announcements count again.
+    /// Announcements of targets that ended; each target is announced again and again.
     pub announced: u64,
     /// Requests for content that were received.
     pub requests: u64,

@@ -5,7 +5,10 @@ use std::{io, sync::Arc, time::Duration};
 use futures::AsyncWriteExt as _;
 use libp2p::{Multiaddr, PeerId, Stream, kad::KBucketKey, multiaddr::Protocol};
 use rand::{Rng as _, RngExt as _, SeedableRng as _, rngs::StdRng};
-use tokio::time::{sleep, timeout};
+use tokio::{
+    sync::Semaphore,
+    time::{sleep, timeout},
+};
 
 use super::{
     counters::{Budget, Counters, add},
@@ -18,9 +21,9 @@ const ANSWER_LEN: usize = 20;
 /// How long a stream of the DHT may stay silent.
 const SILENCE: Duration = Duration::from_secs(60);
 
-/// Pause of a flood between two writes, and the most records of one write.
+/// Pause of a flood between two writes, and the records of one write over all streams: just below its budget.
 const FLOOD_PAUSE: Duration = Duration::from_millis(100);
-const FLOOD_BATCH: usize = 100;
+const FLOOD_BATCH: usize = 199;
 
 /// How a peer that answers DHT messages by itself misleads.
 #[derive(Debug)]
@@ -38,6 +41,8 @@ pub(super) struct Means {
     pub(super) counters: Arc<Counters>,
     /// Answers of all streams together.
     pub(super) answers: Arc<Budget>,
+    /// Streams that are answered.
+    pub(super) streams: Arc<Semaphore>,
     /// Records of all streams together.
     pub(super) records: Arc<Budget>,
 }
@@ -96,6 +101,10 @@ impl Deceit {
 
 /// Answers the DHT messages of one stream until it ends.
 pub(super) async fn mislead(mut stream: Stream, asker: PeerId, means: Means, seed: u64) {
+    let Ok(_place) = means.streams.try_acquire() else {
+        add(&means.counters.held_back, 1);
+        return;
+    };
     let mut rng = StdRng::seed_from_u64(seed);
     while let Ok(Ok(Some(message))) = timeout(SILENCE, read_message(&mut stream)).await {
         match message.kind {
@@ -142,12 +151,20 @@ pub(super) async fn send_records(mut stream: Stream, own: PeerId, records: Vec<M
     let _ = stream.close().await;
 }
 
-/// Sends records for random keys over one stream for as long as it stands.
-pub(super) async fn flood(mut stream: Stream, own: WirePeer, means: Means, seed: u64) {
+/// Sends records for random keys over one stream for as long as it stands. `streams` tells how many share the
+/// budget, so that each gets as much as the others.
+pub(super) async fn flood(
+    mut stream: Stream,
+    own: WirePeer,
+    means: Means,
+    streams: impl Fn() -> usize + Send,
+    seed: u64,
+) {
     let mut rng = StdRng::seed_from_u64(seed);
     loop {
-        let allowed = means.records.take(FLOOD_BATCH);
-        add(&means.counters.held_back, FLOOD_BATCH - allowed);
+        let share = (FLOOD_BATCH / streams().max(1)).max(1);
+        let allowed = means.records.take(share);
+        add(&means.counters.held_back, share - allowed);
         if send_batch(&mut stream, &own, allowed, &mut rng).await.is_err() {
             return;
         }

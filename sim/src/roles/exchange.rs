@@ -56,7 +56,9 @@ impl Targets {
     pub fn of_share(store: &Store, root: ManifestCid) -> Result<Self, StoreError> {
         let mut content = vec![root.into()];
         if let Some(tree) = store.resolve_local(&root)? {
-            content.extend(tree.files.iter().map(|file| ContentCid::from(file.cid)).filter(|cid| *cid != root.into()));
+            content.extend(
+                tree.files.iter().map(|file| ContentCid::from(file.cid)).filter(|cid| *cid != root.into()),
+            );
             content.extend(tree.unique_chunks().into_iter().map(|(cid, _)| ContentCid::from(cid)));
         }
         let store = store.clone();
@@ -104,6 +106,13 @@ pub(super) fn reply(
     rng: &mut StdRng,
 ) -> Option<Reply> {
     let plain = |response| Some(Reply::Plain(response));
+    // Whoever spoils the manifest is hardly asked for chunks, which are worth more.
+    if let ContentCid::Manifest(_) = cid
+        && kind.is_some_and(Hostile::spoils_chunks)
+        && let Some(right) = (targets.bytes)(cid)
+    {
+        return plain(ExchangeResponse::Data(right));
+    }
     match kind {
         None => plain(ExchangeResponse::Busy),
         Some(Hostile::DropsRequests) => None,

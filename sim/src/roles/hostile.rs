@@ -10,13 +10,12 @@ use dhtfs_node::net::Executor;
 use dhtfs_store::ContentCid;
 use libp2p::{
     Multiaddr, PeerId,
-    core::transport::ListenerId,
     kad::{self, QueryId, RecordKey, store::MemoryStoreConfig},
     request_response::ResponseChannel,
 };
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
 use tokio::{
-    sync::oneshot,
+    sync::{Semaphore, oneshot},
     time::{Instant, sleep_until},
 };
 
@@ -33,10 +32,13 @@ use super::{
 };
 
 /// Answers to requests for content per second. A fetcher has some dozen in flight.
-const MAX_ANSWERS: usize = 500;
+const MAX_ANSWERS: usize = 200;
 
 /// Answers to DHT messages per second.
 const MAX_MISLED: usize = 500;
+
+/// Streams of the DHT protocol that are answered at the same time.
+const MAX_STREAMS: usize = 256;
 
 /// Provider records per second that a flood sends to everybody together.
 const MAX_FLOOD: usize = 2_000;
@@ -104,7 +106,11 @@ fn start(kind: Option<Hostile>, mut env: PeerEnv, targets: Targets) -> Result<Ho
     let counters = Arc::new(Counters::default());
     let mut rng = StdRng::seed_from_u64(env.seed);
     let next_listens = match kind {
-        Some(Hostile::RotatesAddresses) => env.listen.split_off(env.listen.len().min(1)),
+        Some(Hostile::RotatesAddresses) => {
+            let mut all = env.listen.split_off(env.listen.len().min(1));
+            all.extend(env.listen.first().cloned());
+            all
+        }
         _ => Vec::new(),
     };
     let deceit = match kind {
@@ -122,6 +128,7 @@ fn start(kind: Option<Hostile>, mut env: PeerEnv, targets: Targets) -> Result<Ho
         deceit: Arc::new(deceit),
         counters: counters.clone(),
         answers: Arc::new(Budget::new(MAX_MISLED)),
+        streams: Arc::new(Semaphore::new(MAX_STREAMS)),
         records: Arc::new(Budget::new(max_records)),
     };
     let engine = Engine::new(env, setup(kind, &counters))?;
@@ -138,7 +145,6 @@ fn start(kind: Option<Hostile>, mut env: PeerEnv, targets: Targets) -> Result<Ho
         flooded: Arc::default(),
         steps: 0,
         next_listens: next_listens.into(),
-        old_listener: None,
         junk: Vec::new(),
         seeds: StdRng::seed_from_u64(rng.next_u64()),
         rng,
@@ -182,7 +188,6 @@ pub(super) struct Attacker {
     pub(super) flooded: Arc<Mutex<BTreeSet<PeerId>>>,
     pub(super) steps: u64,
     pub(super) next_listens: VecDeque<Multiaddr>,
-    pub(super) old_listener: Option<ListenerId>,
     pub(super) junk: Vec<Multiaddr>,
 }
 
@@ -257,7 +262,7 @@ impl Attacker {
             (StreamEvent::Outbound(stream), Some(Hostile::FloodsRecords)) => {
                 let (flooded, own) = (self.flooded.clone(), self.own());
                 (self.executor)(Box::pin(async move {
-                    deceit::flood(stream, own, means, seed).await;
+                    deceit::flood(stream, own, means, || lock(&flooded).len(), seed).await;
                     lock(&flooded).remove(&peer);
                 }));
             }

@@ -29,7 +29,8 @@ pub enum RoleKind {
 pub enum Hostile {
     /// Takes part in the DHT, announces content, and never answers a request for it.
     DropsRequests,
-    /// Answers with random bytes of the right length.
+    /// Answers with random bytes of the right length. This one and the next three answer for manifests truthfully
+    /// if they can, to be trusted with chunks.
     Garbage,
     /// Announces a length and ends the stream half-way.
     Truncated,
@@ -95,6 +96,11 @@ impl Hostile {
         !matches!(self, Self::FloodsRecords | Self::SybilNear(_) | Self::RotatesAddresses)
     }
 
+    /// Whether it answers for manifests truthfully, to be trusted with chunks.
+    pub(super) const fn spoils_chunks(self) -> bool {
+        matches!(self, Self::Garbage | Self::Truncated | Self::Endless | Self::Drip)
+    }
+
     /// Whether it answers DHT messages by itself instead of leaving them to the stock implementation.
     pub(super) const fn answers_kad(self) -> bool {
         matches!(self, Self::ForgesProviders | Self::SybilNear(_))
@@ -116,7 +122,9 @@ impl RoleKind {
 #[derive(Debug, thiserror::Error)]
 pub enum RoleNameError {
     /// No role of this name.
-    #[error("no role is called \"{0}\"; roles are honest, client-only, freerider, naive and the hostile ones")]
+    #[error(
+        "no role is called \"{0}\"; roles are honest, client-only, freerider, naive and the hostile ones"
+    )]
     Unknown(String),
     /// The key after `sybil-near:` is no CID.
     #[error("the key of sybil-near: {0}")]

@@ -5,6 +5,8 @@
 //! tokio's, and does a bounded amount of harm per simulated second (the constants in `hostile` and `steps`), so that a network
 //! with hundreds of them can still be simulated.
 //!
+//! They are started within a tokio runtime, whose clock their timers follow.
+//!
 //! | file               | what it holds                                                       |
 //! |--------------------|---------------------------------------------------------------------|
 //! | `kind`             | names of the roles                                                  |

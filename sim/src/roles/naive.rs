@@ -48,11 +48,12 @@ pub enum NaiveError {
 }
 
 type Answer<T> = oneshot::Sender<T>;
+type Fetched = Result<Vec<u8>, NaiveError>;
 
 enum Command {
     Hold(ContentCid, Vec<u8>, Answer<()>),
     Find(ContentCid, Answer<BTreeSet<PeerId>>),
-    Fetch(ContentCid, Answer<Result<Vec<u8>, NaiveError>>),
+    Fetch(ContentCid, Answer<Fetched>),
     State(Option<ContentCid>, PeerId, Answer<NaiveState>),
 }
 
@@ -146,8 +147,8 @@ struct Naive {
     held: BTreeMap<ContentCid, Vec<u8>>,
     announcing: HashMap<QueryId, Answer<()>>,
     finding: HashMap<QueryId, (BTreeSet<PeerId>, Answer<BTreeSet<PeerId>>)>,
-    seeking: HashMap<QueryId, (ContentCid, Answer<Result<Vec<u8>, NaiveError>>)>,
-    fetching: HashMap<OutboundRequestId, Answer<Result<Vec<u8>, NaiveError>>>,
+    seeking: HashMap<QueryId, (ContentCid, Answer<Fetched>)>,
+    fetching: HashMap<OutboundRequestId, Answer<Fetched>>,
 }
 
 impl Naive {

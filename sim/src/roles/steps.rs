@@ -37,6 +37,9 @@ const WALK_EVERY: u64 = 30;
 /// Junk addresses named at a time; identify carries no more than some dozen.
 const JUNK_LEN: usize = 15;
 
+/// Peers that are told of them in a second.
+const TOLD_PEERS: usize = 32;
+
 impl Attacker {
     /// Does what is due by itself; returns when to come again.
     pub(super) fn step(&mut self) -> Duration {
@@ -102,8 +105,7 @@ impl Attacker {
         let own = self.own();
         let others: Vec<PeerId> = self.engine.servers.iter().filter(|peer| **peer != to).copied().collect();
         let keys = self.targets.content.iter().cycle().skip(usize::try_from(self.steps).unwrap_or(0));
-        let keys: Vec<Vec<u8>> =
-            keys.take(FORGED_BATCH).map(|cid| cid.multihash_bytes().to_vec()).collect();
+        let keys: Vec<Vec<u8>> = keys.take(FORGED_BATCH).map(|cid| cid.multihash_bytes().to_vec()).collect();
         let mut records = Vec::new();
         for (index, key) in keys.into_iter().enumerate() {
             let provider = match others.get(index % others.len().max(1)) {
@@ -125,7 +127,7 @@ impl Attacker {
                 self.engine.swarm.behaviour_mut().streams.open(*peer);
             }
         }
-        if self.steps % WALK_EVERY == 0 {
+        if self.steps.is_multiple_of(WALK_EVERY) {
             let somewhere = deceit::random_multihash(&mut self.rng);
             self.engine.swarm.behaviour_mut().kad.get_closest_peers(somewhere);
         }
@@ -144,17 +146,24 @@ impl Attacker {
             self.junk.push(addr);
         }
         add(&self.means.counters.addrs_told, JUNK_LEN);
-        let servers: Vec<PeerId> = self.engine.servers.iter().copied().collect();
-        self.engine.swarm.behaviour_mut().identify.push(servers);
+        let told = self.some_servers(TOLD_PEERS);
+        self.engine.swarm.behaviour_mut().identify.push(told);
         true
     }
 
+    /// Goes on to the next address. With a single one it stays there: it cannot be listened on twice.
     fn change_listener(&mut self) {
+        if self.next_listens.len() < 2 {
+            return;
+        }
         let Some(addr) = self.next_listens.pop_front() else { return };
-        if let Ok(id) = self.engine.swarm.listen_on(addr.clone())
-            && let Some(old) = self.old_listener.replace(id)
-        {
-            self.engine.swarm.remove_listener(old);
+        let swarm = &mut self.engine.swarm;
+        // An address that is not free yet comes round again.
+        if let Ok(id) = swarm.listen_on(addr.clone()) {
+            for old in self.engine.listeners.drain(..) {
+                swarm.remove_listener(old);
+            }
+            self.engine.listeners.push(id);
         }
         self.next_listens.push_back(addr);
     }

@@ -5,7 +5,9 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use dhtfs_node::net::{NetError, Protocols, exchange::ExchangeRequest};
 use futures::StreamExt as _;
 use libp2p::{
-    Multiaddr, PeerId, TransportError, identify,
+    Multiaddr, PeerId, TransportError,
+    core::transport::ListenerId,
+    identify,
     kad::{self, Mode, store::MemoryStore},
     ping,
     request_response::{self, OutboundRequestId, ProtocolSupport, ResponseChannel},
@@ -91,6 +93,7 @@ pub(super) struct Engine {
     pub(super) protocols: Protocols,
     /// Connected peers that serve the DHT.
     pub(super) servers: BTreeSet<PeerId>,
+    pub(super) listeners: Vec<ListenerId>,
     bootstrap: Vec<Multiaddr>,
     joins: u32,
 }
@@ -105,8 +108,7 @@ impl Engine {
         let protocols = Protocols::of(&network)?;
         let local = keypair.public().to_peer_id();
         let store = MemoryStore::with_config(local, setup.records);
-        let mut kad =
-            kad::Behaviour::with_config(local, store, kad::Config::new(protocols.kad.clone()));
+        let mut kad = kad::Behaviour::with_config(local, store, kad::Config::new(protocols.kad.clone()));
         // A client denies inbound streams, which leaves them to others in the swarm.
         kad.set_mode(Some(if setup.answers_kad { Mode::Client } else { Mode::Server }));
         let identify = identify::Config::new(protocols.version.clone(), keypair.public())
@@ -131,12 +133,12 @@ impl Engine {
             config = config.with_idle_connection_timeout(timeout);
         }
         let mut swarm = Swarm::new(transport, behaviour, local, config);
+        let mut listeners = Vec::new();
         for addr in listen {
-            swarm
-                .listen_on(addr.clone())
-                .map_err(|error| RoleError::Listen { addr, error })?;
+            let id = swarm.listen_on(addr.clone()).map_err(|error| RoleError::Listen { addr, error })?;
+            listeners.push(id);
         }
-        Ok(Self { swarm, protocols, servers: BTreeSet::new(), bootstrap, joins: 0 })
+        Ok(Self { swarm, protocols, servers: BTreeSet::new(), listeners, bootstrap, joins: 0 })
     }
 
     /// Dials the bootstrap peers if nobody is known yet; whether to call it again after [`JOIN_AGAIN`].

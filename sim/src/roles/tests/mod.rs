@@ -5,7 +5,16 @@ mod dht;
 mod exchange;
 mod lifecycle;
 
-use std::{path::PathBuf, sync::Arc, thread, time::Duration};
+use std::{
+    num::NonZeroUsize,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    thread,
+    time::Duration,
+};
 
 use dhtfs_node::{
     Config, Node, Role,
@@ -43,6 +52,9 @@ const CHUNK_LEN: u64 = 1024 * 1024;
 
 /// Simulated time that a test may take.
 const AT_MOST: Duration = Duration::from_secs(2 * 60 * 60);
+
+/// Ports of the in-memory transport belong to the process, and those of a peer that was dropped are never free again.
+static NEXT_PORT: AtomicU64 = AtomicU64::new(1 << 50);
 
 /// Runs a test on a simulated thread of its own.
 fn simulated<F: Future<Output = ()>>(seed: u64, test: impl FnOnce(Lab) -> F + Send + 'static) {
@@ -103,7 +115,7 @@ impl Lab {
     /// A port of no other peer of any test in this process.
     fn port(&mut self) -> Multiaddr {
         self.peers += 1;
-        Multiaddr::empty().with(Protocol::Memory((self.seed << 20) + self.peers))
+        Multiaddr::empty().with(Protocol::Memory(NEXT_PORT.fetch_add(1, Ordering::Relaxed)))
     }
 
     fn env(&mut self, keypair: &Keypair, bootstrap: &[Multiaddr]) -> PeerEnv {
@@ -134,12 +146,19 @@ impl Lab {
         start_hostile(kind, self.env(keypair, bootstrap), targets).unwrap()
     }
 
+    /// The file's bytes, as [`Lab::add`] writes them.
+    fn content(&self) -> Vec<u8> {
+        let mut content = vec![0; FILE_LEN];
+        StdRng::seed_from_u64(self.seed).fill_bytes(&mut content);
+        content
+    }
+
     async fn node(&mut self, keypair: &Keypair, bootstrap: &[Multiaddr]) -> Started {
         let addr = self.port();
         let config =
             Config { listen: vec![addr.clone()], bootstrap: bootstrap.to_vec(), ..Config::default() };
         let dir = self.disk.path().join(format!("node-{}", self.peers));
-        let store = Store::open(&dir, OpenOptions::default()).unwrap();
+        let store = Store::open(&dir, OpenOptions { threads: Some(NonZeroUsize::MIN) }).unwrap();
         let env = Env {
             keypair: keypair.clone(),
             transport: transport(keypair),
@@ -159,10 +178,16 @@ impl Lab {
         folder
     }
 
+    /// The CID that the file will have.
+    fn root(&self) -> ManifestCid {
+        let path = self.folder("added").join("file.bin");
+        std::fs::write(&path, self.content()).unwrap();
+        dhtfs_store::hash_path(&path, None, &dhtfs_store::no_progress).unwrap().root
+    }
+
     /// Adds the file to the node.
     async fn add(&self, to: &Started) -> (ManifestCid, Vec<u8>) {
-        let mut content = vec![0; FILE_LEN];
-        StdRng::seed_from_u64(self.seed).fill_bytes(&mut content);
+        let content = self.content();
         let path = self.folder("added").join("file.bin");
         std::fs::write(&path, &content).unwrap();
         let request = AddRequest { path, ..AddRequest::default() };
@@ -171,12 +196,27 @@ impl Lab {
     }
 
     async fn get(&self, by: &Started, root: ManifestCid) -> Result<GetReport, ApiError> {
-        let request = GetRequest {
-            cid: root.to_string(),
-            into: Some(self.folder("fetched")),
-            hints: NetworkHints { timeout_secs: Some(120.0), ..NetworkHints::default() },
-            ..GetRequest::default()
-        };
+        self.get_with(by, root, Vec::new()).await
+    }
+
+    async fn get_from(
+        &self,
+        by: &Started,
+        root: ManifestCid,
+        from: &Multiaddr,
+    ) -> Result<GetReport, ApiError> {
+        self.get_with(by, root, vec![from.to_string()]).await
+    }
+
+    async fn get_with(
+        &self,
+        by: &Started,
+        root: ManifestCid,
+        peers: Vec<String>,
+    ) -> Result<GetReport, ApiError> {
+        let hints = NetworkHints { peers, timeout_secs: Some(120.0), ..NetworkHints::default() };
+        let into = Some(self.folder("fetched"));
+        let request = GetRequest { cid: root.to_string(), into, hints, ..GetRequest::default() };
         by.node.api().get(request, watch::Sender::default()).await
     }
 }
