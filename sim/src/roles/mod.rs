@@ -2,8 +2,8 @@
 //!
 //! They speak to the node with the node's own codec and protocol names and with stock libp2p; only what they say
 //! differs. Each runs as tasks of the executor it is given, draws every choice from its seed, reads no clock but
-//! tokio's, and does a bounded amount of harm per simulated second (the constants in `hostile` and `steps`), so that a network
-//! with hundreds of them can still be simulated.
+//! tokio's, and does a bounded amount of harm per simulated second (the constants in `hostile` and `steps`), so that
+//! a network with hundreds of them can still be simulated.
 //!
 //! They are started within a tokio runtime, whose clock their timers follow.
 //!
