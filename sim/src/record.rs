@@ -19,6 +19,9 @@ pub struct RunRecord {
     pub nodes: usize,
     /// All options, as given or by default, in words.
     pub options: BTreeMap<String, String>,
+    /// The command line that runs it again; empty if scenario, nodes and seed say all.
+    #[serde(default)]
+    pub replay: String,
     /// Hash over every byte on every wire with its time, source and destination, and every result.
     pub trace_hash: String,
     /// Length of the run in simulated seconds.
@@ -81,6 +84,12 @@ pub struct Hour {
     pub bytes: BTreeMap<String, u64>,
     /// Messages or streams opened within the hour by protocol.
     pub streams: BTreeMap<String, u64>,
+    /// Lookups that began within the hour while what they looked for had a provider alive and reachable.
+    #[serde(default)]
+    pub probes: u64,
+    /// Of these, how many found a live one.
+    #[serde(default)]
+    pub found: u64,
     /// Connections open at that time, each counted once.
     pub connections: usize,
     /// Median number of peers in a routing table.
