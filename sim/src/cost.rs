@@ -93,7 +93,11 @@ fn plan(role: RoleKind) -> Plan {
         duration: Millis::from_hours(1),
         network: NetworkPlan { security: Security::Noise, ..NetworkPlan::default() },
         groups: vec![Group::fixed("boot", 3).role(role), peers],
-        contents: vec![ContentPlan { count: FILES, holders: Some(0), ..ContentPlan::file("file", 2000, "peers", 0) }],
+        contents: vec![ContentPlan {
+            count: FILES,
+            holders: Some(0),
+            ..ContentPlan::file("file", 2000, "peers", 0)
+        }],
         probes: None,
         events: Vec::new(),
         expect: Expect::default(),

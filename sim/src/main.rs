@@ -97,7 +97,10 @@ fn show(name: &str) -> Result<u8, Ended> {
 }
 
 fn unknown(name: &str) -> Ended {
-    usage(format!("no scenario \"{}\"; `dhtfs-sim list` names them, a file must end in .toml", name.escape_debug()))
+    usage(format!(
+        "no scenario \"{}\"; `dhtfs-sim list` names them, a file must end in .toml",
+        name.escape_debug()
+    ))
 }
 
 fn read_file(path: &Path) -> Result<String, Ended> {
@@ -125,7 +128,8 @@ fn run_scenario(args: &Run) -> Result<u8, Ended> {
     let (scenario, options) = (find_scenario(&args.scenario)?, args.options());
     let mut command = args.replay_command();
     let record = simulate(scenario, &options, &command, (args.trace.as_deref(), args.quiet));
-    let mut record = record.map_err(|e| Ended { message: format!("{}\nreplay: {command}", e.message), ..e })?;
+    let mut record =
+        record.map_err(|e| Ended { message: format!("{}\nreplay: {command}", e.message), ..e })?;
     record.replay = std::mem::take(&mut command);
     if let Some(file) = &args.json {
         let json = serde_json::to_string_pretty(&record).map_err(failed)?;
@@ -165,7 +169,10 @@ fn simulate(
     print(command);
     let settings: Vec<String> = settings.iter().map(|(name, value)| format!("{name} {value}")).collect();
     print(&settings.join(", "));
-    let trace = trace.map(fs::File::create).transpose().map_err(|e| failed(format!("cannot write the trace: {e}")))?;
+    let trace = trace
+        .map(fs::File::create)
+        .transpose()
+        .map_err(|e| failed(format!("cannot write the trace: {e}")))?;
     let (options, seed) = (options.clone(), options.seed);
     let record = run::simulate(seed, move || async move {
         if let Some(file) = trace {

@@ -25,9 +25,6 @@ pub struct RunRecord {
     pub replay: String,
     /// All options, as given or by default, in words.
     pub options: BTreeMap<String, String>,
-    /// The command line that runs it again; empty if scenario, nodes and seed say all.
-    #[serde(default)]
-    pub replay: String,
     /// Hash over every byte on every wire with its time, source and destination, and every result.
     pub trace_hash: String,
     /// Length of the run in simulated seconds.

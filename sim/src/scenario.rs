@@ -7,8 +7,7 @@ use sha2::{Digest, Sha256};
 
 use crate::{
     checks::{Checks, Promise},
-    clock,
-    nat_mix,
+    clock, nat_mix,
     plan::{Plan, Security, builtin, chaos, time::Millis},
     record::{Check, GrowthPoint, RunRecord, Table},
     report::stats,
@@ -56,7 +55,10 @@ pub enum Scenario {
 pub fn list() -> Vec<(String, String)> {
     let more = [
         ("growth-law", "lookups at 30, 100, 300 and 1000 nodes: requests grow with the logarithm"),
-        ("mass-death", "50, then 80, then 90 % of all nodes die in one instant (mass-death-50 and so on: one of them)"),
+        (
+            "mass-death",
+            "50, then 80, then 90 % of all nodes die in one instant (mass-death-50 and so on: one of them)",
+        ),
         ("nat-mix", "pairs of NAT boxes with plain libp2p: relayed, hole punched, or never"),
         ("cost", "CPU time of real nodes against bare libp2p nodes doing the same"),
     ];
@@ -211,7 +213,9 @@ async fn mass_death(options: &Options, progress: &dyn Progress) -> Result<RunRec
     let mut whole = RunRecord { scenario: "mass-death".to_owned(), passed: true, ..RunRecord::default() };
     let mut table = Table {
         title: "Share of probes with a live provider that found it".to_owned(),
-        columns: ["dead", "before", "first 10 min after", "later", "first provider p50 after"].map(str::to_owned).to_vec(),
+        columns: ["dead", "before", "first 10 min after", "later", "first provider p50 after"]
+            .map(str::to_owned)
+            .to_vec(),
         rows: Vec::new(),
     };
     for name in MASS_DEATHS {

@@ -227,9 +227,9 @@ async fn probe_on_and_on(world: Rc<World>, probes: ProbePlan) {
             let number = below(&mut rng, world.contents.len());
             let start = below(&mut rng, world.len());
             // The first real node from a drawn place on that is up and does not hold it.
-            let asker = (0..world.len()).map(|offset| (start + offset) % world.len()).find(|index| {
-                world.up(*index).is_some() && !world.holds_whole(*index, number)
-            });
+            let asker = (0..world.len())
+                .map(|offset| (start + offset) % world.len())
+                .find(|index| world.up(*index).is_some() && !world.holds_whole(*index, number));
             if let Some(asker) = asker {
                 let (world, timeout) = (world.clone(), probes.timeout.duration());
                 running.spawn_local(async move { world.probe(asker, number, timeout).await });
@@ -256,7 +256,9 @@ fn finish(world: &Rc<World>) -> RunRecord {
         let share = complete as f64 / all.max(1) as f64;
         world.checks.look(Promise::GetsComplete, all > 0 && share >= least, || {
             let why = record.gets.iter().find_map(|get| get.error.clone()).unwrap_or_default();
-            format!("{complete} of {all} gets completed, share {least} expected; the first that did not: {why}")
+            format!(
+                "{complete} of {all} gets completed, share {least} expected; the first that did not: {why}"
+            )
         });
     }
     record.scenario.clone_from(&world.plan.name);

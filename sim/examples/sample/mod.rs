@@ -204,6 +204,7 @@ pub(crate) fn record() -> RunRecord {
         version: "0.1.0".to_owned(),
         seed: 7,
         nodes: 420,
+        plan: String::new(),
         options: options.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
         replay: "dhtfs-sim run healing --nodes 420 --hours 24 --seed 7 --churn 12h/40m".to_owned(),
         trace_hash: "5b1f0c2d9e8a7763c4d0e1f2a3b4c5d6e7f8091a2b3c4d5e6f708192a3b4c5d6".to_owned(),

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use super::{
-    ContentPlan, DiskFate, Event, Expect, Geography, Group, NetworkPlan, Plan, ProbePlan, Security, What, Who,
+    ContentPlan, DiskFate, Event, Expect, Geography, Group, NetworkPlan, Plan, ProbePlan, Security, What,
+    Who,
     time::{Millis, Size},
 };
 use crate::roles::{Hostile, Key, RoleKind};
@@ -77,7 +78,8 @@ fn plan(name: &str, about: &str, nodes: usize, joining: Millis, duration: Millis
 }
 
 fn get(at: Millis, who: Who, content: Option<&str>, within: Millis) -> Event {
-    let what = What::Get { who, content: content.map(str::to_owned), within, timeout: Millis::from_secs(120) };
+    let what =
+        What::Get { who, content: content.map(str::to_owned), within, timeout: Millis::from_secs(120) };
     Event { at, what }
 }
 
@@ -104,10 +106,8 @@ fn join_add_get() -> Plan {
     plan.network.geography = Geography::Regions;
     plan.contents = vec![ContentPlan { at: mins(2), ..ContentPlan::file("film", 8 * MIB + 1, "peers", 1) }];
     let ten = || Who { at_most: Some(10), ..Who::default() };
-    plan.events = vec![
-        get(mins(3), ten(), Some("film"), Millis::ZERO),
-        get(mins(5), ten(), Some("film"), secs(10)),
-    ];
+    plan.events =
+        vec![get(mins(3), ten(), Some("film"), Millis::ZERO), get(mins(5), ten(), Some("film"), secs(10))];
     plan.expect = all_gets();
     plan
 }
@@ -145,9 +145,7 @@ fn churn24() -> Plan {
     plan.contents = vec![files("file", 50, 2000, "homes", 2)];
     plan.probes = probes(mins(15), mins(1), 1);
     plan.events = (1..24)
-        .map(|hour| {
-            get(Millis::from_hours(hour), Who { at_most: Some(2), ..Who::default() }, None, mins(30))
-        })
+        .map(|hour| get(Millis::from_hours(hour), Who { at_most: Some(2), ..Who::default() }, None, mins(30)))
         .collect();
     plan
 }
@@ -200,9 +198,7 @@ fn flash_crowd() -> Plan {
     plan.groups = vec![
         Group::fixed("boot", 3).lines(100.0, 100.0),
         Group::fixed("seeder", 1).joins(Duration::from_secs(5), Duration::ZERO).lines(100.0, 100.0),
-        Group::share("crowd", 1.0)
-            .joins(Duration::from_secs(5), Duration::from_secs(60))
-            .lines(100.0, 100.0),
+        Group::share("crowd", 1.0).joins(Duration::from_secs(5), Duration::from_secs(60)).lines(100.0, 100.0),
     ];
     plan.contents = vec![ContentPlan::file("film", 64 * MIB, "seeder", 1)];
     plan.events = vec![
@@ -224,8 +220,7 @@ fn swarm_of_partials() -> Plan {
     plan.network.security = Security::Plaintext;
     let partial = ContentPlan::file("film", 64 * MIB, "peers", 1);
     plan.contents = vec![ContentPlan { holders: None, held: 0.1, ..partial }];
-    plan.events =
-        vec![get(mins(10), Who { at_most: Some(5), ..Who::default() }, Some("film"), Millis::ZERO)];
+    plan.events = vec![get(mins(10), Who { at_most: Some(5), ..Who::default() }, Some("film"), Millis::ZERO)];
     plan
 }
 
@@ -334,8 +329,10 @@ fn sleep_wake() -> Plan {
     plan.contents = vec![files("file", 40, 2000, "laptops", 2)];
     plan.probes = probes(mins(10), secs(60), 1);
     let laptops = Who { group: Some("laptops".to_owned()), ..Who::default() };
-    plan.events =
-        vec![Event { at: Millis::from_hours(2), what: What::Sleep { who: laptops, lasts: Millis::from_hours(8) } }];
+    plan.events = vec![Event {
+        at: Millis::from_hours(2),
+        what: What::Sleep { who: laptops, lasts: Millis::from_hours(8) },
+    }];
     plan.expect.tables_recover = true;
     plan
 }
@@ -395,7 +392,8 @@ mod tests {
             let error = plan.check().unwrap_err().to_string();
             assert!(error.contains(word), "{error}");
         }
-        let error = Plan::from_toml("name = \"x\"\nnodes = 3\nduration = \"1h\"\ngroups = []\nodd = 1").unwrap_err();
+        let error =
+            Plan::from_toml("name = \"x\"\nnodes = 3\nduration = \"1h\"\ngroups = []\nodd = 1").unwrap_err();
         assert!(error.to_string().contains("odd"), "{error}");
     }
 }

@@ -43,11 +43,9 @@ fn draw(rng: &mut StdRng, lasts: Millis) -> What {
         }
         1 => What::Mute { who, lasts },
         2 => What::Sleep { who, lasts },
-        3 => What::Weather {
-            loss: unit(rng) * 0.05,
-            jitter: Millis::from_millis(rng.next_u64() % 100),
-            lasts,
-        },
+        3 => {
+            What::Weather { loss: unit(rng) * 0.05, jitter: Millis::from_millis(rng.next_u64() % 100), lasts }
+        }
         4 => {
             // Up to two days, both ways.
             let secs = i64::try_from(rng.next_u64() % (4 * 86_400)).unwrap_or(0) - 2 * 86_400;
@@ -88,15 +86,22 @@ mod tests {
         let events = draw(1);
         assert!(events.len() > 100, "{}", events.len());
         let phase = builtin::named("churn24").unwrap().duration.duration().mul_f64(0.75);
-        assert!(events.iter().all(|event| event.at.duration() + event.what.lasts() <= phase + Duration::from_millis(2)));
+        assert!(
+            events
+                .iter()
+                .all(|event| event.at.duration() + event.what.lasts() <= phase + Duration::from_millis(2))
+        );
     }
 
     #[test]
     fn a_long_run_draws_every_kind_of_fault() {
         let mut plan = builtin::named("churn24").unwrap();
         add(&mut plan, 3);
-        let kinds: std::collections::BTreeSet<String> =
-            plan.events.iter().map(|e| e.what.to_string().split([' ', ',']).next().unwrap().to_owned()).collect();
+        let kinds: std::collections::BTreeSet<String> = plan
+            .events
+            .iter()
+            .map(|e| e.what.to_string().split([' ', ',']).next().unwrap().to_owned())
+            .collect();
         for kind in ["partition", "not", "asleep", "loss", "clock", "death"] {
             assert!(kinds.contains(kind), "{kind} is not among {kinds:?}");
         }

@@ -4,10 +4,10 @@ use super::{Event, Group, Plan, What, Who};
 use crate::roles::RoleKind;
 
 /// Most nodes in a network: their tables alone take 2 MB each.
-pub const MAX_NODES: usize = 5_000;
+pub(super) const MAX_NODES: usize = 5_000;
 
 /// Longest run in simulated hours.
-pub const MAX_HOURS: u64 = 24 * 366;
+pub(super) const MAX_HOURS: u64 = 24 * 366;
 
 /// A plan that cannot be run.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -67,8 +67,9 @@ impl Serialize for Millis {
 impl<'de> Deserialize<'de> for Millis {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
-        text.parse()
-            .map_err(|e| D::Error::custom(format!("\"{}\" is no duration such as 90s: {e}", text.escape_debug())))
+        text.parse().map_err(|e| {
+            D::Error::custom(format!("\"{}\" is no duration such as 90s: {e}", text.escape_debug()))
+        })
     }
 }
 

@@ -7,10 +7,11 @@ use dhtfs_store::{CidError, ContentCid};
 use serde::{Deserialize, Serialize};
 
 /// What a peer of a scenario is. As text (`honest`, `client-only`, `garbage`, ..) in files.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum RoleKind {
     /// The node as it ships, in full.
+    #[default]
     Honest,
     /// The node as it ships, behind something that keeps others from dialling it: it asks and fetches, and is in
     /// nobody's routing table.

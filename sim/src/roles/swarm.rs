@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-use dhtfs_node::net::{NetError, Protocols, exchange::ExchangeRequest};
+use dhtfs_node::net::{EXCHANGE_VERSIONS, NetError, Protocols, exchange::ExchangeRequest};
 use futures::StreamExt as _;
 use libp2p::{
     Multiaddr, PeerId, TransportError,
@@ -105,7 +105,7 @@ impl Engine {
     /// If the network's name is not allowed or an address cannot be listened on.
     pub(super) fn new(env: PeerEnv, setup: Setup) -> Result<Self, RoleError> {
         let PeerEnv { keypair, transport, executor, listen, bootstrap, network, .. } = env;
-        let protocols = Protocols::of(&network)?;
+        let protocols = Protocols::of(&network, &EXCHANGE_VERSIONS)?;
         let local = keypair.public().to_peer_id();
         let store = MemoryStore::with_config(local, setup.records);
         let mut kad = kad::Behaviour::with_config(local, store, kad::Config::new(protocols.kad.clone()));
@@ -123,7 +123,7 @@ impl Engine {
             ping: ping::Behaviour::default(),
             exchange: request_response::Behaviour::with_codec(
                 RoleCodec::new(setup.counters),
-                [(protocols.exchange.clone(), ProtocolSupport::Full)],
+                protocols.exchange.iter().map(|name| (name.clone(), ProtocolSupport::Full)),
                 exchange,
             ),
             streams: Streams::new(protocols.kad.clone(), setup.answers_kad),

@@ -73,9 +73,7 @@ impl World {
         let host = self.net.add_host(self.host_spec(settings, rng));
         let keypair = self.keypair(index, settings.role)?;
         let peer = keypair.public().to_peer_id();
-        let addr = Multiaddr::from(self.net.ip(host))
-            .with(Protocol::Tcp(PORT))
-            .with(Protocol::P2p(peer));
+        let addr = Multiaddr::from(self.net.ip(host)).with(Protocol::Tcp(PORT)).with(Protocol::P2p(peer));
         Ok(Slot {
             group,
             role: settings.role,
@@ -119,7 +117,11 @@ impl World {
             Geography::Regions => Geo::five_regions(),
         };
         let position = position.place(rng);
-        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "checked to be positive and small")]
+        #[allow(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "checked to be positive and small"
+        )]
         let rate = |mbit: Option<f64>| mbit.map(|mbit| BitRate::bits((mbit * 1e6) as u64));
         HostSpec {
             position,

@@ -89,9 +89,11 @@ impl World {
         let content = &self.contents[number];
         let path = disk::file(&content.name);
         self.disk(up.index).write_file(&path, &content.bytes())?;
-        let adding = up.node.api().add(AddRequest { path, ..AddRequest::default() }, watch::Sender::default());
+        let adding =
+            up.node.api().add(AddRequest { path, ..AddRequest::default() }, watch::Sender::default());
         let Some(added) = up.run(adding).await else { return Ok(()) };
-        let added = added.map_err(|e| format!("node {} could not add {}: {}", up.index, content.name, e.message))?;
+        let added =
+            added.map_err(|e| format!("node {} could not add {}: {}", up.index, content.name, e.message))?;
         if added.cid != content.cid() {
             return Err(format!("node {} names {} {}", up.index, content.name, added.cid).into());
         }

@@ -35,10 +35,14 @@ impl World {
         let get = Get { at: self.now(), node: index, len, ..Get::default() };
         let steady = self.live_holders(number, index);
         let (begun, fetched_before) = (Instant::now(), self.fetched_len(index));
-        let mut attempts = Attempts { world: self, index, number, get, begun, fetched_before, crashes: 0, steady };
+        let mut attempts =
+            Attempts { world: self, index, number, get, begun, fetched_before, crashes: 0, steady };
         let place = {
             let mut record = self.record.borrow_mut();
-            record.gets.push(Get { error: Some("not finished when the run ended".to_owned()), ..attempts.get.clone() });
+            record.gets.push(Get {
+                error: Some("not finished when the run ended".to_owned()),
+                ..attempts.get.clone()
+            });
             record.gets.len() - 1
         };
         loop {
@@ -133,8 +137,11 @@ impl Attempts<'_> {
         get.sources = report.sources.len();
         let manifests: u64 = content.blocks.iter().map(|(_, block)| block.len() as u64).sum();
         let per_hostile = world.hostile_nodes() as u64 * (1 << 20);
-        let allowed =
-            content.len + content.len / 20 + manifests + per_hostile + self.crashes * IN_FLIGHT_LEN.min(content.len);
+        let allowed = content.len
+            + content.len / 20
+            + manifests
+            + per_hostile
+            + self.crashes * IN_FLIGHT_LEN.min(content.len);
         world.checks.look(Promise::ReceivesOnce, get.received_len <= allowed, || {
             format!("node {} received {} bytes for {} of them", self.index, get.received_len, content.len)
         });

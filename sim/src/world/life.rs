@@ -17,8 +17,8 @@ use tokio::{sync::watch, time::Instant};
 use super::{Failure, Hold, NodeIndex, Process, Running, State, World, disk, wall_clock};
 use crate::{
     checks::Promise,
-    derive_seed,
     content::Content,
+    derive_seed,
     net::{self, HostId},
     plan::{self, DiskFate},
     roles::{Hostile, PeerEnv, RoleKind, Targets, start_freerider, start_hostile, start_naive},
@@ -89,9 +89,7 @@ impl World {
                 (Process::Node(Rc::new(node)), Some(store))
             }
             RoleKind::Hostile(kind) => (Process::Hostile(start_hostile(kind, env, self.targets())?), None),
-            RoleKind::Freerider => {
-                (Process::Hostile(start_freerider(env)?), None)
-            }
+            RoleKind::Freerider => (Process::Hostile(start_freerider(env)?), None),
             RoleKind::Naive => (Process::Naive(Rc::new(start_naive(env)?)), None),
         })
     }
@@ -124,10 +122,12 @@ impl World {
     fn peer_env(&self, index: NodeIndex, tasks: &TaskSet) -> Result<PeerEnv, Failure> {
         let slots = self.slots.borrow();
         let slot = &slots[index];
-        let transport =
-            self.upgraded(slot.host, &slot.keypair)?;
-        let bootstrap: Vec<Multiaddr> =
-            slots.iter().filter(|other| other.group == 0 && other.peer != slot.peer).map(|s| s.addr.clone()).collect();
+        let transport = self.upgraded(slot.host, &slot.keypair)?;
+        let bootstrap: Vec<Multiaddr> = slots
+            .iter()
+            .filter(|other| other.group == 0 && other.peer != slot.peer)
+            .map(|s| s.addr.clone())
+            .collect();
         let listen = slot.addr.iter().filter(|part| !matches!(part, libp2p::multiaddr::Protocol::P2p(_)));
         Ok(PeerEnv {
             keypair: slot.keypair.clone(),
@@ -161,7 +161,8 @@ impl World {
         });
         let known: BTreeMap<ContentCid, Vec<u8>> = contents.flat_map(Content::parts).collect();
         let sybils = self.slots.borrow();
-        let sybils = sybils.iter().filter(|slot| matches!(slot.role, RoleKind::Hostile(Hostile::SybilNear(_))));
+        let sybils =
+            sybils.iter().filter(|slot| matches!(slot.role, RoleKind::Hostile(Hostile::SybilNear(_))));
         Targets {
             content: content.collect(),
             bytes: Arc::new(move |cid| known.get(&cid).cloned()),
@@ -186,7 +187,8 @@ impl World {
             if self.added_at(number) > self.elapsed() || self.hold(index, number).is_some() {
                 continue;
             }
-            let is_planned = self.planned_holders(number).iter().any(|(i, share)| *i == index && *share >= 1.0);
+            let is_planned =
+                self.planned_holders(number).iter().any(|(i, share)| *i == index && *share >= 1.0);
             if let (true, Some(up)) = (is_planned, self.up(index)) {
                 self.add(&up, number).await?;
             }

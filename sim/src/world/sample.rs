@@ -2,11 +2,11 @@
 
 use std::{collections::BTreeMap, rc::Rc};
 
-use super::{Hold, World};
+use super::{Hold, Process, Running, State, World};
 use crate::{
     content::Content,
     meter::Count,
-    record::{Hour, Load, Probe},
+    record::{Hour, Load, Probe, Table},
 };
 
 /// What was counted until the last look.
@@ -78,9 +78,38 @@ impl World {
             });
         }
         let spread = self.chunk_holders();
+        let hostile = self.hostile_table();
         let mut record = self.record.borrow_mut();
         record.loads = loads;
         record.chunk_holders = spread;
+        record.tables.extend(hostile);
+    }
+
+    /// What the hostile peers did, summed by role; none if there are none.
+    fn hostile_table(&self) -> Option<Table> {
+        let mut done: BTreeMap<String, BTreeMap<String, u64>> = BTreeMap::new();
+        for slot in self.slots.borrow().iter() {
+            let State::On(Running { process: Process::Hostile(peer), .. }) = &slot.state else { continue };
+            let counts = done.entry(peer.role().to_string()).or_default();
+            let stats = serde_json::to_value(peer.stats()).unwrap_or_default();
+            for (name, count) in stats.as_object().into_iter().flatten() {
+                *counts.entry(name.replace('_', " ")).or_default() += count.as_u64().unwrap_or(0);
+            }
+        }
+        let names: Vec<String> = done.values().next()?.keys().cloned().collect();
+        // Most counters mean something for one role only.
+        let used =
+            |name: &String| done.values().any(|counts| counts.get(name).is_some_and(|count| *count > 0));
+        let names: Vec<String> = names.into_iter().filter(used).collect();
+        let row = |(role, counts): (&String, &BTreeMap<String, u64>)| {
+            let cells = names.iter().map(|name| counts.get(name).map_or(String::new(), u64::to_string));
+            [role.clone()].into_iter().chain(cells).collect()
+        };
+        Some(Table {
+            title: "What hostile peers did".to_owned(),
+            columns: ["role".to_owned()].into_iter().chain(names.iter().cloned()).collect(),
+            rows: done.iter().map(row).collect(),
+        })
     }
 
     fn chunks_held(&self, index: usize) -> u64 {

@@ -19,7 +19,7 @@ use std::{
 use dhtfs_node::{
     Config, Node, Role,
     api::types::{AddRequest, ApiError, GetReport, GetRequest, NetworkHints},
-    env::{Env, StoreHandle},
+    env::{Env, StoreHandle, Tuning},
     net::Executor,
 };
 use dhtfs_store::{ManifestCid, OpenOptions, Store};
@@ -155,17 +155,20 @@ impl Lab {
 
     async fn node(&mut self, keypair: &Keypair, bootstrap: &[Multiaddr]) -> Started {
         let addr = self.port();
-        let config =
-            Config { listen: vec![addr.clone()], bootstrap: bootstrap.to_vec(), ..Config::default() };
+        let config = Config { bootstrap: bootstrap.to_vec(), ..Config::default() };
         let dir = self.disk.path().join(format!("node-{}", self.peers));
-        let store = Store::open(&dir, OpenOptions { threads: Some(NonZeroUsize::MIN) }).unwrap();
+        let store =
+            Store::open(&dir, OpenOptions { threads: Some(NonZeroUsize::MIN), ..OpenOptions::default() })
+                .unwrap();
         let env = Env {
             keypair: keypair.clone(),
             transport: transport(keypair),
             store: StoreHandle::inline(store.clone()),
             executor: executor(),
             wall_clock: Arc::new(clock::time_of_day),
+            listen: vec![addr.clone()],
             seed: self.seed + self.peers,
+            tuning: Tuning::default(),
         };
         let node = Node::start(config, env, Role::Server).await.unwrap();
         node.ready().await;
