@@ -69,7 +69,7 @@ impl Origin {
         let store = Store::open(Path::new("/origin"), options(&disk)).unwrap();
         let tree = |number: u64| {
             let path = PathBuf::from(format!("/files/{number}"));
-            if number % 3 == 0 {
+            if number.is_multiple_of(3) {
                 let len = [0, 10, CHUNK + 5_000, 3 * CHUNK][usize::try_from(number / 3 % 4).unwrap()];
                 disk.write_file(&path, &noise(number, len)).unwrap();
             } else {
