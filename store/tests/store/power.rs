@@ -69,11 +69,11 @@ impl Origin {
         let store = Store::open(Path::new("/origin"), options(&disk)).unwrap();
         let tree = |number: u64| {
             let path = PathBuf::from(format!("/files/{number}"));
-            if number.is_multiple_of(3) {
-                let len = [0, 10, CHUNK + 5_000, 3 * CHUNK][usize::try_from(number / 3 % 4).unwrap()];
+            if number.is_multiple_of(2) {
+                let len = [0, 10, CHUNK + 5_000, 3 * CHUNK][usize::try_from(number / 2 % 4).unwrap()];
                 disk.write_file(&path, &noise(number, len)).unwrap();
             } else {
-                for file in 0..number % 3 * 4 {
+                for file in 0..number % 3 * 4 + 1 {
                     let name = if file % 2 == 0 { format!("{file}") } else { format!("sub/{file}") };
                     let len = usize::try_from(file * 3_000 + number).unwrap();
                     disk.write_file(&path.join(name), &noise(100 * number + file + 1, len)).unwrap();
@@ -238,7 +238,8 @@ impl<'a> World<'a> {
                 let noted = download.commit()?;
                 self.promises.held.extend(noted.into_iter().map(|cid| (cid, root)));
             }
-            if self.rng.below(12) == 0 {
+            // Left lying about for a while, in the state in which a cut is to find it.
+            if self.rng.below(4) == 0 {
                 return Ok(());
             }
         }
