@@ -89,10 +89,13 @@ impl Verified {
     }
 }
 
+/// The open file of a source, and its stamp when it was opened.
+type OpenSource = (Arc<dyn DiskFile>, FileStamp);
+
 /// The memory of one store.
 #[derive(Debug)]
 pub(crate) struct SourceCache {
-    files: Mutex<Lru<SourceId, (Arc<dyn DiskFile>, FileStamp)>>,
+    files: Mutex<Lru<SourceId, OpenSource>>,
     verified: Mutex<Lru<SourceId, Verified>>,
 }
 

@@ -5,6 +5,7 @@
 mod changes;
 mod common;
 mod crashes;
+mod disks;
 mod downloads;
 mod imports;
 mod keeping;

@@ -1,6 +1,7 @@
 //! Power cuts at any operation: what was acknowledged is there afterwards, and nothing else is claimed.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -69,11 +70,11 @@ impl Origin {
         let store = Store::open(Path::new("/origin"), options(&disk)).unwrap();
         let tree = |number: u64| {
             let path = PathBuf::from(format!("/files/{number}"));
-            if number % 3 == 0 {
-                let len = [0, 10, CHUNK + 5_000, 3 * CHUNK][usize::try_from(number / 3 % 4).unwrap()];
+            if number.is_multiple_of(2) {
+                let len = [0, 10, CHUNK + 5_000, 3 * CHUNK][usize::try_from(number / 2 % 4).unwrap()];
                 disk.write_file(&path, &noise(number, len)).unwrap();
             } else {
-                for file in 0..number % 3 * 4 {
+                for file in 0..number % 3 * 4 + 1 {
                     let name = if file % 2 == 0 { format!("{file}") } else { format!("sub/{file}") };
                     let len = usize::try_from(file * 3_000 + number).unwrap();
                     disk.write_file(&path.join(name), &noise(100 * number + file + 1, len)).unwrap();
@@ -238,7 +239,8 @@ impl<'a> World<'a> {
                 let noted = download.commit()?;
                 self.promises.held.extend(noted.into_iter().map(|cid| (cid, root)));
             }
-            if self.rng.below(12) == 0 {
+            // Left lying about for a while, in the state in which a cut is to find it.
+            if self.rng.below(4) == 0 {
                 return Ok(());
             }
         }
@@ -368,7 +370,7 @@ fn nothing_acknowledged_is_lost_however_often_the_power_is_cut() {
 fn a_disk_that_lies_about_syncs_is_found_out() {
     let pool = PagePool::new();
     let origin = Origin::new(&pool);
-    let mut found = BTreeSet::new();
+    let mut found = Vec::new();
     for seed in 0..12 {
         let mut world = World::new(&origin, &pool, seed);
         let store = world.open().unwrap();
@@ -378,7 +380,9 @@ fn a_disk_that_lies_about_syncs_is_found_out() {
         }
         drop(store);
         world.disk.power_cut(&mut || world.rng.next());
-        found.extend(world.check().err());
+        // redb panics at some of the pages that such a disk leaves; that is found out too.
+        let checked = catch_unwind(AssertUnwindSafe(|| world.check().err()));
+        found.extend(checked.unwrap_or_else(|_| Some("panic".to_owned())));
     }
     assert!(found.len() > 5, "{found:?}");
 }

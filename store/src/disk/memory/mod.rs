@@ -6,6 +6,8 @@ mod file;
 mod handle;
 mod pool;
 mod state;
+#[cfg(test)]
+mod tests;
 mod tree;
 
 use std::fmt::{self, Debug, Formatter};
