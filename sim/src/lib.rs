@@ -6,4 +6,5 @@
 #![deny(unsafe_code)]
 
 pub mod clock;
+pub mod net;
 pub mod record;
