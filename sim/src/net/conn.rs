@@ -120,6 +120,8 @@ pub(super) struct Segment {
     pub(super) due: u64,
     /// Whether it is the end of the stream. Such a segment has no bytes.
     pub(super) is_end: bool,
+    /// It left a host that was cut off.
+    pub(super) is_lost: bool,
 }
 
 /// What one end has sent to the other. All segments are in one queue, in the order of the stream; the counters say

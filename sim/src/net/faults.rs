@@ -1,7 +1,7 @@
 //! How connections end: in order, by a reset, because nothing comes back, or because a process is no more. And the
 //! faults that a scenario causes.
 
-use std::{collections::BTreeSet, io};
+use std::{collections::BTreeSet, io, net::SocketAddrV4};
 
 use super::{
     HostId,
@@ -88,8 +88,18 @@ impl Core {
                 return;
             }
         }
+        let (host, tuple) = (end.host, (end.local.port(), end.remote));
         self.wakes.extend(end.reader.take());
         self.wakes.extend(conn.dirs[side].writer.take());
+        // The addresses and ports may be used again at once.
+        self.forget_tuple(host, tuple, key);
+    }
+
+    fn forget_tuple(&mut self, host: HostId, tuple: (u16, SocketAddrV4), key: Key) {
+        let conns = &mut self.hosts[host.index()].conns;
+        if conns.get(&tuple).is_some_and(|(known, _)| *known == key) {
+            conns.remove(&tuple);
+        }
     }
 
     /// A reset arrives at an end.
@@ -142,13 +152,17 @@ impl Core {
         self.free_if_over(key, now);
     }
 
-    /// A connection that nobody holds at either end is over.
+    /// A connection that nobody holds at either end is over. An end that is not up yet has nobody, unless something
+    /// is on its way to it.
     fn free_if_over(&mut self, key: Key, at: u64) {
         let Some(conn) = self.conns.get(key) else { return };
-        let states = [conn.ends[0].state, conn.ends[1].state];
-        // An end that is not up yet has nobody, unless a dial waits for it.
-        let is_over = states.iter().all(|state| matches!(state, EndState::Gone | EndState::Opening));
-        if is_over && states.contains(&EndState::Gone) {
+        let is_idle = |side: Side| match conn.ends[side].state {
+            EndState::Gone => true,
+            EndState::Opening => conn.dirs[other(side)].segments.is_empty(),
+            EndState::Open | EndState::Failed(_) => false,
+        };
+        let is_left = conn.ends.iter().any(|end| end.state == EndState::Gone);
+        if is_left && is_idle(0) && is_idle(1) {
             self.free(key, at);
         }
     }
@@ -156,11 +170,7 @@ impl Core {
     pub(super) fn free(&mut self, key: Key, at: u64) {
         let Some(conn) = self.conns.remove(key) else { return };
         for end in &conn.ends {
-            let tuple = (end.local.port(), end.remote);
-            let conns = &mut self.hosts[end.host.index()].conns;
-            if conns.get(&tuple).is_some_and(|(known, _)| *known == key) {
-                conns.remove(&tuple);
-            }
+            self.forget_tuple(end.host, (end.local.port(), end.remote), key);
             if let Some((nat, port)) = end.nat
                 && !conn.is_forgotten
             {
@@ -191,11 +201,7 @@ impl Core {
         }
         self.hosts[host.index()].conns.clear();
         self.end_process(host, now);
-        let state = &mut self.hosts[host.index()];
-        if state.power == Power::On {
-            state.off_since = now;
-        }
-        state.power = Power::Crashed;
+        self.hosts[host.index()].power = Power::Crashed;
     }
 
     /// A host's process exits; its system closes what it had.
@@ -235,10 +241,7 @@ impl Core {
                 state.power = Power::On;
                 self.resume_all(now);
             }
-            (false, Power::On) => {
-                state.power = Power::Off;
-                state.off_since = now;
-            }
+            (false, Power::On) => state.power = Power::Off,
             _ => {}
         }
     }
@@ -292,6 +295,6 @@ impl Core {
         let (ip, ports) = (target.ip, target.listeners.keys());
         let is_neighbour = self.hosts[from.index()].nat == Some(nat);
         let nat = &self.nats[nat.index()].nat;
-        is_neighbour || ports.into_iter().any(|port| nat.is_open(std::net::SocketAddrV4::new(ip, *port), now))
+        is_neighbour || ports.into_iter().any(|port| nat.is_open(SocketAddrV4::new(ip, *port), now))
     }
 }

@@ -171,22 +171,21 @@ impl Core {
         }
         let due = self.due(key, side, now);
         let Some(conn) = self.conns.get_mut(key) else { return };
+        let is_lost = self.hosts[conn.ends[side].host.index()].power != Power::On;
         let dir = &mut conn.dirs[side];
         let is_in_flight = dir.flying > 0;
         if let Some(last) = dir.segments.back_mut()
             && is_in_flight
             && last.due == due
+            && last.is_lost == is_lost
+            && !bytes.is_empty()
+            && last.data.len() + bytes.len() <= MAX_SEGMENT
         {
             // It arrives together with the last one, and without an event of its own.
-            if !bytes.is_empty() && last.data.len() + bytes.len() <= MAX_SEGMENT {
-                last.data.extend_from_slice(bytes);
-            } else {
-                dir.segments.push_back(Segment { data: bytes.to_vec(), due, is_end: bytes.is_empty() });
-                dir.flying += 1;
-            }
+            last.data.extend_from_slice(bytes);
             return;
         }
-        dir.segments.push_back(Segment { data: bytes.to_vec(), due, is_end: bytes.is_empty() });
+        dir.segments.push_back(Segment { data: bytes.to_vec(), due, is_end: bytes.is_empty(), is_lost });
         dir.flying += 1;
         self.plan(due, Event::Arrive(key, side));
     }
@@ -257,10 +256,12 @@ impl Core {
     /// The first unsent segment leaves.
     fn depart(&mut self, key: Key, side: Side, at: u64) {
         let due = self.due(key, side, at);
-        let Some(dir) = self.conns.get_mut(key).map(|conn| &mut conn.dirs[side]) else { return };
+        let Some(conn) = self.conns.get_mut(key) else { return };
+        let is_lost = self.hosts[conn.ends[side].host.index()].power != Power::On;
+        let dir = &mut conn.dirs[side];
         let first = dir.first_unsent();
         let Some(segment) = dir.segments.get_mut(first) else { return };
-        segment.due = due;
+        (segment.due, segment.is_lost) = (due, is_lost);
         dir.flying += 1;
         self.plan(due, Event::Arrive(key, side));
     }
@@ -268,27 +269,26 @@ impl Core {
     /// Segments are at the receiver's host, if they got there.
     pub(super) fn arrive(&mut self, key: Key, side: Side, at: u64) {
         let Some(conn) = self.conns.get_mut(key) else { return };
-        let (is_local, is_forgotten) = (conn.is_local, conn.is_forgotten);
-        let (from, to) = (conn.ends[side].host, conn.ends[other(side)].host);
+        let (from, to, is_forgotten) = (conn.ends[side].host, conn.ends[other(side)].host, conn.is_forgotten);
         let dir = &mut conn.dirs[side];
-        let count = dir.due(dir.first_flying(), dir.flying, at);
-        let Some(due) = dir.segments.get(dir.first_flying()).map(|first| first.due) else { return };
-        let has_parked = dir.parked > 0;
+        let due = dir.due(dir.first_flying(), dir.flying, at);
+        if due == 0 {
+            return;
+        }
+        dir.flying -= due;
+        let is_through = dir.parked == 0 && !is_forgotten && self.is_way_open(from, to);
+        let Some(conn) = self.conns.get_mut(key) else { return };
+        let dir = &mut conn.dirs[side];
+        let arrived = dir.segments.iter().skip(dir.first_flying()).take(due);
+        let count = if is_through { arrived.take_while(|segment| !segment.is_lost).count() } else { 0 };
+        dir.parked += due - count;
+        if count < due {
+            self.stuck(key, side, at);
+        }
         if count == 0 {
             return;
         }
-        let left_at = due.saturating_sub(self.delay(from, to, is_local));
-        let sender = &self.hosts[from.index()];
-        let has_left = sender.power == Power::On || left_at <= sender.off_since;
-        let is_through = has_left && !is_forgotten && self.is_way_open(from, to);
-        let Some(conn) = self.conns.get_mut(key) else { return };
-        let dir = &mut conn.dirs[side];
-        dir.flying -= count;
-        if has_parked || !is_through {
-            dir.parked += count;
-            self.stuck(key, side, at);
-            return;
-        }
+        let Some(conn) = self.conns.get(key) else { return };
         match conn.ends[other(side)].state {
             EndState::Open => self.take_in(key, side, count, at),
             EndState::Opening => {

@@ -316,7 +316,6 @@ impl Core {
             ip,
             nat,
             power: Power::On,
-            off_since: 0,
             process: 0,
             group: None,
             listeners: BTreeMap::new(),

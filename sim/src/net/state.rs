@@ -111,7 +111,6 @@ pub(super) struct Host {
     pub(super) ip: Ipv4Addr,
     pub(super) nat: Option<NatId>,
     pub(super) power: Power,
-    pub(super) off_since: u64,
     /// Counts its processes. What belongs to an earlier one is dead.
     pub(super) process: u32,
     /// Its group, while the network is partitioned.

@@ -46,14 +46,14 @@ where
             .authenticate(noise::Config::new(keypair)?)
             .multiplex(muxer)
             .timeout(HANDSHAKE_TIMEOUT)
-            .map(|(p, m), _| (p, StreamMuxerBox::new(m)))
+            .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)))
             .map_err(io::Error::other)
             .boxed(),
         Security::Plaintext => builder
             .authenticate(plaintext::Config::new(keypair))
             .multiplex(muxer)
             .timeout(HANDSHAKE_TIMEOUT)
-            .map(|(p, m), _| (p, StreamMuxerBox::new(m)))
+            .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)))
             .map_err(io::Error::other)
             .boxed(),
     })
