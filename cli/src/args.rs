@@ -82,6 +82,16 @@ pub(crate) enum Command {
     Shutdown(ShutdownArgs),
     Gc(GcArgs),
     Demo(DemoArgs),
+    Sim(SimArgs),
+}
+
+/// Run networks of hundreds of nodes in one process, on a virtual clock (`dhtfs sim list`)
+#[derive(Debug, Args)]
+#[command(disable_help_flag = true)]
+pub(crate) struct SimArgs {
+    /// What dhtfs-sim is to do; it explains itself with `dhtfs sim --help`
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARGS")]
+    pub(crate) args: Vec<OsString>,
 }
 
 /// Where to look besides the DHT.

@@ -40,6 +40,12 @@ pub fn derive_seed(seed: u64, purpose: &str) -> u64 {
     u64::from_be_bytes(std::array::from_fn(|i| digest[i]))
 }
 
+/// One hash for the traces of several networks of a run.
+pub(crate) fn join_hashes(before: &str, next: &str) -> String {
+    let digest = Sha256::new().chain_update(before).chain_update(" ").chain_update(next).finalize();
+    digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// The most memory this process has had resident, in MiB; 0 where the system does not tell.
 pub fn peak_rss_mib() -> f64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();

@@ -2,12 +2,9 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use libp2p::PeerId;
-use sha2::{Digest, Sha256};
-
 use crate::{
     checks::{Checks, Promise},
-    clock, nat_mix,
+    clock, join_hashes, nat_mix,
     plan::{Plan, Security, builtin, chaos, time::Millis},
     record::{Check, GrowthPoint, RunRecord, Table},
     report::stats,
@@ -249,7 +246,7 @@ async fn nat_rows(options: &Options) -> Result<RunRecord, Failure> {
     let outcome = nat_mix::run(options.seed).await?;
     let checks = Checks::default();
     for row in &outcome.rows {
-        checks.look(Promise::Expected, row.agrees(), || format!("{row:?}"));
+        checks.look(Promise::Expected, row.is_as_expected(), || format!("{row:?}"));
     }
     let mut record = RunRecord {
         scenario: "nat-mix".to_owned(),
@@ -267,8 +264,7 @@ fn join(whole: &mut RunRecord, part: RunRecord) {
     whole.nodes = whole.nodes.max(part.nodes);
     whole.secs += part.secs;
     whole.passed &= part.passed;
-    let hashes = format!("{} {}", whole.trace_hash, part.trace_hash);
-    whole.trace_hash = hex(&Sha256::digest(hashes)[..16]);
+    whole.trace_hash = join_hashes(&whole.trace_hash, &part.trace_hash);
     add_checks(whole, part.checks);
 }
 
@@ -284,14 +280,4 @@ fn add_checks(whole: &mut RunRecord, checks: Vec<Check>) {
             None => whole.checks.push(check),
         }
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-/// How a peer is named in tables: the end of its ID, which differs.
-pub fn short(peer: &PeerId) -> String {
-    let text = peer.to_string();
-    text[text.len().saturating_sub(6)..].to_owned()
 }

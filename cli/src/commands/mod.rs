@@ -13,6 +13,7 @@ mod providers;
 mod rm;
 mod seed;
 mod shutdown;
+mod sim;
 mod status;
 mod verify;
 
@@ -37,5 +38,6 @@ pub(crate) async fn run(context: &Context, command: Command) -> Result<()> {
         Command::Shutdown(_) => guard.guard(shutdown::run(context)).await,
         Command::Gc(_) => guard.guard(gc::run(context)).await,
         Command::Demo(args) => demo::run(context, &args).await,
+        Command::Sim(args) => sim::run(&args),
     }
 }

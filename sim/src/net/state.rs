@@ -291,14 +291,14 @@ impl Core {
             due += self.rng.random_range(0..=jitter);
         }
         if loss > 0.0 {
-            let mut wait = self.retransmit_after(from, to, is_local);
-            // After six losses in a row it comes through: a link that loses everything is a partition.
+            let wait = self.retransmit_after(from, to, is_local);
+            // Only cut-off hosts are silent for long, so this has an end. TCP would wait twice as long each time if
+            // nothing else came through; here something else does.
             for _ in 0..6 {
                 if !self.rng.random_bool(loss) {
                     break;
                 }
                 due += wait;
-                wait *= 2;
             }
         }
         due

@@ -376,7 +376,8 @@ mod tests {
 
     #[test]
     fn plans_that_make_no_sense_are_refused_by_name() {
-        let changes: [(fn(&mut Plan), &str); 8] = [
+        type Change = (fn(&mut Plan), &'static str);
+        let changes: [Change; 8] = [
             (|p| p.nodes = 1, "nodes"),
             (|p| p.nodes = 2, "fixed"),
             (|p| p.network.loss = 1.5, "network.loss"),

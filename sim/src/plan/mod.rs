@@ -131,7 +131,12 @@ pub struct Group {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub churn: Option<Churn>,
     /// Versions of the exchange protocol, preferred first; empty for those of this program.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub exchange_versions: Vec<u32>,
+    /// Takes the limits of connections, records and requests away, and lets the disk lie about what it has synced:
+    /// shows what these protections are for, and that the checks notice.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub unprotected: bool,
 }
 
 /// Kinds of NAT boxes, by how they choose the outer port and whom they let in.

@@ -135,7 +135,7 @@ impl World {
     }
 
     /// The hosts of all nodes, in order.
-    pub(super) fn hosts(&self) -> Vec<HostId> {
+    pub fn hosts(&self) -> Vec<HostId> {
         self.slots.borrow().iter().map(|slot| slot.host).collect()
     }
 }

@@ -5,8 +5,9 @@ use std::{collections::BTreeMap, rc::Rc, sync::Arc};
 use dhtfs_node::{
     Config, Node,
     env::{Env, StoreHandle, Tuning},
+    net::NetLimits,
 };
-use dhtfs_store::{ChunkRead, ContentCid, Store};
+use dhtfs_store::{ChunkRead, ContentCid, Store, disk::Fault};
 use libp2p::{
     Multiaddr, PeerId,
     core::{muxing::StreamMuxerBox, transport::Boxed, upgrade::Version},
@@ -27,6 +28,22 @@ use crate::{
 
 /// Contents that hostile peers pretend to hold: the first ones.
 const MAX_TARGETS: usize = 8;
+
+/// No limits but those that libp2p has by itself.
+fn without_limits() -> NetLimits {
+    NetLimits {
+        max_connections: u32::MAX,
+        max_connections_per_peer: u32::MAX,
+        max_incoming_connections: u32::MAX,
+        max_pending_incoming: u32::MAX,
+        max_pending_outgoing: u32::MAX,
+        max_open_requests: usize::MAX,
+        max_foreign_records: usize::MAX,
+        max_records_per_provider: usize::MAX,
+        max_providers_per_key: usize::MAX,
+        ..NetLimits::default()
+    }
+}
 
 /// How a process ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,6 +102,7 @@ impl World {
                 let store = disk::open_store(&self.disk(index))
                     .map_err(|e| format!("node {index} cannot open its store: {e}"))?;
                 self.check_store(index, &store);
+                self.spoil_disk(index);
                 let node = self.start_node(index, env, store.clone()).await?;
                 (Process::Node(Rc::new(node)), Some(store))
             }
@@ -95,11 +113,14 @@ impl World {
     }
 
     async fn start_node(&self, index: NodeIndex, env: PeerEnv, store: Store) -> Result<Node, Failure> {
-        let (skew, versions) = {
+        let (skew, versions, group) = {
             let slots = self.slots.borrow();
-            (slots[index].clock_skew.clone(), slots[index].exchange_versions.clone())
+            (slots[index].clock_skew.clone(), slots[index].exchange_versions.clone(), slots[index].group)
         };
         let mut tuning = Tuning::default();
+        if self.plan.groups[group].unprotected {
+            tuning.limits = without_limits();
+        }
         if !versions.is_empty() {
             tuning.exchange_versions = versions;
         }
@@ -167,6 +188,15 @@ impl World {
             content: content.collect(),
             bytes: Arc::new(move |cid| known.get(&cid).cloned()),
             accomplices: sybils.map(|slot| (slot.peer, vec![slot.addr.clone()])).collect(),
+        }
+    }
+
+    /// A disk that reports every sync as done and does none, if the group is to have such.
+    fn spoil_disk(&self, index: NodeIndex) {
+        let slots = self.slots.borrow();
+        let slot = &slots[index];
+        if self.plan.groups[slot.group].unprotected {
+            slot.disk.fail_after(0, Fault::LostSyncs);
         }
     }
 

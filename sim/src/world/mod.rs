@@ -47,6 +47,7 @@ mod truth;
 
 pub use life::Death;
 pub use sample::Before;
+pub(crate) use trace::attach as attach_trace;
 pub use trace::trace_to;
 
 /// Why a run ended early: something in the simulator itself went wrong.

@@ -17,7 +17,7 @@ pub fn trace_to(sink: TraceSink) {
 }
 
 /// Connects a new network to the sink of this thread.
-pub(super) fn attach(net: &Net) {
+pub(crate) fn attach(net: &Net) {
     let Some(sink) = SINK.with_borrow(Clone::clone) else { return };
     net.set_trace_sink(Some(Box::new(move |event| {
         (*sink.lock().unwrap_or_else(PoisonError::into_inner))(event);

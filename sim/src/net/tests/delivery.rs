@@ -248,7 +248,10 @@ fn exchange(
                 net.heal();
             }
         };
-        futures::join!(write(&mut to_a), write(&mut to_b), read(&mut from_a), read(&mut from_b), cut);
+        let all = async {
+            futures::join!(write(&mut to_a), write(&mut to_b), read(&mut from_a), read(&mut from_b), cut)
+        };
+        tokio::time::timeout(3600 * SEC, all).await.expect("it ends");
         (net.trace_hash(), start.elapsed())
     })
 }
@@ -261,7 +264,8 @@ proptest! {
         seed in 0_u64..1000,
         hosts in [host(), host()],
         writes in prop::collection::vec((1_usize..200_000, 0_u64..30), 1..12),
-        cuts in prop::collection::vec((0_u64..2000, 1_u64..20_000), 0..3),
+        // Together shorter than what connections survive.
+        cuts in prop::collection::vec((0_u64..2000, 1_u64..13_000), 0..3),
     ) {
         let first = exchange(seed, &hosts, &writes, &cuts);
         prop_assert_eq!(&first, &exchange(seed, &hosts, &writes, &cuts));
