@@ -6,5 +6,6 @@
 #![deny(unsafe_code)]
 
 pub mod clock;
+pub mod nat_mix;
 pub mod net;
 pub mod record;
