@@ -34,7 +34,7 @@ pub enum Kind {
     PortShifting,
     /// A NAT with another port for every destination: Linux `masquerade random,fully-random`.
     Symmetric,
-    /// A symmetric NAT on which the listen port is forwarded.
+    /// As port-restricted, with the listen port forwarded.
     Forwarded,
 }
 
@@ -44,9 +44,9 @@ impl Kind {
             Self::Public => return None,
             Self::FullCone => NatSpec::full_cone(),
             Self::AddressRestricted => NatSpec::address_restricted(),
-            Self::PortRestricted => NatSpec::port_restricted(),
+            Self::PortRestricted | Self::Forwarded => NatSpec::port_restricted(),
             Self::PortShifting => NatSpec::port_shifting(),
-            Self::Symmetric | Self::Forwarded => NatSpec::symmetric(),
+            Self::Symmetric => NatSpec::symmetric(),
         })
     }
 }
@@ -84,10 +84,10 @@ pub enum Expected {
 /// A port-shifting NAT could be punched, but identify 0.48 replaces an observed port that is not a listen port by the
 /// listen port, so that dcutr offers a port that the NAT never mapped.
 ///
-/// Address-restricted and symmetric was measured in one order. In the other one, which follows from the roles and was
-/// not measured, the only packet that gets through is that of the dialled side; dcutr makes this one the listener of
-/// what it dials, and to the dialler's host it is an incoming connection like any other. So both sides listen, and
-/// the handshake times out.
+/// For address-restricted and symmetric it was not recorded who dialled, and only one order can succeed. If the
+/// symmetric side is dialled, the only packet that gets through is its own; dcutr makes this side the listener of what
+/// it dials, and to the other host it is an incoming connection like any other. So both sides listen, and the
+/// handshake times out. That order's row is this reasoning, not a measurement.
 pub const PAIRS: [(Kind, Kind, Expected); 13] = [
     (Kind::Public, Kind::Public, Expected::Direct),
     (Kind::FullCone, Kind::FullCone, Expected::Direct),
@@ -115,12 +115,12 @@ pub struct Row {
     pub relayed: Option<Duration>,
     /// When they were connected directly.
     pub direct: Option<Duration>,
-    /// What stock libp2p does on real NAT boxes.
+    /// What stock libp2p should do, from [`PAIRS`].
     pub expected: Expected,
 }
 
 impl Row {
-    /// Whether the simulation and the measurement say the same.
+    /// Whether the simulation does what is expected.
     pub const fn is_as_expected(&self) -> bool {
         self.relayed.is_some() && self.direct.is_some() == matches!(self.expected, Expected::Direct)
     }
@@ -129,7 +129,7 @@ impl Row {
 impl fmt::Display for Row {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let time = |time: Option<Duration>| time.map_or("never".into(), |t| format!("{} ms", t.as_millis()));
-        let verdict = if self.is_as_expected() { "as measured" } else { "NOT AS MEASURED" };
+        let verdict = if self.is_as_expected() { "as expected" } else { "NOT AS EXPECTED" };
         let (relayed, direct) = (time(self.relayed), time(self.direct));
         write!(f, "{:<18} {:<18} relayed {relayed:<8} direct {direct:<8} {verdict}", self.a, self.b)
     }
@@ -142,6 +142,21 @@ pub struct Outcome {
     pub rows: Vec<Row>,
     /// Hash over the traces of all their networks.
     pub trace_hash: String,
+}
+
+/// The rows for people.
+pub fn table(rows: &[Row]) -> Table {
+    let time = |time: Option<Duration>| time.map_or("never".into(), |t| format!("{} ms", t.as_millis()));
+    let row = |row: &Row| {
+        let verdict = if row.is_as_expected() { "as measured" } else { "not as measured" };
+        vec![row.a.to_string(), row.b.to_string(), time(row.relayed), time(row.direct), verdict.to_owned()]
+    };
+    let columns = ["A dials", "B", "relayed after", "direct after", "on real NAT boxes"];
+    Table {
+        title: "Hole punching with stock libp2p".to_owned(),
+        columns: columns.map(str::to_owned).to_vec(),
+        rows: rows.iter().map(row).collect(),
+    }
 }
 
 /// Tries every pair of [`PAIRS`], each on a network of its own. Needs a paused tokio runtime.
@@ -158,22 +173,6 @@ pub async fn run(seed: u64) -> Result<Outcome, Failure> {
         trace_hash = crate::join_hashes(&trace_hash, &net.trace_hash());
     }
     Ok(Outcome { rows, trace_hash })
-}
-
-/// The rows for people.
-pub fn table(rows: &[Row]) -> Table {
-    let time = |time: Option<Duration>| time.map_or("never".into(), |t| format!("{} ms", t.as_millis()));
-    let row = |row: &Row| {
-        let verdict = if row.is_as_expected() { "as measured" } else { "not as measured" };
-        vec![row.a.to_string(), row.b.to_string(), time(row.relayed), time(row.direct), verdict.to_owned()]
-    };
-    Table {
-        title: "Hole punching with stock libp2p".to_owned(),
-        columns: ["A dials", "B", "relayed after", "direct after", "on real NAT boxes"]
-            .map(str::to_owned)
-            .to_vec(),
-        rows: rows.iter().map(row).collect(),
-    }
 }
 
 #[cfg(test)]
