@@ -1,7 +1,7 @@
 # Everything CI does, one recipe each. `just check` is what CI runs.
 
 # All checks, in the order in which they fail fastest.
-check: fmt lint doc test demo deny audit
+check: fmt lint doc test demo sim deny audit
 
 # Formatting.
 fmt:
@@ -23,6 +23,16 @@ test:
 demo:
     cargo test --workspace --locked --no-run
     "${CARGO_TARGET_DIR:-target}/debug/dhtfs" demo --size 16
+
+# Simulated networks, the fast set: under five minutes on two cores. Runs the program that the tests built.
+sim:
+    cargo test --workspace --locked --no-run
+    .ci/sim "${CARGO_TARGET_DIR:-target}/debug/dhtfs-sim"
+
+# Simulated networks, the long set: a day of 100 nodes, 1,000 nodes, 100 seeds of chaos. Some hours.
+sim-nightly:
+    cargo build --release --locked -p dhtfs-sim
+    .ci/sim-nightly "${CARGO_TARGET_DIR:-target}/release/dhtfs-sim"
 
 # Licences, bans and sources.
 deny:

@@ -176,6 +176,7 @@ fn partition_heal() -> Plan {
         mins(2),
         Millis::from_hours(3),
     );
+    plan.network.security = Security::Plaintext;
     plan.contents = vec![files("file", 60, 2000, "peers", 3)];
     plan.probes = probes(mins(10), secs(15), 1);
     plan.events = vec![Event {
@@ -259,8 +260,9 @@ fn sybil_eclipse() -> Plan {
         "twenty identities made to be the closest to one file swallow its records and name only each other",
         100,
         mins(1),
-        Millis::from_hours(2),
+        Millis::from_hours(1),
     );
+    plan.network.security = Security::Plaintext;
     let sybils = Group::fixed("sybils", 20).role(RoleKind::Hostile(Hostile::SybilNear(Key::FirstTarget)));
     plan.groups.push(sybils.joins(mins(20).duration(), Duration::from_secs(60)));
     plan.contents = vec![ContentPlan::file("film", 2 * MIB, "peers", 3)];
@@ -295,6 +297,7 @@ fn rolling_upgrade() -> Plan {
         mins(1),
         Millis::from_hours(2),
     );
+    plan.network.security = Security::Plaintext;
     plan.contents = vec![files("file", 8, 3 * MIB, "peers", 3)];
     let upgrade = |at, versions: &[u32]| {
         let everybody = Who::default();
