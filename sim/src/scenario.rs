@@ -91,7 +91,8 @@ impl Options {
             plan.nodes = nodes;
         }
         if let Some(hours) = self.hours {
-            plan.duration = Millis::from(Duration::try_from_secs_f64(hours * 3600.0)?);
+            let length = Duration::try_from_secs_f64(hours * 3600.0);
+            plan.duration = Millis::from(length.map_err(|e| format!("--hours {hours}: {e}"))?);
             let duration = plan.duration;
             plan.events.retain(|event| event.at < duration);
         }

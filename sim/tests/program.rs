@@ -1,0 +1,199 @@
+//! The program `dhtfs-sim`: what it prints, its exit codes, and that a seed is a run.
+#![allow(clippy::unwrap_used, reason = "a failure is a failed test")]
+
+use std::{
+    fs,
+    path::Path,
+    process::{Command, Output},
+};
+
+use tempfile::TempDir;
+
+/// Eight nodes, one file, two gets, a crash in between; about a second of CPU time.
+const SMALL: &str = r#"
+name = "small"
+nodes = 8
+duration = "20m"
+network = { security = "plaintext", geography = "regions", one_way = "5ms", jitter = "5ms", loss = 0.01 }
+expect = { gets_complete = 1.0 }
+
+[[groups]]
+name = "boot"
+nodes = 3
+
+[[groups]]
+name = "peers"
+share = 1.0
+joins_at = "2s"
+joins_within = "10s"
+
+[[contents]]
+name = "film"
+len = "1500 KiB"
+group = "boot"
+holders = 2
+
+[[events]]
+at = "2m"
+do = "get"
+who = { at_most = 2 }
+
+[[events]]
+at = "3m"
+do = "kill"
+who = { group = "peers", share = 0.5 }
+disk = "torn"
+back_after = "1m"
+
+[[events]]
+at = "5m"
+do = "get"
+who = { at_most = 2 }
+"#;
+
+fn sim(dir: &Path, args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_dhtfs-sim")).current_dir(dir).args(args).output().unwrap()
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+fn hash(output: &Output) -> String {
+    let text = stdout(output);
+    let last = text.lines().last().unwrap();
+    let hash = last.strip_prefix("trace hash: ").unwrap_or_else(|| panic!("{text}{}", stderr(output)));
+    assert!((16..=64).contains(&hash.len()), "{hash}");
+    assert!(hash.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte)), "{hash}");
+    hash.to_owned()
+}
+
+fn small() -> TempDir {
+    let dir = TempDir::new().unwrap();
+    fs::write(dir.path().join("small.toml"), SMALL).unwrap();
+    dir
+}
+
+#[test]
+fn a_seed_is_a_run_and_another_seed_another_one() {
+    let dir = small();
+    let run = |seed: &str| sim(dir.path(), &["run", "small.toml", "--seed", seed]);
+    let (first, again, other) = (run("7"), run("7"), run("8"));
+    assert!(first.status.success(), "{}", stderr(&first));
+    assert_eq!(stdout(&first), stdout(&again), "every line is the same");
+    assert_ne!(hash(&first), hash(&other));
+    let text = stdout(&first);
+    let mut lines = text.lines();
+    assert_eq!(lines.next(), Some("dhtfs-sim run small.toml --seed 7"));
+    let options = lines.next().unwrap();
+    for option in ["nodes 8", "loss 0.01", "security plaintext", "seed 7", "chaos off"] {
+        assert!(options.contains(option), "{option} is not in {options}");
+    }
+}
+
+#[test]
+fn a_recorded_run_is_run_again_and_compared() {
+    let dir = small();
+    let run = sim(dir.path(), &["run", "small.toml", "--seed", "3", "--chaos", "--json", "run.json"]);
+    let hash = hash(&run);
+    // The plan is in the record: the file it came from is not needed.
+    fs::remove_file(dir.path().join("small.toml")).unwrap();
+    let again = sim(dir.path(), &["replay", "run.json"]);
+    assert_eq!(again.status.code(), run.status.code(), "{}", stderr(&again));
+    assert!(stdout(&again).contains("the same run, byte for byte"), "{}", stdout(&again));
+    let json = fs::read_to_string(dir.path().join("run.json")).unwrap();
+    let (first, rest) = hash.split_at(1);
+    let other = format!("{}{rest}", if first == "0" { "1" } else { "0" });
+    fs::write(dir.path().join("run.json"), json.replace(&hash, &other)).unwrap();
+    let again = sim(dir.path(), &["replay", "run.json"]);
+    assert_eq!(again.status.code(), Some(1));
+    assert!(stderr(&again).contains("not the same run"), "{}", stderr(&again));
+}
+
+#[test]
+fn a_failed_check_is_told_with_the_command_that_repeats_it() {
+    let dir = small();
+    // Nobody who is asked to fetch can: all holders are dead.
+    let fatal = SMALL
+        .replace("disk = \"torn\"\nback_after = \"1m\"", "disk = \"kept\"")
+        .replace("who = { group = \"peers\", share = 0.5 }", "who = { group = \"boot\" }");
+    fs::write(dir.path().join("fatal.toml"), fatal.replace("at = \"2m\"", "at = \"4m\"")).unwrap();
+    let run = sim(dir.path(), &["run", "fatal.toml", "--seed", "5", "--nodes", "9"]);
+    assert_eq!(run.status.code(), Some(1), "{}", stdout(&run));
+    hash(&run);
+    let error = stderr(&run);
+    assert!(error.contains("gets complete"), "{error}");
+    assert_eq!(error.lines().last(), Some("replay: dhtfs-sim run fatal.toml --nodes 9 --seed 5"));
+}
+
+#[test]
+fn a_trace_has_a_line_for_every_event_and_a_report_is_a_page() {
+    let dir = small();
+    let args = ["run", "small.toml", "--quiet", "--trace", "trace", "--report", "out"];
+    let (with, without) = (sim(dir.path(), &args), sim(dir.path(), &["run", "small.toml", "--quiet"]));
+    assert_eq!(hash(&with), hash(&without), "looking does not change the run");
+    let trace = fs::read_to_string(dir.path().join("trace")).unwrap();
+    assert!(trace.lines().count() > 1_000);
+    assert!(trace.lines().any(|line| line.contains("Connect ")), "{}", trace.lines().next().unwrap());
+    let page = fs::read_to_string(dir.path().join("out/index.html")).unwrap();
+    assert!(page.contains("<svg") && page.contains(&hash(&with)));
+}
+
+#[test]
+fn scenarios_are_listed_and_shown_as_files_that_run() {
+    let dir = TempDir::new().unwrap();
+    let list = stdout(&sim(dir.path(), &["list"]));
+    let issue = [
+        "join-add-get",
+        "growth-law",
+        "churn24",
+        "mass-death",
+        "partition-heal",
+        "flash-crowd",
+        "swarm-of-partials",
+        "nat-mix",
+        "hostile-providers",
+        "sybil-eclipse",
+        "record-flood",
+        "rolling-upgrade",
+        "sleep-wake",
+    ];
+    for name in issue {
+        assert!(list.lines().any(|line| line.starts_with(&format!("{name} "))), "{name} is not in {list}");
+    }
+    let shown = sim(dir.path(), &["show", "join-add-get"]);
+    fs::write(dir.path().join("mine.toml"), &shown.stdout).unwrap();
+    let run = sim(dir.path(), &["run", "mine.toml", "--nodes", "8", "--security", "plaintext", "--quiet"]);
+    let named =
+        sim(dir.path(), &["run", "join-add-get", "--nodes", "8", "--security", "plaintext", "--quiet"]);
+    assert!(run.status.success(), "{}", stderr(&run));
+    assert_eq!(hash(&run), hash(&named));
+}
+
+#[test]
+fn what_makes_no_sense_is_refused_before_anything_runs() {
+    let dir = small();
+    fs::write(dir.path().join("odd.toml"), SMALL.replace("jitter", "jiter")).unwrap();
+    fs::write(dir.path().join("text.json"), "not a record").unwrap();
+    let cases: [(&[&str], &str); 9] = [
+        (&["run", "nothing"], "dhtfs-sim list"),
+        (&["run", "missing.toml"], "missing.toml"),
+        (&["run", "odd.toml"], "jiter"),
+        (&["run", "small.toml", "--nodes", "2"], "nodes"),
+        (&["run", "small.toml", "--nodes", "100000"], "5000"),
+        (&["run", "small.toml", "--hours=-1"], "hours"),
+        (&["run", "small.toml", "--seed", "x"], "x"),
+        (&["show", "growth-law"], "more than one plan"),
+        (&["replay", "text.json"], "no record"),
+    ];
+    for (args, word) in cases {
+        let output = sim(dir.path(), args);
+        assert_eq!(output.status.code(), Some(2), "{args:?}: {}", stderr(&output));
+        assert!(stderr(&output).contains(word), "{args:?}: {}", stderr(&output));
+        assert!(output.stdout.is_empty(), "{args:?}: {}", stdout(&output));
+    }
+}
