@@ -79,8 +79,9 @@ pub const MAX_PROVIDES: usize = 64;
 /// Provider records held for others, about 400 bytes each.
 pub const MAX_FOREIGN_RECORDS: usize = 65_536;
 
-/// Provider records held for others from one provider: half of all, so that a single peer cannot crowd out the
-/// rest, yet a small network can announce a large share.
+/// Provider records held for others from one provider: half of all, so that a small network can announce a large
+/// share. When the store is full, whoever holds the most makes room for others, so that a few peers cannot crowd out
+/// the rest.
 pub const MAX_RECORDS_PER_PROVIDER: usize = 32_768;
 
 /// Providers kept for one key; an answer carries the 20 freshest of them.

@@ -3,7 +3,10 @@
 //! Own and foreign records have separate budgets, so that strangers cannot keep this node from announcing.
 //! Value records are not part of this network and always refused.
 //!
-//! Invariant: `total` and `by_provider` count exactly the records in `foreign`, and no key there is empty.
+//! When the store is full, the provider with the most records makes room for one with far fewer: whoever floods it
+//! pushes out its own records, not those of the others. Many identities with few records each can still fill it.
+//!
+//! Invariant: `total`, `by_provider` and `ranking` list exactly the records in `foreign`, and no key there is empty.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
@@ -21,6 +24,12 @@ const SHA256_PREFIX: [u8; 2] = [0x12, 0x20];
 
 type Digest = [u8; 32];
 
+/// Records of one provider, the one that ends first in front; those without an end (`true`) last.
+type Held = BTreeSet<(bool, Option<Instant>, Digest)>;
+
+/// A provider makes room for another when it holds more than so many times what the other then has.
+const FAR_MORE: usize = 2;
+
 /// A provider record of another node under its key.
 #[derive(Debug, Clone)]
 struct Foreign {
@@ -30,12 +39,20 @@ struct Foreign {
     addresses: Vec<Multiaddr>,
 }
 
+impl Foreign {
+    /// Its place among its provider's records.
+    fn place(&self, digest: Digest) -> (bool, Option<Instant>, Digest) {
+        (self.expires.is_none(), self.expires, digest)
+    }
+}
+
 /// What became of a record that another node left.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Admission {
     /// It is new, or has replaced an older one of the same provider.
     Stored,
-    /// The key had the most providers allowed; the oldest of them made room.
+    /// The key had the most providers allowed and the oldest of them made room, or the store was full and the
+    /// provider with the most records did.
     Replaced,
     /// The key is no SHA-256 multihash.
     BadKey,
@@ -51,7 +68,9 @@ pub(crate) struct Records {
     local: PeerId,
     own: BTreeSet<Digest>,
     foreign: BTreeMap<Digest, Vec<Foreign>>,
-    by_provider: BTreeMap<PeerId, usize>,
+    by_provider: BTreeMap<PeerId, Held>,
+    /// Providers by the number of their records.
+    ranking: BTreeSet<(usize, PeerId)>,
     total: usize,
     max_own: usize,
     max_foreign: usize,
@@ -67,6 +86,7 @@ impl Records {
             own: BTreeSet::new(),
             foreign: BTreeMap::new(),
             by_provider: BTreeMap::new(),
+            ranking: BTreeSet::new(),
             total: 0,
             max_own: limits.max_own_records,
             max_foreign: limits.max_foreign_records,
@@ -92,38 +112,44 @@ impl Records {
         let new = Foreign { provider, expires, addresses };
         let held = self.foreign.get_mut(&digest);
         if let Some(old) = held.and_then(|held| held.iter_mut().find(|old| old.provider == provider)) {
-            *old = new;
+            let old = std::mem::replace(old, new.clone());
+            if let Some(places) = self.by_provider.get_mut(&provider) {
+                places.remove(&old.place(digest));
+                places.insert(new.place(digest));
+            }
             return Admission::Stored;
         }
-        if self.by_provider.get(&provider).is_some_and(|count| *count >= self.max_per_provider) {
+        if self.count_of(&provider) >= self.max_per_provider {
             return Admission::Quota;
         }
-        let replaced = self.evict_oldest_if_full(&digest);
+        let mut replaced = self.evict_oldest_if_full(&digest);
         if !replaced && self.total >= self.max_foreign {
-            return Admission::Full;
+            replaced = self.evict_of_largest(&provider);
+            if !replaced {
+                return Admission::Full;
+            }
         }
+        self.count(provider, new.place(digest));
         self.foreign.entry(digest).or_default().push(new);
-        *self.by_provider.entry(provider).or_insert(0) += 1;
-        self.total += 1;
         if replaced { Admission::Replaced } else { Admission::Stored }
     }
 
     /// Drops all foreign records that have ended; returns how many.
     pub(crate) fn sweep(&mut self, now: Instant) -> usize {
         let before = self.total;
-        let mut gone: Vec<PeerId> = Vec::new();
-        self.foreign.retain(|_, held| {
+        let mut gone = Vec::new();
+        self.foreign.retain(|digest, held| {
             held.retain(|record| {
                 let ended = record.expires.is_some_and(|expires| expires <= now);
                 if ended {
-                    gone.push(record.provider);
+                    gone.push((record.provider, record.place(*digest)));
                 }
                 !ended
             });
             !held.is_empty()
         });
-        for provider in gone {
-            self.discount(&provider);
+        for (provider, place) in gone {
+            self.discount(provider, &place);
         }
         before - self.total
     }
@@ -141,28 +167,71 @@ impl Records {
             .min()
             .map_or(0, |(_, index)| index);
         let evicted = held.remove(oldest);
-        self.discount(&evicted.provider);
+        self.discount(evicted.provider, &evicted.place(*digest));
         true
     }
 
+    /// Makes room for `provider` in a full store: the record that ends first of the provider with the most goes, if
+    /// that has far more. So nobody with few records is pushed out while somebody has many.
+    fn evict_of_largest(&mut self, provider: &PeerId) -> bool {
+        let Some(&(most, largest)) = self.ranking.last() else { return false };
+        if most <= FAR_MORE * (self.count_of(provider) + 1) {
+            return false;
+        }
+        let first = self.by_provider.get(&largest).and_then(|places| places.first());
+        let Some(&(_, _, digest)) = first else { return false };
+        self.remove_foreign(&digest, &largest);
+        true
+    }
+
+    fn remove_foreign(&mut self, digest: &Digest, provider: &PeerId) {
+        let Some(held) = self.foreign.get_mut(digest) else { return };
+        let Some(index) = held.iter().position(|record| record.provider == *provider) else { return };
+        let removed = held.remove(index);
+        if held.is_empty() {
+            self.foreign.remove(digest);
+        }
+        self.discount(*provider, &removed.place(*digest));
+    }
+
+    /// Records of `provider`.
+    fn count_of(&self, provider: &PeerId) -> usize {
+        self.by_provider.get(provider).map_or(0, BTreeSet::len)
+    }
+
+    /// One record of `provider` more.
+    fn count(&mut self, provider: PeerId, place: (bool, Option<Instant>, Digest)) {
+        let places = self.by_provider.entry(provider).or_default();
+        self.ranking.remove(&(places.len(), provider));
+        places.insert(place);
+        self.ranking.insert((places.len(), provider));
+        self.total += 1;
+    }
+
     /// One record of `provider` less.
-    fn discount(&mut self, provider: &PeerId) {
+    fn discount(&mut self, provider: PeerId, place: &(bool, Option<Instant>, Digest)) {
+        let Some(places) = self.by_provider.get_mut(&provider) else { return };
+        self.ranking.remove(&(places.len(), provider));
+        places.remove(place);
         self.total = self.total.saturating_sub(1);
-        if let Some(count) = self.by_provider.get_mut(provider) {
-            *count = count.saturating_sub(1);
-            if *count == 0 {
-                self.by_provider.remove(provider);
-            }
+        if places.is_empty() {
+            self.by_provider.remove(&provider);
+        } else {
+            self.ranking.insert((places.len(), provider));
         }
     }
 
     #[cfg(test)]
     fn check_invariants(&self) {
-        let mut by_provider = BTreeMap::new();
-        for record in self.foreign.values().flatten() {
-            *by_provider.entry(record.provider).or_insert(0usize) += 1;
+        let mut by_provider: BTreeMap<PeerId, Held> = BTreeMap::new();
+        for (digest, held) in &self.foreign {
+            for record in held {
+                by_provider.entry(record.provider).or_default().insert(record.place(*digest));
+            }
         }
-        assert_eq!(self.total, by_provider.values().sum::<usize>());
+        assert_eq!(self.total, by_provider.values().map(BTreeSet::len).sum::<usize>());
+        let ranking = by_provider.iter().map(|(provider, places)| (places.len(), *provider)).collect();
+        assert_eq!(self.ranking, ranking);
         assert_eq!(self.by_provider, by_provider);
         assert!(self.foreign.values().all(|held| !held.is_empty() && held.len() <= self.max_per_key));
         assert!(self.total <= self.max_foreign);
@@ -236,13 +305,7 @@ impl RecordStore for Records {
             self.own.remove(&digest);
             return;
         }
-        let Some(held) = self.foreign.get_mut(&digest) else { return };
-        let Some(index) = held.iter().position(|record| record.provider == *provider) else { return };
-        held.remove(index);
-        if held.is_empty() {
-            self.foreign.remove(&digest);
-        }
-        self.discount(provider);
+        self.remove_foreign(&digest, provider);
     }
 }
 
@@ -331,6 +394,34 @@ mod tests {
         store.remove_provider(&key(1), &peer);
         assert_eq!(store.admit(record(3, peer, now)), Admission::Stored);
         store.check_invariants();
+    }
+
+    #[test]
+    fn in_a_full_store_whoever_holds_the_most_makes_room_for_who_holds_far_fewer() {
+        let limits =
+            NetLimits { max_foreign_records: 20, max_records_per_provider: 10, ..NetLimits::default() };
+        let mut store = store(limits);
+        let now = now();
+        let at = |n: u8| now + Duration::from_secs(u64::from(n));
+        let (flooders, honest) = ([PeerId::random(), PeerId::random()], PeerId::random());
+        for n in 0..10 {
+            assert_eq!(store.admit(record(n, flooders[0], at(n))), Admission::Stored);
+            assert_eq!(store.admit(record(100 + n, flooders[1], at(n))), Admission::Stored);
+        }
+        for n in 0..4 {
+            assert_eq!(store.admit(record(200 + n, honest, at(0))), Admission::Replaced);
+            store.check_invariants();
+        }
+        for (n, flooder) in (10..200).flat_map(|n| flooders.map(|flooder| (n, flooder))) {
+            store.admit(record(n, flooder, at(n)));
+            store.check_invariants();
+        }
+        assert_eq!(store.foreign_len(), 20);
+        assert!((200..204).all(|n| store.providers(&key(n)).iter().any(|held| held.provider == honest)));
+        let gone = flooders.iter().zip([0, 100]).filter(|(flooder, first)| {
+            store.providers(&key(*first)).iter().all(|held| held.provider != **flooder)
+        });
+        assert_eq!(gone.count(), 2, "what ends first made room");
     }
 
     #[test]

@@ -6,7 +6,7 @@ use super::{
     Action, Fetch, RequestId,
     config::MAX_STRIKES,
     peers::PeerIx,
-    requests::{Phase, Request},
+    requests::{Phase, Request, Zombie},
     wants::{Status, WantIx},
 };
 use crate::core::MAX_BLOCK_LEN;
@@ -23,51 +23,102 @@ const MAX_FAIL_STREAK: u32 = 3;
 impl Fetch {
     /// See [`Fetch::on_block`].
     pub(super) fn block(&mut self, id: RequestId, len: u32, now: Instant) -> bool {
-        if let Some(peer) = self.settle_zombie(id, now) {
-            self.received_len += u64::from(len);
-            self.trust(peer);
+        if self.requests.get(id).is_some_and(Request::is_received) || !self.requests.was_made(id) {
             return false;
         }
-        let Some(request) = self.settle(id, now) else { return false };
         self.received_len += u64::from(len);
-        if self.wants[request.want].exact_len().is_none() {
-            // Only now is it known how much was asked for.
-            self.requested_len -= u64::from(request.max_len.saturating_sub(len));
+        if let Some(zombie) = self.settle_zombie(id, now) {
+            let request = zombie.request;
+            self.note_length(request.want, request.max_len, len);
+            self.wasted_len += u64::from(len);
+            if self.wants[request.want].exact_len().is_none_or(|exact| len == exact) {
+                self.note_time(&request, len, true, now);
+                self.trust(request.peer);
+            }
+            return false;
         }
+        let Some(request) = self.settle(id, now) else {
+            // From a peer that was banned or lost meanwhile, or the peer had been slower than it may be.
+            self.wasted_len += u64::from(len);
+            return false;
+        };
+        self.note_length(request.want, request.max_len, len);
         let right = self.wants[request.want].exact_len().map_or(len <= MAX_BLOCK_LEN, |exact| len == exact);
         if !right {
             self.wasted_len += u64::from(len);
-            self.bad(id, now);
+            self.spoilt(id, len, now);
             return false;
         }
-        let peer = &mut self.peers[request.peer];
-        let elapsed = now.saturating_duration_since(request.sent);
-        peer.pace.on_block(elapsed, request.delivered, request.units, len, request.full);
-        peer.note_hit(request.want);
-        self.set_late_at(request.peer);
+        self.note_time(&request, len, false, now);
+        self.peers[request.peer].note_hit(request.want);
         self.trust(request.peer);
         if self.wants[request.want].status == Status::Received {
             self.requests.remove(id);
             self.wasted_len += u64::from(len);
             return false;
         }
-        self.requests.set_received(id, len);
+        self.requests.set_received(id, len, false);
+        self.peers[request.peer].unverified_units += request.units;
         self.wants.set_status(request.want, Status::Received);
         true
     }
 
+    /// A block arrived that may be right, though perhaps it is `forgotten`: a sample of its peer's speed.
+    fn note_time(&mut self, request: &Request, len: u32, forgotten: bool, now: Instant) {
+        let copied = self.requests.copies(request.want).iter().any(|id| {
+            let copy = self.requests.get(*id);
+            copy.is_some_and(|copy| copy.spare && !copy.is_received())
+        });
+        let pace = &mut self.peers[request.peer].pace;
+        if (copied || forgotten) && !request.spare && !pace.is_proven(request.units) {
+            // It was slow, not silent: what was gained by not waiting for it came twice.
+            self.spares_lost += 1;
+            self.spares_won = self.spares_won.saturating_sub(u32::from(forgotten));
+        }
+        let elapsed = now.saturating_duration_since(request.sent);
+        pace.on_block(elapsed, request.delivered, request.units, len, request.full);
+        self.set_late_at(request.peer);
+    }
+
+    /// A block of a want without a known length arrived: only now is it known how much was asked for.
+    fn note_length(&mut self, want: WantIx, max_len: u32, len: u32) {
+        if self.wants[want].exact_len().is_none() {
+            self.requested_len -= u64::from(max_len.saturating_sub(len));
+        }
+    }
+
+    /// See [`Fetch::on_verified`].
+    pub(super) fn verified(&mut self, id: RequestId) {
+        if let Some(request) = self.requests.get(id).filter(|request| request.is_unverified()).cloned()
+            && let Phase::Received { len, .. } = request.phase
+        {
+            self.requests.set_received(id, len, true);
+            let peer = &mut self.peers[request.peer];
+            peer.unverified_units -= request.units;
+            peer.verified_units += u64::from(request.units);
+            peer.verified_len += u64::from(len);
+            self.spares_won += u32::from(request.spare);
+        }
+    }
+
+    /// Takes out a received block that nobody waits for any more.
+    fn remove_received(&mut self, id: RequestId) -> Option<(Request, u32)> {
+        let request = self.requests.get(id)?;
+        let Phase::Received { len, verified } = request.phase else { return None };
+        let request = self.requests.remove(id)?;
+        if !verified {
+            self.peers[request.peer].unverified_units -= request.units;
+        }
+        Some((request, len))
+    }
+
     /// See [`Fetch::on_stored`].
     pub(super) fn stored(&mut self, id: RequestId, now: Instant) {
-        let Some(Request { peer, want, phase: Phase::Received { len }, .. }) = self.requests.get(id).cloned()
-        else {
-            return;
-        };
-        self.requests.remove(id);
+        self.verified(id);
+        let Some((Request { peer, want, .. }, len)) = self.remove_received(id) else { return };
         if self.wants[want].exact_len().is_none() {
             self.unknown_len = self.unknown_len - self.unknown_len / 8 + len / 8;
         }
-        let copies = u64::try_from(self.requests.copies(want).len()).unwrap_or(0);
-        self.wasted_len += copies * u64::from(len);
         self.satisfy(want, now);
         self.note_progress(now);
         let server = &mut self.peers[peer];
@@ -83,16 +134,35 @@ impl Fetch {
         }
     }
 
-    /// A block, received or just settled, is not what it should be.
+    /// See [`Fetch::on_bad`].
     pub(super) fn bad(&mut self, id: RequestId, now: Instant) {
-        let Some(request) = self.requests.remove(id) else { return };
-        if let Phase::Received { len } = request.phase {
-            self.wasted_len += u64::from(len);
+        let Some(len) = self.requests.get(id).and_then(|request| match request.phase {
+            Phase::Received { len, .. } => Some(len),
+            Phase::InFlight | Phase::Late => None,
+        }) else {
+            return;
+        };
+        self.wasted_len += u64::from(len);
+        self.spoilt(id, len, now);
+    }
+
+    /// See [`Fetch::on_malformed`].
+    pub(super) fn malformed(&mut self, id: RequestId, now: Instant) {
+        if let Some(request) = self.settle(id, now) {
+            self.spoilt(id, request.max_len, now);
         }
+    }
+
+    /// An answer, received or just settled, is not what it should be. The peer is banned unless it has served at
+    /// least as much as it has spoilt, and at its last strike.
+    fn spoilt(&mut self, id: RequestId, len: u32, now: Instant) {
+        let received = self.remove_received(id).map(|(request, _)| request);
+        let Some(request) = received.or_else(|| self.requests.remove(id)) else { return };
         self.mark_missing(request.peer, request.want, now);
         let peer = &mut self.peers[request.peer];
         peer.strikes += 1;
-        if peer.strikes >= MAX_STRIKES {
+        peer.spoilt_len += u64::from(len);
+        if peer.strikes >= MAX_STRIKES || peer.spoilt_len > peer.verified_len {
             self.ban(request.peer, now);
         } else {
             peer.paused_until = peer.paused_until.max(Some(now + self.config.cool_down));
@@ -145,12 +215,12 @@ impl Fetch {
     }
 
     /// An answer came to a request whose result is no longer wanted: the place in the peer's window is free.
-    fn settle_zombie(&mut self, id: RequestId, now: Instant) -> Option<PeerIx> {
+    fn settle_zombie(&mut self, id: RequestId, now: Instant) -> Option<Zombie> {
         let zombie = self.requests.remove_zombie(id)?;
-        let peer = &mut self.peers[zombie.peer];
-        peer.units -= zombie.units;
+        let peer = &mut self.peers[zombie.request.peer];
+        peer.units -= zombie.request.units;
         peer.last_answer = now;
-        Some(zombie.peer)
+        Some(zombie)
     }
 
     /// An answer came: the place in the peer's window is free. The request, if its answer is still wanted.
@@ -228,9 +298,7 @@ impl Fetch {
     /// The want is stored: nothing about it is needed any more.
     pub(super) fn satisfy(&mut self, want: WantIx, now: Instant) {
         for id in self.requests.copies(want).to_vec() {
-            if self.requests.get(id).is_some_and(Request::is_received) {
-                self.requests.remove(id);
-            } else {
+            if self.remove_received(id).is_none() {
                 self.forget(id, now);
             }
         }
@@ -250,20 +318,21 @@ impl Fetch {
         let peer = &mut self.peers[ix];
         peer.fresh.remove(&id);
         peer.late.remove(&id);
-        let hold = peer.pace.timeout(units, &self.config);
+        // A peer that has served nothing keeps its only place until it answers.
+        let hold = if peer.verified_units > 0 {
+            peer.pace.timeout(units, &self.config)
+        } else {
+            self.config.max_request_timeout
+        };
         self.requests.bury(id, now, hold);
         self.set_late_at(ix);
         self.actions.push_back(Action::Forget(id));
     }
 
-    /// Counts all copies of a want as waste.
-    pub(super) fn waste_copies(&mut self, want: WantIx) {
-        for id in self.requests.copies(want).to_vec() {
-            if let Some(request) = self.requests.get(id) {
-                let len = match request.phase {
-                    Phase::Received { len } => len,
-                    Phase::InFlight | Phase::Late => self.expected_len(want),
-                };
+    /// Counts a received block of a want as waste.
+    pub(super) fn waste_received(&mut self, want: WantIx) {
+        for id in self.requests.copies(want) {
+            if let Some(Phase::Received { len, .. }) = self.requests.get(*id).map(|request| request.phase) {
                 self.wasted_len += u64::from(len);
             }
         }

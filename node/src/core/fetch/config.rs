@@ -7,7 +7,8 @@ use crate::core::{MAX_BLOCK_LEN, backoff::BackoffPolicy};
 /// Most copies of one want in flight at any time.
 pub const MAX_COPIES: usize = 2;
 
-/// Bad blocks after which a peer is never asked again in this fetch. The first one costs a cool-down.
+/// Bad blocks after which a peer is never asked again in this fetch. The first one costs a cool-down if the peer
+/// has served as much before (a spoilt disk), and the place if not.
 pub const MAX_STRIKES: u32 = 2;
 
 /// Most peers remembered as sources of one chunk besides the providers of the root; a chunk needs a few, and a
@@ -75,8 +76,9 @@ pub struct FetchConfig {
     /// Least age of a request before an idle peer is asked for a second copy; default 500 ms, above the usual
     /// round trip. The usual request times of both peers count twice.
     pub min_hedge_age: Duration,
-    /// The same for a request to a peer that has not answered one of its size yet; default 2 s: the first chunk
-    /// of a fresh connection over 300 ms takes that long, and most peers do answer.
+    /// The same for a chunk from a peer that has not answered a request of its size yet; default 2 s: the first
+    /// chunk of a fresh connection over 300 ms takes that long, and most peers do answer. Three times what such
+    /// requests take elsewhere if that is more, and twice as long while nobody has answered at all.
     pub unproven_hedge_age: Duration,
     /// A peer that answered Missing is asked again for a few of those wants after this long, doubling while it
     /// still has none of them; default 5 s to 60 s. Peers that are fetching themselves grow.

@@ -27,6 +27,7 @@ impl Fetch {
     fn check_budget(&self) {
         let used = self.requests.used_len();
         assert!(used <= self.config.budget_len, "the budget is exceeded");
+        assert!(self.wasted_len <= self.received_len, "wasted what never came");
         if let (Order::InOrder, Some(head)) = (self.config.order, self.wants.head()) {
             let others = used - self.requests.used_by(head);
             let copied = self.wants.ixs().any(|want| self.requests.copies(want).len() > 1);
@@ -59,7 +60,7 @@ impl Fetch {
     fn check_peers(&self) {
         let mut units: BTreeMap<PeerIx, u32> = BTreeMap::new();
         for zombie in self.requests.zombies() {
-            *units.entry(zombie.peer).or_default() += zombie.units;
+            *units.entry(zombie.request.peer).or_default() += zombie.request.units;
         }
         for (id, request) in self.requests.iter().filter(|(_, request)| !request.is_received()) {
             let peer = &self.peers[request.peer];
@@ -68,7 +69,12 @@ impl Fetch {
             assert_eq!((peer.fresh.contains(&id), peer.late.contains(&id)), (!late, late), "lists of a peer");
             *units.entry(request.peer).or_default() += request.units;
         }
+        let mut unverified: BTreeMap<PeerIx, u32> = BTreeMap::new();
+        for (_, request) in self.requests.iter().filter(|(_, request)| request.is_unverified()) {
+            *unverified.entry(request.peer).or_default() += request.units;
+        }
         for (ix, peer) in self.peers.iter() {
+            assert_eq!(unverified.get(&ix).copied().unwrap_or(0), peer.unverified_units, "unverified units");
             peer.check_invariants(&self.wants);
             assert_eq!(units.get(&ix).copied().unwrap_or(0), peer.units, "units in flight");
             assert_eq!(self.peers.find(&peer.id), Some(ix), "place of a peer");

@@ -140,7 +140,7 @@ impl Fetch {
         let late = std::mem::take(&mut peer.late);
         peer.late_at = None;
         peer.units = 0;
-        self.requests.take_zombies(|zombie| zombie.peer == ix);
+        self.requests.take_zombies(|zombie| zombie.request.peer == ix);
         let mut wants = Vec::new();
         for id in fresh.into_iter().chain(late) {
             if let Some(request) = self.requests.remove(id) {

@@ -23,7 +23,8 @@
 //! - The bytes requested or received and not yet stored never exceed the budget, and in order the want that is
 //!   consumed next always finds room.
 //! - A want has at most two copies in flight, never both at one peer. A peer is never asked for what it is known
-//!   to lack, and never again after two bad blocks.
+//!   to lack, and never again after two bad blocks, or one if it has served less than that.
+//! - What a peer has on its way is at most one block, or twice what it has served: a hostile peer costs one block.
 //! - Every [`Action::Request`] ends in exactly one input that names its id, or in [`Action::Forget`].
 //! - Work per event is logarithmic in the wants and linear in the connected peers; memory is about 100 bytes a
 //!   want and one bit a want and peer.
@@ -100,8 +101,10 @@ pub struct Fetch {
     received_len: u64,
     requested_len: u64,
     wasted_len: u64,
-    /// Bytes requested a second time from idle peers.
-    hedged_len: u64,
+    /// Second copies from idle peers that came before the first.
+    spares_won: u32,
+    /// Second copies from idle peers whose first came all the same.
+    spares_lost: u32,
 }
 
 impl Fetch {
@@ -128,7 +131,8 @@ impl Fetch {
             received_len: 0,
             requested_len: 0,
             wasted_len: 0,
-            hedged_len: 0,
+            spares_won: 0,
+            spares_lost: 0,
             config,
         }
     }
@@ -170,7 +174,7 @@ impl Fetch {
             return;
         }
         if let Some(ix) = self.wants.find(&cid).filter(|ix| self.wants[*ix].status != Status::Stored) {
-            self.waste_copies(ix);
+            self.waste_received(ix);
             self.satisfy(ix, now);
             self.note_progress(now);
         }
@@ -282,6 +286,16 @@ impl Fetch {
         wanted
     }
 
+    /// A received block has the right hash. To be reported when it then waits to be consumed, because its peer is
+    /// asked for little until then; [`on_stored`](Self::on_stored) says as much.
+    pub fn on_verified(&mut self, id: RequestId, now: Instant) {
+        if self.ended {
+            return;
+        }
+        self.verified(id);
+        self.pump(now);
+    }
+
     /// A received block was verified and stored or consumed: its part of the budget is free again.
     pub fn on_stored(&mut self, id: RequestId, now: Instant) {
         if self.ended {
@@ -291,14 +305,23 @@ impl Fetch {
         self.pump(now);
     }
 
-    /// A received block does not have the hash it should: a strike for its peer.
+    /// A received block does not have the hash it should: a strike for its peer, the last one if it has served
+    /// less than it has spoilt.
     pub fn on_bad(&mut self, id: RequestId, now: Instant) {
         if self.ended {
             return;
         }
-        if self.requests.get(id).is_some_and(requests::Request::is_received) {
-            self.bad(id, now);
+        self.bad(id, now);
+        self.pump(now);
+    }
+
+    /// The answer breaks the protocol, for example because it is too long: as bad as a block of the longest
+    /// acceptable length.
+    pub fn on_malformed(&mut self, id: RequestId, now: Instant) {
+        if self.ended {
+            return;
         }
+        self.malformed(id, now);
         self.pump(now);
     }
 

@@ -34,6 +34,9 @@ const MAX_BANNED: usize = 4096;
 /// Most wants listed in `extra`; with more of them the cursor starts over.
 const MAX_EXTRA: usize = 4096;
 
+/// Units that a peer may have on the way for each one it has served.
+const TRUST: u64 = 2;
+
 /// Position of a peer in the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct PeerIx(u16);
@@ -143,6 +146,14 @@ pub(super) struct Peer {
     pub(super) last_asked: Option<RequestId>,
     pub(super) served: u64,
     pub(super) served_len: u64,
+    /// Units of its blocks that had the right hash.
+    pub(super) verified_units: u64,
+    /// Bytes of these.
+    pub(super) verified_len: u64,
+    /// Units that arrived and are not verified yet.
+    pub(super) unverified_units: u32,
+    /// Bytes of bad answers.
+    pub(super) spoilt_len: u64,
 }
 
 impl Peer {
@@ -182,6 +193,10 @@ impl Peer {
             last_asked: None,
             served: 0,
             served_len: 0,
+            verified_units: 0,
+            verified_len: 0,
+            unverified_units: 0,
+            spoilt_len: 0,
         }
     }
 
@@ -199,14 +214,32 @@ impl Peer {
         self.is_connected() && self.paused_until.is_none_or(|until| until <= now)
     }
 
-    /// Whether the window has room for at least a small request.
-    pub(super) fn has_room(&self) -> bool {
-        self.units < self.pace.window()
+    /// Whether there is room for at least a small request.
+    pub(super) fn has_room(&self, slow: bool) -> bool {
+        let fits = self.units < self.pace.window() || self.is_stuck(slow);
+        fits && self.is_trusted_with(1, slow)
     }
 
-    /// Whether the window has room for a request of this weight.
-    pub(super) fn has_room_for(&self, units: u32) -> bool {
-        self.units == 0 || self.units + units <= self.pace.window()
+    /// Whether there is room for a request of this weight.
+    pub(super) fn has_room_for(&self, units: u32, slow: bool) -> bool {
+        let fits = self.units == 0 || self.units + units <= self.pace.window() || self.is_stuck(slow);
+        fits && self.is_trusted_with(units, slow)
+    }
+
+    /// Whether it has served nothing because its first request was lost, perhaps.
+    fn is_stuck(&self, slow: bool) -> bool {
+        slow && self.verified_units == 0 && self.fresh.is_empty() && self.units <= self.pace.window()
+    }
+
+    /// Whether so much more may come unverified. A peer that has served nothing good is asked for one block at a
+    /// time, and later for at most twice what it has served: a hostile one costs one block, also if it began with a
+    /// small good one. In a fetch that gets nowhere (`slow`) what is late does not count, so that a lost request
+    /// does not cost the only provider.
+    fn is_trusted_with(&self, units: u32, slow: bool) -> bool {
+        let pending = self.units + self.unverified_units;
+        pending == 0
+            || slow && self.fresh.is_empty()
+            || u64::from(pending + units) <= self.verified_units * TRUST
     }
 
     /// Whether it is believed to hold this want.

@@ -24,6 +24,8 @@ pub(super) enum Phase {
     Late,
     Received {
         len: u32,
+        /// Whether it is known to have the right hash.
+        verified: bool,
     },
 }
 
@@ -39,6 +41,8 @@ pub(super) struct Request {
     pub(super) delivered: Delivered,
     /// Whether the peer's window was full with it.
     pub(super) full: bool,
+    /// A second copy, made because a peer had nothing else to do.
+    pub(super) spare: bool,
 }
 
 impl Zombie {
@@ -51,12 +55,15 @@ impl Request {
     pub(super) fn is_received(&self) -> bool {
         matches!(self.phase, Phase::Received { .. })
     }
+
+    pub(super) fn is_unverified(&self) -> bool {
+        matches!(self.phase, Phase::Received { verified: false, .. })
+    }
 }
 
 #[derive(Debug, Clone)]
 pub(super) struct Zombie {
-    pub(super) peer: PeerIx,
-    pub(super) units: u32,
+    pub(super) request: Request,
     until: Instant,
 }
 
@@ -119,8 +126,8 @@ impl Requests {
         self.set_phase(id, Phase::Late);
     }
 
-    pub(super) fn set_received(&mut self, id: RequestId, len: u32) {
-        self.set_phase(id, Phase::Received { len });
+    pub(super) fn set_received(&mut self, id: RequestId, len: u32, verified: bool) {
+        self.set_phase(id, Phase::Received { len, verified });
     }
 
     fn set_phase(&mut self, id: RequestId, phase: Phase) {
@@ -134,11 +141,10 @@ impl Requests {
     }
 
     /// Turns a request in flight into a zombie for at most `hold`.
-    pub(super) fn bury(&mut self, id: RequestId, now: Instant, hold: Duration) -> Option<Request> {
-        let request = self.remove(id)?;
-        let zombie = Zombie { peer: request.peer, units: request.units, until: now + hold };
-        self.zombies.insert(id, zombie);
-        Some(request)
+    pub(super) fn bury(&mut self, id: RequestId, now: Instant, hold: Duration) {
+        if let Some(request) = self.remove(id) {
+            self.zombies.insert(id, Zombie { request, until: now + hold });
+        }
     }
 
     pub(super) fn remove_zombie(&mut self, id: RequestId) -> Option<Zombie> {
@@ -222,6 +228,16 @@ impl Requests {
     /// All live requests.
     pub(super) fn iter(&self) -> impl Iterator<Item = (RequestId, &Request)> {
         self.live.iter().map(|(id, request)| (*id, request))
+    }
+
+    /// Whether this id was ever given to a request.
+    pub(super) fn was_made(&self, id: RequestId) -> bool {
+        id.0 < self.next_id
+    }
+
+    /// Second copies in flight that idle peers were asked for.
+    pub(super) fn spares(&self) -> impl Iterator<Item = &Request> {
+        self.live.values().filter(|request| request.spare && !request.is_received())
     }
 
     /// All zombies.

@@ -3,10 +3,15 @@
 //! Peers with room are served in turn: first those that answer, then the emptiest window, then who has served
 //! something, then who was asked least recently. Each is given, in this order: a want whose copies elsewhere are
 //! late, the next pending want it may hold, and, if it has nothing else to do, a second copy of the oldest request
-//! in flight. While neither of two copies is at a peer that is known to answer, the younger one
+//! in flight.
+//!
+//! Such a second copy is a gamble: usually the first comes too, and was only slow. Those that are likely to save time
+//! are made while what came twice stays below a twentieth of everything. Beyond that, as always in small fetches, only
+//! requests to peers that have not shown yet that they answer are made again, after several times what the others
+//! take, and few at once: one, and one more for each that came before its first. While neither of two copies is at a peer that is known to answer, the younger one
 //! moves on from idle peer to idle peer, so that a few that never answer cannot hold a want for long.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::{
     Action, Fetch, RequestId,
@@ -17,29 +22,40 @@ use super::{
     wants::{Status, WantIx},
 };
 
-/// Bytes requested for each byte that is requested twice although its first copy is neither late nor at a peer
-/// that never answered: hedging costs at most a twentieth.
-const MIN_REQUESTED_PER_HEDGED: u64 = 20;
+/// Bytes requested for each byte that may come twice because copies are made early: a twentieth.
+const MIN_REQUESTED_PER_DOUBLED: u64 = 20;
+
+/// A first chunk takes so many times what a small block does on a path that its slow start does not fill.
+const SMALL_TIMES_PER_CHUNK: u32 = 8;
+
+/// Copies that proved needless double the patience, up to so often.
+const MAX_LESSONS: u32 = 4;
 
 /// After so many moves of a copy to another peer each of them is given twice the time.
-const ROTATIONS_PER_DOUBLING: u8 = 6;
+const ROTATIONS_PER_DOUBLING: u8 = 12;
+
+/// Usual times of small and of large requests, as far as there was one.
+type Usual = [Option<Duration>; 2];
 
 impl Fetch {
     /// Makes every request that may be made now.
     pub(super) fn pump_requests(&mut self, now: Instant) {
         self.recheck_missing(now);
+        let slow = self.is_slow(now);
         let some_late = !self.requests.late().is_empty();
         let mut ready: Vec<PeerIx> = self
             .peers
             .iter()
-            .filter(|(_, peer)| peer.can_be_asked(now) && peer.has_room() && (!peer.exhausted || some_late))
+            .filter(|(_, peer)| {
+                peer.can_be_asked(now) && peer.has_room(slow) && (!peer.exhausted || some_late)
+            })
             .map(|(ix, _)| ix)
             .collect();
         let mut blocked = false;
         while let Some(place) = self.least_loaded(&ready) {
             let ix = ready[place];
             let asked = self.hedge_late(ix, now) || self.ask_pending(ix, &mut blocked, now);
-            if !asked || !self.peers[ix].has_room() {
+            if !asked || !self.peers[ix].has_room(slow) {
                 ready.swap_remove(place);
             }
             if blocked && self.config.order == Order::Spread && self.requests.late().is_empty() {
@@ -63,8 +79,9 @@ impl Fetch {
         if self.wants.pending().is_empty() && self.requests.late().is_empty() {
             return;
         }
+        let slow = self.is_slow(now);
         for (_, peer) in self.peers.iter_mut() {
-            if peer.can_be_asked(now) && peer.has_room() && peer.recheck_is_due(now) {
+            if peer.can_be_asked(now) && peer.has_room(slow) && peer.recheck_is_due(now) {
                 peer.lift_marks(&self.wants, self.requests.late(), &self.config, now);
             }
         }
@@ -74,23 +91,22 @@ impl Fetch {
     fn hedge_late(&mut self, ix: PeerIx, now: Instant) -> bool {
         let suits = |want: &&WantIx| self.may_copy(ix, **want);
         let Some(want) = self.requests.late().iter().find(suits).copied() else { return false };
-        self.request_copy(ix, want, now);
+        self.request_copy(ix, want, false, now);
         true
     }
 
     /// Requests another copy of a want in flight, in place of a late or the youngest one if there is no room.
-    fn request_copy(&mut self, ix: PeerIx, want: WantIx, now: Instant) {
+    fn request_copy(&mut self, ix: PeerIx, want: WantIx, spare: bool, now: Instant) {
         if self.requests.copies(want).len() >= MAX_COPIES || !self.fits(want, true) {
             let phase = |id: &RequestId| self.requests.get(*id).map(|request| request.phase);
             let copies = self.requests.copies(want);
             let late = copies.iter().find(|id| phase(id) == Some(Phase::Late));
             if let Some(loser) = late.or(copies.last()).copied() {
-                self.wasted_len += u64::from(self.expected_len(want));
                 self.doubt_silent(loser, now);
                 self.forget(loser, now);
             }
         }
-        self.request(ix, want, now);
+        self.request(ix, want, spare, now);
     }
 
     /// Asks this peer for its next pending want. `blocked` is set when only the budget is in the way.
@@ -102,14 +118,14 @@ impl Fetch {
             return false;
         };
         let want = rank.want();
-        if !self.peers[ix].has_room_for(self.units(want)) {
+        if !self.peers[ix].has_room_for(self.units(want), self.is_slow(now)) {
             return false;
         }
         if !self.fits(want, false) {
             *blocked = true;
             return false;
         }
-        self.request(ix, want, now);
+        self.request(ix, want, false, now);
         true
     }
 
@@ -120,10 +136,11 @@ impl Fetch {
         let solo = self.requests.solo().next().map(|request| request.sent);
         let pair = self.requests.pairs().next().map(|request| request.sent);
         let Some(oldest) = solo.into_iter().chain(pair).min() else { return };
+        let slow = self.is_slow(now);
         let mut idle: Vec<PeerIx> = self
             .peers
             .iter()
-            .filter(|(_, peer)| peer.can_be_asked(now) && peer.has_room() && (peer.exhausted || in_order))
+            .filter(|(_, peer)| peer.can_be_asked(now) && peer.has_room(slow) && (peer.exhausted || in_order))
             .map(|(ix, _)| ix)
             .collect();
         if idle.is_empty() {
@@ -133,13 +150,11 @@ impl Fetch {
             self.hedge_at = Some(oldest + self.config.min_hedge_age);
             return;
         }
+        let usual = [1, pace::UNITS_PER_CHUNK].map(|units| self.usual_time(units));
         while let Some(place) = self.least_loaded(&idle) {
             let ix = idle[place];
-            match self.oldest_to_copy(ix, now).or_else(|| self.oldest_to_rotate(ix, now)) {
-                Some(want) => {
-                    self.hedged_len += u64::from(self.expected_len(want));
-                    self.request_copy(ix, want, now);
-                }
+            match self.oldest_to_copy(ix, usual, now).or_else(|| self.oldest_to_rotate(ix, usual, now)) {
+                Some(want) => self.request_copy(ix, want, true, now),
                 None => {
                     idle.swap_remove(place);
                 }
@@ -148,28 +163,26 @@ impl Fetch {
     }
 
     /// The oldest single copy that is old enough for this peer to make another.
-    fn oldest_to_copy(&mut self, ix: PeerIx, now: Instant) -> Option<WantIx> {
-        let pace = &self.peers[ix].pace;
+    fn oldest_to_copy(&mut self, ix: PeerIx, usual: Usual, now: Instant) -> Option<WantIx> {
         let mut found = None;
         let mut next = None;
+        let doubled = self.doubled_len();
+        let may_learn = self.requests.spares().count() <= self.spares_won as usize;
         for request in self.requests.solo() {
-            let owner = &self.peers[request.peer].pace;
-            let patience = if owner.is_proven(request.units) {
-                if !self.may_waste(request.max_len) {
-                    continue;
-                }
-                owner.typical(request.units) * 2
-            } else {
-                self.config.unproven_hedge_age
-            };
-            let at = request.sent + patience.max(pace.typical(request.units) * 2);
             if request.sent + self.config.min_hedge_age > now {
-                next = earlier(next, at);
+                next = earlier(next, request.sent + self.config.min_hedge_age);
                 break;
             }
             if !self.may_help(ix, request.want) {
                 continue;
             }
+            let cheap =
+                (doubled + u64::from(request.max_len)) * MIN_REQUESTED_PER_DOUBLED <= self.requested_len;
+            let proven = self.peers[request.peer].pace.is_proven(request.units);
+            if !cheap && (proven || !may_learn) {
+                continue;
+            }
+            let at = request.sent + self.hedge_age(ix, request, usual, now);
             if at > now {
                 next = earlier(next, at);
             } else if self.requests.copies(request.want).len() >= MAX_COPIES || self.fits(request.want, true)
@@ -182,20 +195,59 @@ impl Fetch {
         found
     }
 
-    /// Whether a copy of something that will probably arrive anyway keeps the copies within their share of what
-    /// was requested.
-    fn may_waste(&self, len: u32) -> bool {
-        (self.hedged_len + u64::from(len)) * MIN_REQUESTED_PER_HEDGED <= self.requested_len
+    /// The age at which this idle peer may make another copy of a request.
+    fn hedge_age(&self, ix: PeerIx, request: &Request, usual: Usual, now: Instant) -> Duration {
+        let helping = self.peers[ix].pace.typical(request.units) * 2;
+        let owner = &self.peers[request.peer].pace;
+        if !owner.is_proven(request.units) {
+            return self.unproven_patience(request, usual).max(helping);
+        }
+        let typical = owner.typical(request.units);
+        let left = typical.saturating_sub(now.saturating_duration_since(request.sent));
+        // The idle peer would be done before the other usually is.
+        if helping <= left { self.config.min_hedge_age } else { helping.max(typical * 2) }
+    }
+
+    /// How long a request to a peer that has not answered one of its size yet is given: three times what the others
+    /// usually take. Without any that did, what they took for small ones says how far away they are.
+    fn unproven_patience(&self, request: &Request, [small, large]: Usual) -> Duration {
+        let is_small = request.units <= 1;
+        // Lists of chunks are short, and everything waits for them.
+        let least = if self.wants[request.want].exact_len().is_none() {
+            self.config.min_hedge_age
+        } else {
+            self.config.unproven_hedge_age
+        };
+        let measured = if is_small { small } else { large };
+        let guessed = || small.map_or(least * 2, |time| (time * SMALL_TIMES_PER_CHUNK).min(least * 2));
+        let expected = measured.map_or_else(guessed, |time| time * 3);
+        (expected.max(least) * (1 << self.spares_lost.min(MAX_LESSONS))).min(self.config.max_request_timeout)
+    }
+
+    /// What a request of this weight usually takes: the median over the peers that answered one.
+    fn usual_time(&self, units: u32) -> Option<Duration> {
+        let proven = self.peers.iter().filter(|(_, peer)| peer.is_connected() && peer.pace.is_proven(units));
+        let mut times: Vec<Duration> = proven.map(|(_, peer)| peer.pace.typical(units)).collect();
+        times.sort_unstable();
+        times.get(times.len() / 2).copied()
+    }
+
+    /// Bytes that came, or will probably come, although they are not needed.
+    fn doubled_len(&self) -> u64 {
+        let forgotten = self.requests.zombies().map(|zombie| &zombie.request);
+        let coming = forgotten.chain(self.requests.spares());
+        self.wasted_len + coming.map(|request| u64::from(self.expected_len(request.want))).sum::<u64>()
     }
 
     /// A want with both copies at unproven peers of which this one may have the younger instead. The older one
     /// stays where it is, in case that all are slow; the other visits one peer after the other, faster at first.
-    fn oldest_to_rotate(&mut self, ix: PeerIx, now: Instant) -> Option<WantIx> {
+    fn oldest_to_rotate(&mut self, ix: PeerIx, usual: Usual, now: Instant) -> Option<WantIx> {
         let mut found = None;
         let mut next = None;
         if self.peers[ix].doubtful {
             return None;
         }
+        let slow = self.is_slow(now);
         for request in self.requests.pairs() {
             let copies = self.requests.copies(request.want);
             let mut owners = copies.iter().filter_map(|id| Some(&self.peers[self.requests.get(*id)?.peer]));
@@ -204,7 +256,10 @@ impl Fetch {
                 continue;
             }
             let doublings = u32::from(self.wants[request.want].rotations / ROTATIONS_PER_DOUBLING).min(6);
-            let at = request.sent + self.config.min_hedge_age * (2 << doublings);
+            let quick = self.config.min_hedge_age * 2;
+            let patience = self.unproven_patience(request, usual) / 2;
+            let age = if slow { quick } else { patience.max(quick) };
+            let at = request.sent + age * (1 << doublings);
             if at > now {
                 next = earlier(next, at);
             } else {
@@ -229,7 +284,7 @@ impl Fetch {
     fn may_copy(&self, ix: PeerIx, want: WantIx) -> bool {
         let peer = &self.peers[ix];
         peer.may_hold(want, self.wants.rank(want))
-            && peer.has_room_for(self.units(want))
+            && peer.has_room_for(self.units(want), self.is_slow(self.now))
             && !self.requests.asked(want, ix)
     }
 
@@ -255,7 +310,7 @@ impl Fetch {
     }
 
     /// Requests a want from a peer.
-    fn request(&mut self, ix: PeerIx, want: WantIx, now: Instant) {
+    fn request(&mut self, ix: PeerIx, want: WantIx, spare: bool, now: Instant) {
         let units = self.units(want);
         let max_len = self.wants[want].max_len();
         let peer = &mut self.peers[ix];
@@ -268,7 +323,8 @@ impl Fetch {
             units,
             phase: Phase::InFlight,
             delivered: peer.pace.delivered(),
-            full: !peer.has_room_for(pace::UNITS_PER_CHUNK),
+            full: peer.units + pace::UNITS_PER_CHUNK > peer.pace.window(),
+            spare,
         });
         peer.fresh.insert(id);
         peer.last_asked = Some(id);

@@ -22,7 +22,7 @@ impl Fetch {
         }
         if self.requests.next_burial().is_some_and(|at| at <= now) {
             for zombie in self.requests.take_zombies(|zombie| zombie.is_over(now)) {
-                self.peers[zombie.peer].units -= zombie.units;
+                self.peers[zombie.request.peer].units -= zombie.request.units;
             }
         }
     }
@@ -34,7 +34,7 @@ impl Fetch {
                 let late = peer.late_at.map(|(at, _)| at);
                 let lacking = !self.wants.pending().is_empty() || !self.requests.late().is_empty();
                 let asks_again =
-                    peer.may_recheck() && lacking && peer.paused_until.is_none() && peer.has_room();
+                    peer.may_recheck() && lacking && peer.paused_until.is_none() && peer.has_room(false);
                 let recheck = asks_again.then_some(peer.recheck.at);
                 late.into_iter().chain(peer.paused_until).chain(recheck).min()
             }

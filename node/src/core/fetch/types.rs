@@ -73,12 +73,12 @@ pub struct FetchProgress {
     pub stored: usize,
     /// Requests in flight, copies included.
     pub in_flight: usize,
-    /// Bytes received, wasted ones included.
+    /// Bytes of the blocks received, wasted ones included.
     pub received_len: u64,
     /// Bytes requested: the sum of `max_len` over all requests; of a want without a known length, once it has
     /// arrived, its own.
     pub requested_len: u64,
-    /// Bytes of copies that lost, and of bad blocks.
+    /// Of the bytes received, those thrown away: of copies that lost, of bad blocks, of late ones.
     pub wasted_len: u64,
     /// Every known peer, in the order in which they became known.
     pub peers: Vec<PeerProgress>,

@@ -146,6 +146,11 @@ impl Driver {
         self.machine.on_lost(cid, now());
     }
 
+    /// A block is what its CID says, and waits to be consumed; see [`Fetch::on_verified`].
+    pub fn verified(&mut self, id: RequestId) {
+        self.machine.on_verified(id, now());
+    }
+
     /// A block is verified and stored, or consumed.
     pub fn stored(&mut self, id: RequestId) {
         self.machine.on_stored(id, now());
@@ -282,6 +287,10 @@ impl Driver {
             }
             Ok(BlockAnswer::Missing) => self.machine.on_missing(id, now()),
             Ok(BlockAnswer::Busy) => self.machine.on_busy(id, now()),
+            Err(RequestError::Malformed(error)) => {
+                debug!(%peer, %cid, %error, "an answer breaks the protocol");
+                self.machine.on_malformed(id, now());
+            }
             Err(error) => {
                 debug!(%peer, %cid, %error, "a request failed");
                 self.machine.on_failed(id, now());

@@ -101,6 +101,7 @@ impl Stream<'_> {
     fn on_turn(&mut self, turn: Turn) -> Result<(), StreamError> {
         match turn {
             Turn::Block { id, cid: ContentCid::Chunk(cid), data } if cid.matches(&data) => {
+                self.driver.verified(id);
                 self.wanted.remove(&cid);
                 self.arrived.insert(cid, (data, Some(id)));
                 Ok(())

@@ -167,7 +167,7 @@ pub(super) struct World {
     /// Whether forgotten requests are cancelled; else their answers come and must be refused.
     pub(super) cancels: bool,
     pub(super) bytes_sent: u64,
-    forgotten: BTreeSet<RequestId>,
+    forgotten: BTreeMap<RequestId, usize>,
     rng: StdRng,
     positions: HashMap<ContentCid, usize>,
     numbers: HashMap<PeerId, usize>,
@@ -178,6 +178,12 @@ pub(super) struct World {
     connected: Vec<bool>,
     link_free: Vec<Instant>,
     strikes: Vec<u32>,
+    /// Bytes that each peer served, and of bad blocks that it sent.
+    good_len: Vec<u64>,
+    bad_len: Vec<u64>,
+    /// Bytes given to the fetch while it ran, and those of them that were not kept.
+    received_len: u64,
+    wasted_len: u64,
     open: BTreeMap<RequestId, Open>,
     missing_since: BTreeMap<(usize, usize), Instant>,
     stored: Vec<bool>,
@@ -223,7 +229,7 @@ impl World {
             verify_time: ms(2),
             cancels: seed.is_multiple_of(2),
             bytes_sent: 0,
-            forgotten: BTreeSet::new(),
+            forgotten: BTreeMap::new(),
             rng: StdRng::seed_from_u64(seed),
             positions,
             numbers: (0..count).map(|n| (peer(n), n)).collect(),
@@ -234,6 +240,10 @@ impl World {
             connected: vec![false; count],
             link_free: vec![start; count],
             strikes: vec![0; count],
+            good_len: vec![0; count],
+            bad_len: vec![0; count],
+            received_len: 0,
+            wasted_len: 0,
             open: BTreeMap::new(),
             missing_since: BTreeMap::new(),
             stored: vec![false; content.len()],
@@ -326,6 +336,9 @@ impl World {
             }
             self.drain();
         }
+        let progress = self.fetch.progress();
+        assert_eq!(progress.received_len, self.received_len, "bytes received");
+        assert_eq!(progress.wasted_len, self.wasted_len, "bytes wasted");
         self.end.unwrap()
     }
 
@@ -370,18 +383,20 @@ impl World {
     fn answer(&mut self, id: RequestId, answer: Answer) {
         let now = self.now;
         let Some(open) = self.open.get(&id).copied() else {
-            if self.forgotten.remove(&id) {
-                self.forgotten_answer(id, answer);
+            if let Some(position) = self.forgotten.remove(&id) {
+                self.forgotten_answer(id, position, answer);
             }
             return;
         };
         match answer {
             Answer::Data { good } => {
-                let len = self.content[open.position].len.unwrap_or(1000);
+                let len = self.len_of(open.position);
+                self.received_len += u64::from(len);
                 if self.fetch.on_block(id, len, now) {
                     self.open.get_mut(&id).unwrap().received = true;
                     self.after(self.verify_time, Event::Verified(id, good));
                 } else {
+                    self.wasted_len += u64::from(len);
                     self.open.remove(&id);
                 }
             }
@@ -402,10 +417,13 @@ impl World {
     }
 
     /// The answer to a request that was forgotten and could not be cancelled.
-    fn forgotten_answer(&mut self, id: RequestId, answer: Answer) {
+    fn forgotten_answer(&mut self, id: RequestId, position: usize, answer: Answer) {
         match answer {
             Answer::Data { .. } => {
-                assert!(!self.fetch.on_block(id, 1, self.now), "a forgotten block is taken")
+                let len = self.len_of(position);
+                self.received_len += u64::from(len);
+                self.wasted_len += u64::from(len);
+                assert!(!self.fetch.on_block(id, len, self.now), "a forgotten block is taken")
             }
             Answer::Missing => self.fetch.on_missing(id, self.now),
             Answer::Busy => self.fetch.on_busy(id, self.now),
@@ -413,17 +431,37 @@ impl World {
         }
     }
 
+    fn len_of(&self, position: usize) -> u32 {
+        self.content[position].len.unwrap_or(1000)
+    }
+
+    /// Whether the peer must never be asked again.
+    fn is_banned(&self, host: usize) -> bool {
+        self.strikes[host] >= MAX_STRIKES || self.bad_len[host] > self.good_len[host]
+    }
+
     fn verified(&mut self, id: RequestId, good: bool) {
         let Some(open) = self.open.get(&id).copied() else { return };
+        let len = u64::from(self.len_of(open.position));
         if !good {
             self.open.remove(&id);
             self.strikes[open.host] += 1;
+            // What was served after a ban makes up for nothing.
+            self.bad_len[open.host] += len;
+            self.wasted_len += len;
             self.missing_since.insert((open.host, open.position), self.now);
             self.fetch.on_bad(id, self.now);
-        } else if self.config.order == Order::Spread || open.position < self.manifests {
+            return;
+        }
+        if !self.is_banned(open.host) {
+            self.good_len[open.host] += len;
+        }
+        if self.config.order == Order::Spread || open.position < self.manifests {
             self.store(id, open.position);
         } else {
             self.unread.insert(open.position, id);
+            self.fetch.on_verified(id, self.now);
+            self.drain();
             self.read();
         }
     }
@@ -456,9 +494,9 @@ impl World {
                 Action::Dial(id) => self.dial(id),
                 Action::Request { id, peer, cid, max_len } => self.request(id, peer, cid, max_len),
                 Action::Forget(id) => {
-                    self.open.remove(&id).expect("only open requests are forgotten");
+                    let open = self.open.remove(&id).expect("only open requests are forgotten");
                     if !self.cancels {
-                        self.forgotten.insert(id);
+                        self.forgotten.insert(id, open.position);
                     }
                 }
                 Action::Finished => {
@@ -497,7 +535,7 @@ impl World {
 
     fn dial(&mut self, id: PeerId) {
         let host = self.numbers[&id];
-        assert!(self.strikes[host] < MAX_STRIKES, "dials a banned peer");
+        assert!(!self.is_banned(host), "dials a banned peer");
         let fails = self.hosts[host].dial_fails;
         let works = self.alive[host] && !self.chance(fails);
         let time = if works || self.alive[host] { self.hosts[host].dial_time } else { secs(5) };
@@ -508,7 +546,7 @@ impl World {
         let host = self.numbers[&to];
         let position = self.positions[&cid];
         assert!(self.connected[host], "a request to a peer that is not connected");
-        assert!(self.strikes[host] < MAX_STRIKES, "a request to a banned peer");
+        assert!(!self.is_banned(host), "a request to a banned peer");
         assert!(!self.stored[position], "a request for what is stored");
         assert_eq!(max_len, self.content[position].len.unwrap_or(MAX_BLOCK_LEN));
         if let Some(since) = self.missing_since.get(&(host, position)) {
@@ -519,6 +557,8 @@ impl World {
         assert!(copies.iter().all(|open| open.host != host && !open.received), "a needless copy");
         let in_flight = self.open.values().filter(|open| open.host == host && !open.received).count();
         assert!(in_flight < 4 * self.config.max_window as usize, "window exceeded");
+        let stuck = self.now >= self.last_progress + secs(5);
+        assert!(in_flight == 0 || self.good_len[host] > 0 || stuck, "much asked of an unknown peer");
         self.requested[position] += 1;
         self.open.insert(id, Open { host, position, max_len, received: false });
         self.send(id, host, position);
