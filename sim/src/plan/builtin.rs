@@ -104,6 +104,7 @@ fn join_add_get() -> Plan {
         mins(30),
     );
     plan.network.geography = Geography::Regions;
+    plan.network.one_way = Millis::ZERO;
     plan.contents = vec![ContentPlan { at: mins(2), ..ContentPlan::file("film", 8 * MIB + 1, "peers", 1) }];
     let ten = || Who { at_most: Some(10), ..Who::default() };
     plan.events =

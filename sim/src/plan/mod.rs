@@ -68,7 +68,7 @@ pub enum Geography {
     /// Every pair has the same delay: `one_way`.
     #[default]
     Flat,
-    /// Five regions of the world, with delays of 5 to 150 ms between them; `one_way` is added for the access line.
+    /// Five regions of the world, with delays of 5 to 180 ms between hosts, to which `one_way` is added.
     Regions,
 }
 
@@ -80,7 +80,7 @@ pub struct NetworkPlan {
     pub security: Security,
     /// Where hosts are.
     pub geography: Geography,
-    /// Delay of one direction.
+    /// Delay of one direction; in regions what access lines add to it.
     pub one_way: Millis,
     /// Largest random addition to the delay of a segment.
     pub jitter: Millis,

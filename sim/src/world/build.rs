@@ -17,7 +17,7 @@ use crate::{
     checks::Checks,
     derive_seed,
     meter::Meter,
-    net::{BitRate, Geo, HostId, HostSpec, NatSpec, Net},
+    net::{BitRate, Geo, HostId, HostSpec, NatSpec, Net, Position},
     plan::{Geography, Group, Nat, Plan},
     record::RunRecord,
     roles::{Hostile, Key, RoleKind, keypair_near},
@@ -113,10 +113,12 @@ impl World {
         let network = &self.plan.network;
         let one_way = network.one_way.duration();
         let position = match network.geography {
-            Geography::Flat => Geo::flat(one_way),
-            Geography::Regions => Geo::five_regions(),
+            Geography::Flat => Geo::flat(one_way).place(rng),
+            Geography::Regions => {
+                let place = Geo::five_regions().place(rng);
+                Position { access: place.access + one_way / 2, ..place }
+            }
         };
-        let position = position.place(rng);
         #[allow(
             clippy::cast_possible_truncation,
             clippy::cast_sign_loss,
