@@ -87,7 +87,14 @@ pub(crate) enum Command {
 
 /// Run networks of hundreds of nodes in one process, on a virtual clock (`dhtfs sim list`)
 #[derive(Debug, Args)]
-#[command(disable_help_flag = true)]
+#[command(
+    disable_help_flag = true,
+    after_help = "\
+Examples:
+  dhtfs sim list
+  dhtfs sim run join-add-get --nodes 100 --seed 1
+  dhtfs sim run churn24 --hours 8 --report out/"
+)]
 pub(crate) struct SimArgs {
     /// What dhtfs-sim is to do; it explains itself with `dhtfs sim --help`
     #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARGS")]
