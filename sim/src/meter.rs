@@ -260,7 +260,7 @@ mod tests {
         let mut short = Book::new(meter.clone(), Arc::default());
         short.written(b"\x13/multi");
         drop(short);
-        let count = Count { bytes: 1008, streams: 2 };
+        let count = Count { bytes: 1007, streams: 2 };
         assert_eq!(meter.counts(), BTreeMap::from([("other", count)]));
     }
 }

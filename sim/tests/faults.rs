@@ -245,7 +245,7 @@ fn a_clock_that_jumps_shows_in_what_the_node_notes() {
 #[test]
 fn the_check_of_caps_fires_when_the_limits_are_taken_away() {
     let flooded = |unprotected: bool| {
-        let mut plan = Plan { duration: Millis::from_mins(3), ..small() };
+        let mut plan = Plan { duration: Millis::from_mins(4), ..small() };
         plan.nodes = 14;
         plan.groups.iter_mut().for_each(|group| group.unprotected = unprotected);
         let flooders = Group::fixed("flooders", 3).role(RoleKind::Hostile(Hostile::FloodsRecords));

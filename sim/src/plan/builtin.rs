@@ -386,7 +386,7 @@ mod tests {
             (|p| p.nodes = 2, "fixed"),
             (|p| p.network.loss = 1.5, "network.loss"),
             (|p| p.groups.clear(), "groups"),
-            (|p| p.groups[0].role = RoleKind::Naive, "boot"),
+            (|p| p.groups[0].role = RoleKind::ClientOnly, "boot"),
             (|p| p.groups[1].nodes = Some(3), "peers"),
             (|p| p.contents[0].group = Some("x\n".into()), "x"),
             (|p| p.events.push(get(Millis::ZERO, Who::default(), Some("nothing"), Millis::ZERO)), "nothing"),
