@@ -76,6 +76,11 @@ impl Checks {
         }
     }
 
+    /// Whether there was anything to look at.
+    pub fn was_looked_at(&self, promise: Promise) -> bool {
+        self.0.borrow()[promise as usize].looked > 0
+    }
+
     /// Whether nothing has failed so far.
     pub fn all_held(&self) -> bool {
         self.0.borrow().iter().all(|check| check.failed == 0)

@@ -9,6 +9,7 @@ use std::{
     io::{BufWriter, Write},
     path::Path,
     process::ExitCode,
+    sync::atomic::{AtomicBool, Ordering},
 };
 
 use clap::Parser;
@@ -46,6 +47,7 @@ fn main() -> ExitCode {
         Command::Replay { file, trace } => replay(&file, trace.as_deref()),
     };
     match done {
+        Ok(0) if OUTPUT_FAILED.load(Ordering::Relaxed) => ExitCode::from(FAILED),
         Ok(code) => ExitCode::from(code),
         Err(Ended { message, code }) => {
             // Nothing is left to do if stderr is closed.
@@ -69,10 +71,16 @@ fn failed(message: impl std::fmt::Display) -> Ended {
     Ended { message: message.to_string(), code: FAILED }
 }
 
-/// Prints a line of results. A reader that has seen enough ends the program quietly.
+/// Set when a line of results could not be written.
+static OUTPUT_FAILED: AtomicBool = AtomicBool::new(false);
+
+/// Prints a line of results. A reader that has seen enough is no failure; the run goes on to its exit code.
 fn print(line: &str) {
-    if writeln!(std::io::stdout(), "{line}").is_err() {
-        std::process::exit(0);
+    if let Err(error) = writeln!(std::io::stdout(), "{line}")
+        && error.kind() != std::io::ErrorKind::BrokenPipe
+        && !OUTPUT_FAILED.swap(true, Ordering::Relaxed)
+    {
+        let _ = writeln!(std::io::stderr(), "dhtfs-sim: cannot write to standard output: {error}");
     }
 }
 
@@ -126,25 +134,36 @@ fn find_scenario(name: &str) -> Result<Scenario, Ended> {
 
 fn run_scenario(args: &Run) -> Result<u8, Ended> {
     let (scenario, options) = (find_scenario(&args.scenario)?, args.options());
-    let mut command = args.replay_command();
+    let command = args.replay_command();
     let record = simulate(scenario, &options, &command, (args.trace.as_deref(), args.quiet));
-    let mut record =
-        record.map_err(|e| Ended { message: format!("{}\nreplay: {command}", e.message), ..e })?;
-    record.replay = std::mem::take(&mut command);
+    let record = record.map_err(|e| match e.code {
+        USAGE => e,
+        _ => Ended { message: format!("{}\nreplay: {command}", e.message), ..e },
+    })?;
+    let written = write_files(args, &record);
+    // How the run ended comes first: it took longer than the files.
+    finish(&record)?;
+    written.map(|()| 0)
+}
+
+fn write_files(args: &Run, record: &RunRecord) -> Result<(), Ended> {
     if let Some(file) = &args.json {
-        let json = serde_json::to_string_pretty(&record).map_err(failed)?;
+        let json = serde_json::to_string_pretty(record).map_err(failed)?;
         fs::write(file, json + "\n").map_err(|e| failed(format!("cannot write {}: {e}", file.display())))?;
     }
     if let Some(dir) = &args.report {
-        let written = report::write(&record, dir)
+        let written = report::write(record, dir)
             .map_err(|e| failed(format!("cannot write the report to {}: {e}", dir.display())))?;
         print(&format!("report: {} ({} files)", dir.join("index.html").display(), written.len()));
     }
-    finish(&record)
+    Ok(())
 }
 
 /// Prints the last lines and says how it ended.
 fn finish(record: &RunRecord) -> Result<u8, Ended> {
+    if record.trace_hash.is_empty() {
+        return Err(failed("nothing was run"));
+    }
     print(&format!("trace hash: {}", record.trace_hash));
     if record.passed {
         return Ok(0);
@@ -187,7 +206,8 @@ fn simulate(
         terminal.finish();
         record
     });
-    let record = record.map_err(|e: Failure| failed(e))?;
+    let mut record = record.map_err(|e: Failure| failed(e))?;
+    command.clone_into(&mut record.replay);
     for line in report::result_lines(&record) {
         print(&line);
     }
@@ -212,8 +232,7 @@ fn replay(file: &Path, trace: Option<&Path>) -> Result<u8, Ended> {
         let plan = Plan::from_toml(&before.plan).map_err(|e| usage(format!("{}: {e}", file.display())))?;
         (Scenario::Plan(Box::new(plan)), Options { seed: before.seed, ..Options::default() })
     };
-    let mut record = simulate(scenario, &options, &before.replay, (trace, false))?;
-    record.replay.clone_from(&before.replay);
+    let record = simulate(scenario, &options, &before.replay, (trace, false))?;
     if record.trace_hash != before.trace_hash {
         let differs = record.hours.iter().zip(&before.hours).find(|(now, then)| now.hash != then.hash);
         let when = differs.map_or(String::new(), |(now, _)| format!(", first seen at {:.0} s", now.at));

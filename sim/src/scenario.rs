@@ -128,6 +128,9 @@ impl Scenario {
                 set("chaos", if options.chaos { "on" } else { "off" }.to_owned());
             }
             Self::GrowthLaw => {
+                if sizes(options).is_empty() {
+                    return Err("growth-law needs at least 30 nodes".into());
+                }
                 set("nodes", sizes(options).iter().map(usize::to_string).collect::<Vec<_>>().join(" "));
             }
             Self::MassDeath => {
@@ -137,6 +140,9 @@ impl Scenario {
                 set("nodes", options.nodes.unwrap_or(100).to_string());
             }
             Self::Cost => {
+                if options.nodes.is_some_and(|nodes| !(10..=1000).contains(&nodes)) {
+                    return Err("cost needs 10 to 1000 nodes".into());
+                }
                 set("nodes", options.nodes.unwrap_or(crate::cost::NODES).to_string());
             }
             Self::NatMix => {}
@@ -177,6 +183,9 @@ fn sizes(options: &Options) -> Vec<usize> {
 
 async fn growth_law(options: &Options, progress: &dyn Progress) -> Result<RunRecord, Failure> {
     let mut whole = RunRecord { scenario: "growth-law".to_owned(), passed: true, ..RunRecord::default() };
+    if sizes(options).is_empty() {
+        return Err("growth-law needs at least 30 nodes".into());
+    }
     for nodes in sizes(options) {
         let options = Options { nodes: Some(nodes), ..options.clone() };
         let plan = options.apply(builtin::named("lookups").ok_or("no plan of lookups")?)?;

@@ -106,7 +106,7 @@ impl Timeline {
             for (place, index) in members.into_iter().enumerate() {
                 let at = group.joins_at.duration() + pause * u32::try_from(place).unwrap_or(0);
                 let (world, churn) = (self.world.clone(), group.churn.clone());
-                self.spawn(false, async move {
+                self.spawn(churn.is_none(), async move {
                     world.until(at).await;
                     match churn {
                         None => world.start(index).await,
@@ -154,8 +154,9 @@ impl Timeline {
     async fn watch(&mut self, progress: &dyn Progress) -> Result<(), Failure> {
         let world = self.world.clone();
         let duration = world.plan.duration.duration();
-        let ends_early =
-            world.plan.probes.is_none() && world.plan.groups.iter().all(|group| group.churn.is_none());
+        let ends_early = !world.plan.events.is_empty()
+            && world.plan.probes.is_none()
+            && world.plan.groups.iter().all(|group| group.churn.is_none());
         let mut before = Before::default();
         let mut next = SAMPLE_EVERY;
         let mut ticks = tokio::time::interval(Duration::from_secs(10));
@@ -170,7 +171,11 @@ impl Timeline {
             }
             let elapsed = world.elapsed();
             progress.share(elapsed.as_secs_f64() / duration.as_secs_f64());
-            if elapsed >= duration || (ends_early && self.work.get() == 0) {
+            if world.is_recovered() && !world.is_health_checked() {
+                world.check_health().await;
+            }
+            let is_judged = !world.plan.expect.tables_recover || world.is_health_checked();
+            if elapsed >= duration || (ends_early && self.work.get() == 0 && is_judged) {
                 break;
             }
             if elapsed >= next {
@@ -223,6 +228,12 @@ async fn probe_on_and_on(world: Rc<World>, probes: ProbePlan) {
     let mut running = JoinSet::new();
     loop {
         ticks.tick().await;
+        while running.try_join_next().is_some() {}
+        // One that cannot end any more would be counted only if it succeeds fast.
+        if world.elapsed() + probes.timeout.duration() > world.plan.duration.duration() {
+            while running.join_next().await.is_some() {}
+            return;
+        }
         for _ in 0..probes.at_once {
             let number = below(&mut rng, world.contents.len());
             let start = below(&mut rng, world.len());
@@ -235,7 +246,6 @@ async fn probe_on_and_on(world: Rc<World>, probes: ProbePlan) {
                 running.spawn_local(async move { world.probe(asker, number, timeout).await });
             }
         }
-        while running.try_join_next().is_some() {}
     }
 }
 
@@ -260,6 +270,10 @@ fn finish(world: &Rc<World>) -> RunRecord {
                 "{complete} of {all} gets completed, share {least} expected; the first that did not: {why}"
             )
         });
+    }
+    world.judge_unfinished(&record.gets);
+    if expect.tables_recover && !world.checks.was_looked_at(Promise::TablesRecover) {
+        world.checks.look(Promise::TablesRecover, false, || "there was no time to look at them".to_owned());
     }
     record.scenario.clone_from(&world.plan.name);
     record.version = env!("CARGO_PKG_VERSION").to_owned();

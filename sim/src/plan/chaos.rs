@@ -14,13 +14,17 @@ use crate::derive_seed;
 /// Faults in an hour, about.
 const PER_HOUR: f64 = 12.0;
 
+/// Least length of the healthy phase: tables have ten minutes to recover.
+const QUIET: Duration = Duration::from_secs(15 * 60);
+
 /// Most faults in one run.
 const MAX_FAULTS: usize = 2_000;
 
 /// Adds faults to the plan. The same seed adds the same.
 pub fn add(plan: &mut Plan, seed: u64) {
     let mut rng = StdRng::seed_from_u64(derive_seed(seed, "chaos"));
-    let phase = plan.duration.duration().mul_f64(0.75);
+    let duration = plan.duration.duration();
+    let phase = duration.mul_f64(0.75).min(duration.saturating_sub(QUIET)).max(duration / 4);
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "small and positive")]
     let count = ((phase.as_secs_f64() / 3600.0 * PER_HOUR).ceil() as usize).clamp(3, MAX_FAULTS);
     for _ in 0..count {
@@ -30,7 +34,14 @@ pub fn add(plan: &mut Plan, seed: u64) {
         let what = draw(&mut rng, lasts.into());
         plan.events.push(Event { at: at.into(), what });
     }
-    plan.expect.tables_recover = true;
+    // What must work again when all is mended.
+    if !plan.contents.is_empty() && duration >= phase + QUIET {
+        let who = Who { at_most: Some(5), ..Who::default() };
+        let timeout = Millis::from_secs(120);
+        let at = (phase + QUIET / 2).into();
+        plan.events.push(Event { at, what: What::Get { who, content: None, within: Millis::ZERO, timeout } });
+        plan.expect.tables_recover = true;
+    }
 }
 
 fn draw(rng: &mut StdRng, lasts: Millis) -> What {
@@ -89,6 +100,7 @@ mod tests {
         assert!(
             events
                 .iter()
+                .filter(|event| event.what.is_fault())
                 .all(|event| event.at.duration() + event.what.lasts() <= phase + Duration::from_millis(2))
         );
     }

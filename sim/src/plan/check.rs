@@ -9,6 +9,12 @@ pub(super) const MAX_NODES: usize = 5_000;
 /// Longest run in simulated hours.
 pub(super) const MAX_HOURS: u64 = 24 * 366;
 
+/// Most files of one kind.
+const MAX_FILES: usize = 10_000;
+
+/// Most bytes of all files together.
+const MAX_CONTENT_LEN: u64 = 64 << 30;
+
 /// A plan that cannot be run.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
@@ -39,7 +45,7 @@ impl Plan {
     /// # Errors
     /// If the fixed groups leave nothing for those with a share.
     pub fn group_sizes(&self) -> Result<Vec<usize>, PlanError> {
-        let fixed: usize = self.groups.iter().filter_map(|g| g.nodes).sum();
+        let fixed = self.groups.iter().filter_map(|g| g.nodes).fold(0, usize::saturating_add);
         let shares: f64 = self.groups.iter().filter_map(|g| g.share).sum();
         let Some(rest) = self.nodes.checked_sub(fixed) else {
             return fail(format!("{} nodes are fewer than the {fixed} of the fixed groups", self.nodes));
@@ -79,14 +85,26 @@ impl Plan {
         for content in &self.contents {
             self.group_exists(content.group.as_deref())?;
             share(&format!("held of content {}", content.name), content.held)?;
-            if content.count == 0 || content.count > 10_000 || content.len.0 > 1 << 34 {
+            if dhtfs_store::check_name(&content.name).is_err() {
+                return fail(format!("content \"{}\" has no name for a file", content.name.escape_debug()));
+            }
+            if content.count == 0 || content.count > MAX_FILES || content.len.0 > 1 << 34 {
                 return fail(format!("content {}: 1 to 10,000 files of at most 16 GiB", content.name));
             }
         }
+        let total =
+            self.contents.iter().map(|c| c.len.0.saturating_mul(c.count as u64)).fold(0, u64::saturating_add);
+        let mut names: Vec<String> = self.content_names().collect();
+        names.sort();
+        let known = names.len();
+        names.dedup();
+        if total > MAX_CONTENT_LEN || known != names.len() {
+            return fail("contents: at most 64 GiB together, each with a name of its own");
+        }
         if let Some(probes) = &self.probes {
             let every = probes.every.duration();
-            if every.is_zero() || probes.at_once == 0 || self.contents.is_empty() {
-                return fail("probes: they need a pause above zero, at least one at once, and content");
+            if every.is_zero() || !(1..=1000).contains(&probes.at_once) || self.contents.is_empty() {
+                return fail("probes: they need a pause above zero, 1 to 1,000 at once, and content");
             }
         }
         share("expect.probes_found", self.expect.probes_found.unwrap_or(0.0))?;
@@ -132,6 +150,16 @@ impl Plan {
         Ok(())
     }
 
+    /// The names of all files.
+    fn content_names(&self) -> impl Iterator<Item = String> + '_ {
+        self.contents.iter().flat_map(|content| {
+            let name = move |number| {
+                if content.count == 1 { content.name.clone() } else { format!("{}{number}", content.name) }
+            };
+            (0..content.count.min(MAX_FILES)).map(name)
+        })
+    }
+
     fn check_event(&self, event: &Event) -> Result<(), PlanError> {
         let who = |who: &Who| {
             self.group_exists(who.group.as_deref())?;
@@ -156,7 +184,7 @@ impl Plan {
                 who(of)
             }
             What::Get { who: of, content, .. } => {
-                let known = |name: &String| self.contents.iter().any(|c| name.starts_with(&c.name));
+                let known = |name: &String| self.content_names().any(|known| known == *name);
                 match content {
                     Some(name) if !known(name) => fail(format!("get: there is no content \"{name}\"")),
                     None if self.contents.is_empty() => fail("get: there is no content"),

@@ -163,7 +163,7 @@ fn setup(kind: Option<Hostile>, counters: &Arc<Counters>) -> Setup {
         answers_kad: kind.is_some_and(Hostile::answers_kad),
         exchange_timeout: Some(FOREVER),
         idle_timeout: Some(Duration::from_secs(120)),
-        records: MemoryStoreConfig { max_provided_keys: 1 << 20, ..MemoryStoreConfig::default() },
+        records: MemoryStoreConfig { max_provided_keys: 4_096, ..MemoryStoreConfig::default() },
         counters: counters.clone(),
     }
 }

@@ -53,7 +53,13 @@ impl World {
             starts: Cell::new(0),
             crashes: Cell::new(0),
             targets: OnceCell::new(),
-            last_fault: Cell::new(None),
+            last_fault: Cell::new(Instant::now()),
+            is_health_checked: Cell::new(false),
+            cuts: RefCell::default(),
+            weathers: RefCell::default(),
+            next_fault: Cell::new(0),
+            getting: RefCell::default(),
+            steady_gets: RefCell::default(),
             faults_on: Cell::new(0),
             plan,
         };
@@ -88,7 +94,7 @@ impl World {
             state: State::Off,
             life: 0,
             is_gone_for_good: false,
-            is_asleep: false,
+            sleeps: 0,
             holds: BTreeMap::new(),
         })
     }

@@ -1,8 +1,8 @@
 //! What happens to the world at the times of its plan.
 
-use std::{rc::Rc, time::Duration};
+use std::{collections::BTreeMap, rc::Rc, time::Duration};
 
-use super::{Death, Failure, NodeIndex, World, draw};
+use super::{Cut, Death, Failure, NodeIndex, World, draw};
 use crate::{
     net::{HostId, HostSpec},
     plan::{DiskFate, What, Who},
@@ -44,10 +44,12 @@ impl World {
                 nodes.iter().for_each(|index| self.sleep(*index, false));
             }
             What::Weather { loss, jitter, lasts } => {
-                let network = &self.plan.network;
-                self.set_weather(*loss, jitter.duration());
+                let number = self.fault_number();
+                self.weathers.borrow_mut().insert(number, (*loss, jitter.duration()));
+                self.apply_weather();
                 tokio::time::sleep(lasts.duration()).await;
-                self.set_weather(network.loss, network.jitter.duration());
+                self.weathers.borrow_mut().remove(&number);
+                self.apply_weather();
             }
             What::ClockJump { who, secs } => {
                 self.pick(who, name).iter().for_each(|index| self.jump_clock(*index, *secs));
@@ -101,31 +103,69 @@ impl World {
             groups.push(hosts[begin..end].to_vec());
             begin = end;
         }
-        self.net.partition(&groups);
-        tokio::time::sleep(lasts).await;
-        self.net.heal();
+        let mut part = vec![0; self.len()];
+        for (number, group) in groups.iter().enumerate() {
+            group.iter().for_each(|host| part[host.index()] = number);
+        }
+        self.cut(Cut::Parts(part), lasts).await;
     }
 
-    /// The links of all hosts.
-    fn set_weather(&self, loss: f64, jitter: Duration) {
+    async fn mute(&self, nodes: &[NodeIndex], lasts: Duration) {
+        self.cut(Cut::Mute(nodes.to_vec()), lasts).await;
+    }
+
+    /// Cuts the network for a while, besides what cuts it already.
+    async fn cut(&self, cut: Cut, lasts: Duration) {
+        let number = self.fault_number();
+        self.cuts.borrow_mut().insert(number, cut);
+        self.apply_cuts();
+        tokio::time::sleep(lasts).await;
+        self.cuts.borrow_mut().remove(&number);
+        self.apply_cuts();
+    }
+
+    fn fault_number(&self) -> u64 {
+        self.next_fault.set(self.next_fault.get() + 1);
+        self.next_fault.get()
+    }
+
+    /// Makes the network as all cuts together want it: two hosts hear each other if they are in the same part of
+    /// every partition.
+    fn apply_cuts(&self) {
+        let hosts = self.hosts();
+        let cuts = self.cuts.borrow();
+        self.net.heal();
+        let mut groups: BTreeMap<Vec<usize>, Vec<HostId>> = BTreeMap::new();
+        for (index, host) in hosts.iter().enumerate() {
+            let part = |cut: &Cut| match cut {
+                Cut::Parts(parts) => parts.get(index).copied(),
+                Cut::Mute(_) => None,
+            };
+            groups.entry(cuts.values().filter_map(part).collect()).or_default().push(*host);
+        }
+        if groups.len() > 1 {
+            self.net.partition(&groups.into_values().collect::<Vec<_>>());
+        }
+        for cut in cuts.values() {
+            let Cut::Mute(muted) = cut else { continue };
+            for from in muted {
+                let others = (0..hosts.len()).filter(|index| !muted.contains(index));
+                others.for_each(|to| self.net.block(hosts[*from], hosts[to], true));
+            }
+        }
+    }
+
+    /// The worst of all weathers holds.
+    fn apply_weather(&self) {
+        let network = &self.plan.network;
+        let (mut loss, mut jitter) = (network.loss, network.jitter.duration());
+        for (more, longer) in self.weathers.borrow().values() {
+            (loss, jitter) = (loss.max(*more), jitter.max(*longer));
+        }
         for host in self.hosts() {
             let spec = self.net.spec(host);
             self.net.set_spec(host, HostSpec { loss, jitter, ..spec });
         }
-    }
-
-    async fn mute(&self, nodes: &[NodeIndex], lasts: Duration) {
-        let all = self.hosts();
-        let muted: Vec<HostId> = nodes.iter().map(|index| all[*index]).collect();
-        let others: Vec<HostId> = all.iter().filter(|host| !muted.contains(host)).copied().collect();
-        let block = |on| {
-            for from in &muted {
-                others.iter().for_each(|to| self.net.block(*from, *to, on));
-            }
-        };
-        block(true);
-        tokio::time::sleep(lasts).await;
-        block(false);
     }
 
     async fn kill(
@@ -186,7 +226,14 @@ impl World {
             let world = self.clone();
             async move {
                 tokio::time::sleep(pause * u32::try_from(place).unwrap_or(0)).await;
-                world.get(index, number, timeout).await;
+                // One at a time: what a node receives is counted by node.
+                while !world.getting.borrow_mut().insert(index) {
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                }
+                if !world.holds_whole(index, number) {
+                    world.get(index, number, timeout).await;
+                }
+                world.getting.borrow_mut().remove(&index);
             }
         });
         futures::future::join_all(gets).await;

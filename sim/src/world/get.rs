@@ -5,7 +5,7 @@ use std::time::Duration;
 use dhtfs_node::api::types::{ApiError, GetProgress, GetReport, GetRequest, NetworkHints};
 use tokio::{sync::watch, time::Instant};
 
-use super::{Hold, NodeIndex, Up, World, disk};
+use super::{Hold, NodeIndex, Steady, Up, World, disk};
 use crate::{checks::Promise, record::Get};
 
 /// How often the world looks whether a complete provider is still reachable.
@@ -13,6 +13,9 @@ const LOOK_EVERY: Duration = Duration::from_secs(5);
 
 /// Chunk requests that one fetch has in flight at most, as far as a crash can lose them, in bytes.
 const IN_FLIGHT_LEN: u64 = 64 << 20;
+
+/// What a request and the head of its answer take at most besides the block, protocol names included.
+const FRAME_LEN: u64 = 512;
 
 /// One get over all its attempts.
 struct Attempts<'a> {
@@ -50,6 +53,11 @@ impl World {
                 attempts.get.error = Some("the node is gone for good".to_owned());
                 break;
             };
+            attempts.steady = self.live_holders(number, index);
+            if self.hold(index, number).is_none() {
+                self.set_hold(index, number, Hold::Part);
+            }
+            attempts.watch(place, timeout);
             match attempts.once(&up, timeout).await {
                 Some(Ok(report)) => {
                     attempts.arrived(&report);
@@ -62,10 +70,22 @@ impl World {
                 None => attempts.crashes += 1,
             }
         }
+        self.steady_gets.borrow_mut().remove(&place);
         let mut get = attempts.get;
         get.received_len = self.fetched_len(index) - fetched_before;
         self.note(&format!("get {index} {number} {:?} {:?}", get.total_secs, get.error));
         self.record.borrow_mut().gets[place] = get;
+    }
+
+    /// Gets that should have ended long before the end of the run, and did not.
+    pub fn judge_unfinished(&self, gets: &[Get]) {
+        for (place, steady) in self.steady_gets.borrow().iter() {
+            let node = gets.get(*place).map_or(0, |get| get.node);
+            let is_overdue = steady.overdue_at < Instant::now() && self.reaches(node, steady.holder);
+            self.checks.look(Promise::ArrivesIfHeld, !is_overdue, || {
+                format!("node {node} neither gets nor gives up, although node {} has it", steady.holder)
+            });
+        }
     }
 
     /// The node, once it is up; `None` if it never will be.
@@ -116,7 +136,21 @@ impl Attempts<'_> {
         result
     }
 
+    /// Notes that this get should succeed, if there is anybody to get from.
+    fn watch(&self, place: usize, timeout: Duration) {
+        let mut steady_gets = self.world.steady_gets.borrow_mut();
+        if let Some(holder) = self.steady.first() {
+            // Twice the time without progress, and what a slow line may take.
+            let overdue_at = Instant::now() + timeout * 2 + Duration::from_secs(1 + self.get.len / 10_000);
+            steady_gets.insert(place, Steady { holder: *holder, overdue_at });
+        }
+    }
+
     fn look(&mut self) {
+        // A node that is dead or asleep reaches nobody; that is not the holders' failing.
+        if !self.world.is_up(self.index) {
+            return;
+        }
         let now = self.world.live_holders(self.number, self.index);
         self.steady.retain(|holder| now.contains(holder));
     }
@@ -139,6 +173,7 @@ impl Attempts<'_> {
         let per_hostile = world.hostile_nodes() as u64 * (1 << 20);
         let allowed = content.len
             + content.len / 20
+            + FRAME_LEN * (content.chunks().len() + content.blocks.len()) as u64
             + manifests
             + per_hostile
             + self.crashes * IN_FLIGHT_LEN.min(content.len);

@@ -29,12 +29,29 @@ impl World {
     /// A fault ends.
     pub(super) fn fault_ends(&self) {
         self.faults_on.set(self.faults_on.get().saturating_sub(1));
-        self.last_fault.set(Some(Instant::now()));
+        self.last_fault.set(Instant::now());
+        self.is_health_checked.set(false);
     }
 
-    /// Whether the network has had time to recover from every fault.
-    pub(super) fn is_recovered(&self) -> bool {
-        self.faults_on.get() == 0 && self.last_fault.get().is_some_and(|end| end.elapsed() >= RECOVERY)
+    /// Whether the network has had time to recover from every fault, or to join if there was none.
+    pub fn is_recovered(&self) -> bool {
+        self.faults_on.get() == 0 && self.last_fault.get().elapsed() >= RECOVERY
+    }
+
+    /// Whether tables were looked at since the last fault.
+    pub fn is_health_checked(&self) -> bool {
+        self.is_health_checked.get()
+    }
+
+    /// Looks at the caps and tables of every node.
+    pub async fn check_health(&self) {
+        self.is_health_checked.set(true);
+        for index in 0..self.len() {
+            if let Some(status) = self.status(index).await {
+                self.check_caps(index, &status);
+                self.check_table(index, &status);
+            }
+        }
     }
 
     /// Compares what a node reports with its limits.
@@ -55,10 +72,15 @@ impl World {
     /// Compares the routing table of a node with the network, if it has had time since the last fault and start.
     pub(super) fn check_table(&self, index: NodeIndex, status: &Status) {
         let has_settled = self.up_for(index).is_some_and(|up| up >= RECOVERY);
-        if !self.plan.expect.tables_recover || !self.is_recovered() || !has_settled {
+        let is_server = self.role(index).node_role() == Some(dhtfs_node::Role::Server);
+        if !self.plan.expect.tables_recover || !self.is_recovered() || !has_settled || !is_server {
             return;
         }
-        let others = self.servers_up().len().saturating_sub(1);
+        let others = self
+            .servers_up()
+            .into_iter()
+            .filter(|other| *other != index && self.reaches(index, *other))
+            .count();
         let wanted = others.min(ENOUGH_PEERS) as u64;
         self.checks.look(Promise::TablesRecover, status.routing_peers >= wanted, || {
             format!("node {index} knows {} peers, {wanted} expected", status.routing_peers)

@@ -45,6 +45,9 @@ fn without_limits() -> NetLimits {
     }
 }
 
+/// Turns that dropped calls get before a node is shut down.
+const MAX_YIELDS: usize = 1_000;
+
 /// How a process ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Death {
@@ -60,6 +63,9 @@ impl World {
     /// # Errors
     /// If the store cannot be opened or the node does not start: that is never allowed.
     pub async fn start(self: &Rc<Self>, index: NodeIndex) -> Result<(), Failure> {
+        while matches!(self.slots.borrow()[index].state, State::Stopping) {
+            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        }
         let life = {
             let mut slots = self.slots.borrow_mut();
             let slot = &mut slots[index];
@@ -83,7 +89,17 @@ impl World {
         let (process, store) = started?;
         let running =
             Running { process, tasks, since: Instant::now(), died: watch::Sender::new(false), store };
-        self.slots.borrow_mut()[index].state = State::On(running);
+        let sleeps = {
+            let mut slots = self.slots.borrow_mut();
+            let slot = &mut slots[index];
+            running.tasks.freeze(slot.sleeps > 0);
+            slot.state = State::On(running);
+            slot.sleeps > 0
+        };
+        if sleeps {
+            self.net.set_online(self.host(index), false);
+            return Ok(());
+        }
         self.add_planned(index).await
     }
 
@@ -234,12 +250,15 @@ impl World {
         let running = {
             let mut slots = self.slots.borrow_mut();
             let slot = &mut slots[index];
+            let before = std::mem::replace(&mut slot.state, State::Stopping);
+            if matches!(before, State::Off | State::Stopping) {
+                slot.state = before;
+                return Ok(());
+            }
             slot.life += 1;
-            slot.is_asleep = false;
-            match std::mem::replace(&mut slot.state, State::Off) {
+            match before {
                 State::On(running) => Some(running),
-                State::Starting => None,
-                State::Off => return Ok(()),
+                _ => None,
             }
         };
         self.note(&format!("stop {index} {death:?}"));
@@ -248,6 +267,14 @@ impl World {
             match (running.process, death) {
                 (Process::Node(node), Death::Shutdown) => {
                     drop(running.store);
+                    running.tasks.freeze(false);
+                    // Calls that are under way are dropped first, as those of a socket that closes.
+                    for _ in 0..MAX_YIELDS {
+                        if Rc::strong_count(&node) == 1 {
+                            break;
+                        }
+                        tokio::task::yield_now().await;
+                    }
                     if let Some(node) = Rc::into_inner(node) {
                         node.shutdown().await;
                     }
@@ -259,7 +286,9 @@ impl World {
                 }
             }
         }
-        self.after_death(index, death)
+        let done = self.after_death(index, death);
+        self.slots.borrow_mut()[index].state = State::Off;
+        done
     }
 
     /// The machine after its process is gone.
@@ -316,6 +345,9 @@ impl World {
                         self.checks.look(Promise::StoresRight, cid.matches(&data), || {
                             format!("node {index} holds wrong bytes as {cid}")
                         });
+                        if hold == Hold::Whole {
+                            self.checks.look(Promise::NothingLost, true, String::new);
+                        }
                     }
                     Ok(ChunkRead::Missing) => {
                         self.checks.look(Promise::NothingLost, hold == Hold::Part, || {
@@ -347,12 +379,10 @@ impl World {
     pub(super) fn sleep(&self, index: NodeIndex, asleep: bool) {
         let mut slots = self.slots.borrow_mut();
         let slot = &mut slots[index];
-        if let State::On(running) = &slot.state
-            && slot.is_asleep != asleep
-        {
-            running.tasks.freeze(asleep);
-            self.net.set_online(slot.host, !asleep);
-            slot.is_asleep = asleep;
+        slot.sleeps = if asleep { slot.sleeps + 1 } else { slot.sleeps.saturating_sub(1) };
+        if let State::On(running) = &slot.state {
+            running.tasks.freeze(slot.sleeps > 0);
+            self.net.set_online(slot.host, slot.sleeps == 0);
         }
     }
 

@@ -5,7 +5,7 @@
 
 use std::{
     cell::{Cell, OnceCell, RefCell},
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     rc::Rc,
     sync::{
         Arc,
@@ -77,9 +77,18 @@ pub struct World {
     starts: Cell<u64>,
     crashes: Cell<u64>,
     targets: OnceCell<Targets>,
-    /// When the last fault ended; faults that are still on count as now.
-    last_fault: Cell<Option<Instant>>,
+    /// When the last fault ended, or the run began.
+    last_fault: Cell<Instant>,
     faults_on: Cell<usize>,
+    is_health_checked: Cell<bool>,
+    /// What is cut now, and how bad the weather is, by the number of the fault.
+    cuts: RefCell<BTreeMap<u64, Cut>>,
+    weathers: RefCell<BTreeMap<u64, (f64, Duration)>>,
+    next_fault: Cell<u64>,
+    /// Gets that are under way: node and content.
+    getting: RefCell<BTreeSet<NodeIndex>>,
+    /// Gets that have had a complete, reachable provider at every look so far, by their place in the record.
+    steady_gets: RefCell<BTreeMap<usize, Steady>>,
 }
 
 /// One machine and what runs on it.
@@ -102,9 +111,25 @@ struct Slot {
     life: u64,
     /// Whether it comes back when its plan says so.
     is_gone_for_good: bool,
-    is_asleep: bool,
+    /// How many faults keep it asleep.
+    sleeps: u32,
     /// What it holds, by number of the content.
     holds: BTreeMap<usize, Hold>,
+}
+
+/// One way in which the network is cut.
+enum Cut {
+    /// The part of each host.
+    Parts(Vec<usize>),
+    /// These are not heard.
+    Mute(Vec<NodeIndex>),
+}
+
+/// A get that should succeed.
+struct Steady {
+    holder: NodeIndex,
+    /// It should have ended by then, one way or the other.
+    overdue_at: Instant,
 }
 
 /// What a node holds of a content.
@@ -119,6 +144,8 @@ enum Hold {
 enum State {
     Off,
     Starting,
+    /// It is told to shut down and has not ended yet.
+    Stopping,
     On(Running),
 }
 
@@ -196,7 +223,7 @@ impl World {
         let slot = slots.get(index)?;
         let State::On(running) = &slot.state else { return None };
         let Process::Node(node) = &running.process else { return None };
-        if slot.is_asleep {
+        if slot.sleeps > 0 {
             return None;
         }
         Some(Up { index, node: node.clone(), died: running.died.subscribe() })
@@ -215,7 +242,7 @@ impl World {
         self.slots
             .borrow()
             .get(index)
-            .is_some_and(|slot| matches!(slot.state, State::On(_)) && !slot.is_asleep)
+            .is_some_and(|slot| matches!(slot.state, State::On(_)) && slot.sleeps == 0)
     }
 
     /// How long the process has been running.

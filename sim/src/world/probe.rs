@@ -27,7 +27,7 @@ impl World {
             let mut watching = Probe::default();
             let listen = async {
                 while let Some(provider) = found.recv().await {
-                    self.judge(&provider, from, begun, &mut watching);
+                    self.judge(&provider, (from, number), begun, &mut watching);
                 }
             };
             let (report, ()) = tokio::join!(up.node.api().providers(request, found_out), listen);
@@ -54,7 +54,13 @@ impl World {
         self.record.borrow_mut().probes.push(probe);
     }
 
-    fn judge(&self, provider: &Provider, from: NodeIndex, begun: Instant, seen: &mut Probe) {
+    fn judge(
+        &self,
+        provider: &Provider,
+        (from, number): (NodeIndex, usize),
+        begun: Instant,
+        seen: &mut Probe,
+    ) {
         if provider.this_node {
             return;
         }
@@ -65,7 +71,7 @@ impl World {
             seen.stale += 1;
             return;
         }
-        let is_real = index.is_some_and(|index| self.role(index).node_role().is_some());
+        let is_real = index.is_some_and(|index| self.hold(index, number).is_some());
         if is_real && !seen.found {
             seen.found = true;
             seen.first_secs = Some(begun.elapsed().as_secs_f64());

@@ -57,7 +57,8 @@ impl World {
     /// Lookups that began since `at`, could find a provider, and pass.
     fn probes_since(&self, at: f64, passes: impl Fn(&Probe) -> bool) -> u64 {
         let record = self.record.borrow();
-        record.probes.iter().filter(|p| p.provider_alive && p.at >= at && passes(p)).count() as u64
+        record.probes.iter().filter(|p| p.provider_alive && p.at + p.total_secs >= at && passes(p)).count()
+            as u64
     }
 
     /// What every node has carried, and how the chunks are spread.
