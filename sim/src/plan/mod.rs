@@ -86,6 +86,10 @@ pub struct NetworkPlan {
     pub jitter: Millis,
     /// Share of segments that are lost and sent again.
     pub loss: f64,
+    /// How long nodes keep a connection without a stream; as the real node does when absent. A shorter time lets
+    /// 1,000 nodes fit into memory: a connection takes 80 KB.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub idle_timeout: Option<Millis>,
 }
 
 impl Default for NetworkPlan {
@@ -96,6 +100,7 @@ impl Default for NetworkPlan {
             one_way: Millis::from_millis(25),
             jitter: Millis::ZERO,
             loss: 0.0,
+            idle_timeout: None,
         }
     }
 }

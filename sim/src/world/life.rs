@@ -137,6 +137,9 @@ impl World {
         if self.plan.groups[group].unprotected {
             tuning.limits = without_limits();
         }
+        if let Some(idle) = self.plan.network.idle_timeout {
+            tuning.limits.idle_timeout = idle.duration();
+        }
         if !versions.is_empty() {
             tuning.exchange_versions = versions;
         }
