@@ -2,6 +2,9 @@
 
 use std::time::Instant;
 
+use dhtfs_store::ContentCid;
+use libp2p::PeerId;
+
 use super::{
     Action, Fetch, RequestId,
     config::MAX_STRIKES,
@@ -9,7 +12,6 @@ use super::{
     requests::{Phase, Request, Zombie},
     wants::{Status, WantIx},
 };
-use crate::core::MAX_BLOCK_LEN;
 
 /// Answers in a row of Busy, after which a peer no longer counts as a source.
 const MAX_BUSY_STREAK: u32 = 3;
@@ -31,9 +33,11 @@ impl Fetch {
             let request = zombie.request;
             self.note_length(request.want, request.max_len, len);
             self.wasted_len += u64::from(len);
-            if self.wants[request.want].exact_len().is_none_or(|exact| len == exact) {
+            if self.wants[request.want].may_have_len(len) {
                 self.note_time(&request, len, true, now);
                 self.trust(request.peer);
+            } else {
+                self.blame(request.peer, request.want, len, now);
             }
             return false;
         }
@@ -43,8 +47,7 @@ impl Fetch {
             return false;
         };
         self.note_length(request.want, request.max_len, len);
-        let right = self.wants[request.want].exact_len().map_or(len <= MAX_BLOCK_LEN, |exact| len == exact);
-        if !right {
+        if !self.wants[request.want].may_have_len(len) {
             self.wasted_len += u64::from(len);
             self.spoilt(id, len, now);
             return false;
@@ -148,26 +151,42 @@ impl Fetch {
 
     /// See [`Fetch::on_malformed`].
     pub(super) fn malformed(&mut self, id: RequestId, now: Instant) {
-        if let Some(request) = self.settle(id, now) {
+        if let Some(Zombie { request, .. }) = self.settle_zombie(id, now) {
+            self.blame(request.peer, request.want, request.max_len, now);
+        } else if let Some(request) = self.settle(id, now) {
             self.spoilt(id, request.max_len, now);
         }
     }
 
-    /// An answer, received or just settled, is not what it should be. The peer is banned unless it has served at
-    /// least as much as it has spoilt, and at its last strike.
+    /// See [`Fetch::on_bad_late`].
+    pub(super) fn bad_late(&mut self, peer: &PeerId, cid: &ContentCid, len: u32, now: Instant) {
+        if let (Some(ix), Some(want)) = (self.peers.find(peer), self.wants.find(cid)) {
+            self.blame(ix, want, len, now);
+        }
+    }
+
+    /// An answer, received or just settled, is not what it should be.
     fn spoilt(&mut self, id: RequestId, len: u32, now: Instant) {
         let received = self.remove_received(id).map(|(request, _)| request);
         let Some(request) = received.or_else(|| self.requests.remove(id)) else { return };
-        self.mark_missing(request.peer, request.want, now);
-        let peer = &mut self.peers[request.peer];
+        self.blame(request.peer, request.want, len, now);
+    }
+
+    /// A peer gave a bad answer, whether or not it still was of use. It is banned unless it has served at least as
+    /// much as it has spoilt, and at its last strike.
+    fn blame(&mut self, ix: PeerIx, want: WantIx, len: u32, now: Instant) {
+        if self.wants[want].status != Status::Stored {
+            self.mark_missing(ix, want, now);
+        }
+        let peer = &mut self.peers[ix];
         peer.strikes += 1;
         peer.spoilt_len += u64::from(len);
         if peer.strikes >= MAX_STRIKES || peer.spoilt_len > peer.verified_len {
-            self.ban(request.peer, now);
+            self.ban(ix, now);
         } else {
             peer.paused_until = peer.paused_until.max(Some(now + self.config.cool_down));
         }
-        self.release(request.want, now);
+        self.release(want, now);
     }
 
     /// See [`Fetch::on_missing`].

@@ -315,6 +315,26 @@ impl Fetch {
         self.pump(now);
     }
 
+    /// Whether a block of this length, which [`on_block`](Self::on_block) would drop, could still be right or wrong:
+    /// its request was forgotten before it came. Whoever sends such blocks must not get away with garbage: if its hash
+    /// is wrong, report [`on_bad_late`](Self::on_bad_late) after `on_block`.
+    pub fn is_late(&self, id: RequestId, len: u32) -> bool {
+        !self.ended
+            && self
+                .requests
+                .zombie(id)
+                .is_some_and(|zombie| self.wants[zombie.request.want].may_have_len(len))
+    }
+
+    /// A block that came too late ([`is_late`](Self::is_late)) does not have the hash it should: as bad as any other.
+    pub fn on_bad_late(&mut self, peer: PeerId, cid: ContentCid, len: u32, now: Instant) {
+        if self.ended {
+            return;
+        }
+        self.bad_late(&peer, &cid, len, now);
+        self.pump(now);
+    }
+
     /// The answer breaks the protocol, for example because it is too long: as bad as a block of the longest
     /// acceptable length.
     pub fn on_malformed(&mut self, id: RequestId, now: Instant) {

@@ -147,6 +147,10 @@ impl Requests {
         }
     }
 
+    pub(super) fn zombie(&self, id: RequestId) -> Option<&Zombie> {
+        self.zombies.get(&id)
+    }
+
     pub(super) fn remove_zombie(&mut self, id: RequestId) -> Option<Zombie> {
         self.zombies.remove(&id)
     }

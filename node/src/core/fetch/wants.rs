@@ -76,6 +76,11 @@ impl WantState {
         (self.len <= MAX_BLOCK_LEN).then_some(self.len)
     }
 
+    /// Whether a block of this length may be right.
+    pub(super) fn may_have_len(&self, len: u32) -> bool {
+        self.exact_len().map_or(len <= MAX_BLOCK_LEN, |exact| len == exact)
+    }
+
     /// The longest acceptable length.
     pub(super) fn max_len(&self) -> u32 {
         self.exact_len().unwrap_or(MAX_BLOCK_LEN)

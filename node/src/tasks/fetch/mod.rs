@@ -79,6 +79,8 @@ enum Done {
     /// Nothing to report: a bootstrap dial ended, or a lookup was cancelled.
     Nothing,
     Answered(RequestId, PeerId, ContentCid, Result<BlockAnswer, RequestError>),
+    /// A block of this length that came too late was wrong.
+    BadLate(PeerId, ContentCid, u32),
 }
 
 /// One fetch under way.
@@ -266,6 +268,7 @@ impl Driver {
                 }
             }
             Done::Nothing => {}
+            Done::BadLate(peer, cid, len) => self.machine.on_bad_late(peer, cid, len, now()),
             Done::Answered(id, peer, cid, answer) => return self.on_answer(id, peer, cid, answer),
         }
         None
@@ -281,8 +284,12 @@ impl Driver {
         match answer {
             Ok(BlockAnswer::Data(data)) => {
                 let len = u32::try_from(data.len()).unwrap_or(u32::MAX);
+                let is_late = self.machine.is_late(id, len);
                 if self.machine.on_block(id, len, now()) {
                     return Some(Turn::Block { id, cid, data });
+                }
+                if is_late {
+                    self.running.push(Box::pin(check_late(self.context.store.clone(), peer, cid, data)));
                 }
             }
             Ok(BlockAnswer::Missing) => self.machine.on_missing(id, now()),
@@ -306,6 +313,19 @@ impl Driver {
 async fn next_found(cid: ContentCid, mut lookup: Lookup) -> Done {
     let event = lookup.next().await;
     Done::Found(cid, lookup, event)
+}
+
+/// Looks whether a block that nobody waits for any more is at least right.
+async fn check_late(store: StoreHandle, peer: PeerId, cid: ContentCid, data: Vec<u8>) -> Done {
+    let len = u32::try_from(data.len()).unwrap_or(u32::MAX);
+    // Hashing takes a worker of the store, as for a block that is wanted.
+    match store.call(move |_| cid.matches(&data)).await {
+        Ok(false) => {
+            debug!(%peer, %cid, "a late answer is wrong");
+            Done::BadLate(peer, cid, len)
+        }
+        Ok(true) | Err(_) => Done::Nothing,
+    }
 }
 
 /// Dials an address the user gave until it answers.

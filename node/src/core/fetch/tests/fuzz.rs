@@ -30,6 +30,7 @@ enum Input {
     Block(usize, u32),
     Stored(usize),
     Bad(usize),
+    BadLate(u32, usize),
     Verified(usize),
     Malformed(usize),
     Missing(usize),
@@ -50,6 +51,7 @@ fn input() -> impl Strategy<Value = Input> {
         3 => (want.clone(), peer.clone()).prop_map(|(want, peer)| Input::Provider(want, peer)),
         3 => peer.clone().prop_map(Input::RootProvider),
         1 => peer.clone().prop_map(Input::Hint),
+        1 => (want.clone(), peer.clone()).prop_map(|(want, peer)| Input::BadLate(want, peer)),
         2 => want.prop_map(Input::LookupDone),
         2 => Just(Input::RootDone),
         6 => peer.clone().prop_map(Input::Connected),
@@ -153,6 +155,7 @@ impl Driver {
             }
             Input::Stored(place) => self.report(place, true, |id| fetch.on_stored(id, now)),
             Input::Bad(place) => self.report(place, true, |id| fetch.on_bad(id, now)),
+            Input::BadLate(n, host) => fetch.on_bad_late(peer(host), want(n).cid, MIB, now),
             Input::Verified(place) => fetch.on_verified(self.id(place), now),
             Input::Malformed(place) => self.report(place, false, |id| fetch.on_malformed(id, now)),
             Input::Missing(place) => self.report(place, false, |id| fetch.on_missing(id, now)),

@@ -167,7 +167,7 @@ pub(super) struct World {
     /// Whether forgotten requests are cancelled; else their answers come and must be refused.
     pub(super) cancels: bool,
     pub(super) bytes_sent: u64,
-    forgotten: BTreeMap<RequestId, usize>,
+    forgotten: BTreeMap<RequestId, Open>,
     rng: StdRng,
     positions: HashMap<ContentCid, usize>,
     numbers: HashMap<PeerId, usize>,
@@ -383,8 +383,8 @@ impl World {
     fn answer(&mut self, id: RequestId, answer: Answer) {
         let now = self.now;
         let Some(open) = self.open.get(&id).copied() else {
-            if let Some(position) = self.forgotten.remove(&id) {
-                self.forgotten_answer(id, position, answer);
+            if let Some(open) = self.forgotten.remove(&id) {
+                self.forgotten_answer(id, open, answer);
             }
             return;
         };
@@ -417,13 +417,20 @@ impl World {
     }
 
     /// The answer to a request that was forgotten and could not be cancelled.
-    fn forgotten_answer(&mut self, id: RequestId, position: usize, answer: Answer) {
+    fn forgotten_answer(&mut self, id: RequestId, open: Open, answer: Answer) {
         match answer {
-            Answer::Data { .. } => {
-                let len = self.len_of(position);
+            Answer::Data { good } => {
+                let len = self.len_of(open.position);
                 self.received_len += u64::from(len);
                 self.wasted_len += u64::from(len);
-                assert!(!self.fetch.on_block(id, len, self.now), "a forgotten block is taken")
+                let is_judged = self.fetch.is_late(id, len) && !good;
+                assert!(!self.fetch.on_block(id, len, self.now), "a forgotten block is taken");
+                if is_judged {
+                    self.strikes[open.host] += 1;
+                    self.bad_len[open.host] += u64::from(len);
+                    let (host, cid) = (peer(open.host), self.content[open.position].cid);
+                    self.fetch.on_bad_late(host, cid, len, self.now);
+                }
             }
             Answer::Missing => self.fetch.on_missing(id, self.now),
             Answer::Busy => self.fetch.on_busy(id, self.now),
@@ -496,7 +503,7 @@ impl World {
                 Action::Forget(id) => {
                     let open = self.open.remove(&id).expect("only open requests are forgotten");
                     if !self.cancels {
-                        self.forgotten.insert(id, open.position);
+                        self.forgotten.insert(id, open);
                     }
                 }
                 Action::Finished => {

@@ -363,6 +363,46 @@ fn a_peer_that_served_nothing_is_asked_for_one_block_and_banned_if_that_is_bad()
 }
 
 #[test]
+fn garbage_to_a_forgotten_request_costs_its_sender_as_much_as_any_other() {
+    type Input = fn(&mut Fetch, RequestId, Instant);
+    let bad: Input = |fetch, id, now| {
+        assert!(fetch.is_late(id, MIB));
+        assert!(!fetch.on_block(id, MIB, now));
+        fetch.on_bad_late(peer(1), chunk(0), MIB, now);
+    };
+    let short: Input = |fetch, id, now| {
+        assert!(!fetch.is_late(id, MIB - 1), "the length says it all");
+        assert!(!fetch.on_block(id, MIB - 1, now));
+    };
+    for input in [bad, short, Fetch::on_malformed] {
+        let mut hand = Hand::new(in_order());
+        hand.with(|fetch, now| fetch.on_wants(vec![Want { cid: chunk(0), len: Some(MIB) }], now));
+        hand.root_provider(1);
+        hand.root_provider(2);
+        let forgotten = hand.open[0].0;
+        assert_eq!(hand.asked(1), [chunk(0)]);
+        // The other one is asked as well and is faster.
+        hand.wait(ms(4100));
+        hand.data(2);
+        assert_eq!(hand.log.last(), Some(&Action::Forget(forgotten)));
+        assert_eq!(hand.state(1), PeerState::Connected);
+        hand.with(|fetch, now| input(fetch, forgotten, now));
+        assert_eq!(hand.state(1), PeerState::Banned, "it has served nothing good");
+    }
+}
+
+#[test]
+fn a_peer_that_was_good_before_survives_one_late_bad_block() {
+    let mut hand = Hand::of_chunks(in_order(), 9);
+    hand.root_provider(1);
+    hand.data(1);
+    hand.with(|fetch, now| fetch.on_bad_late(peer(1), chunk(0), MIB, now));
+    assert_eq!(hand.state(1), PeerState::Connected);
+    hand.with(|fetch, now| fetch.on_bad_late(peer(1), chunk(0), MIB, now));
+    assert_eq!(hand.state(1), PeerState::Banned);
+}
+
+#[test]
 fn nothing_more_is_asked_of_an_unknown_peer_until_its_block_is_verified() {
     let mut hand = Hand::of_chunks(in_order(), 10);
     hand.root_provider(1);
