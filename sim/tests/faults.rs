@@ -100,7 +100,7 @@ fn a_partition_keeps_parts_apart_and_heals() {
     // A share of all that rounds to the whole network leaves the holder alone in its part.
     in_world(small(), |world| async move {
         let others: Vec<usize> = (0..world.len()).filter(|index| *index != HOLDER).collect();
-        let what = What::Partition { parts: vec![0.5, 0.5], lasts: Millis::from_mins(10) };
+        let what = What::partition(&[0.5, 0.5], Millis::from_mins(10));
         let happening = world.clone();
         let cut_off = tokio::task::LocalSet::new();
         let cut = cut_off.run_until(async {
@@ -138,6 +138,20 @@ fn a_node_that_is_not_heard_hears_others_and_gets_nothing() {
     let complete: Vec<bool> = record.gets.iter().map(|get| get.complete).collect();
     assert_eq!(complete, [false, true], "{:?}", record.gets);
     assert!(record.passed, "what cannot arrive is nobody's failure: {:?}", record.checks);
+}
+
+#[test]
+fn a_cut_of_one_way_between_two_groups_leaves_the_others_alone() {
+    let cut = What::partition_of(&["holder", "peers"], Millis::from_mins(10)).in_one_way();
+    let plan = Plan {
+        events: vec![event(2, cut), get(3, "peers", 60), get(6, "boot", 60), get(14, "peers", 60)],
+        ..small()
+    };
+    let record = run(plan, 1);
+    let complete: Vec<bool> = record.gets.iter().map(|get| get.complete).collect();
+    assert_eq!(complete, [false, true, true], "{:?}", record.gets);
+    assert!(record.passed, "what cannot arrive is nobody's failure: {:?}", record.checks);
+    assert_eq!(record.faults[0].name, "partition, one way");
 }
 
 #[test]

@@ -182,10 +182,8 @@ fn partition_heal() -> Plan {
     plan.network.security = Security::Plaintext;
     plan.contents = vec![files("file", 60, 2000, "peers", 3)];
     plan.probes = probes(mins(10), secs(15), 1);
-    plan.events = vec![Event {
-        at: Millis::from_hours(1),
-        what: What::Partition { parts: vec![0.5, 0.5], lasts: Millis::from_hours(1) },
-    }];
+    plan.events =
+        vec![Event { at: Millis::from_hours(1), what: What::partition(&[0.5, 0.5], Millis::from_hours(1)) }];
     plan.expect = Expect { probes_found: Some(1.0), tables_recover: true, gets_complete: None };
     plan
 }
@@ -377,6 +375,63 @@ mod tests {
             let sizes = plan.group_sizes().unwrap();
             assert_eq!(sizes.iter().sum::<usize>(), nodes);
             assert_eq!(sizes[0], 3);
+        }
+    }
+
+    #[test]
+    fn values_that_make_no_sense_are_refused_with_their_place() {
+        fn happens(plan: &mut Plan, what: What) {
+            plan.events.push(Event { at: mins(1), what });
+        }
+        fn weather(loss: f64, jitter: Millis, lasts: Millis) -> What {
+            What::Weather { loss, jitter, lasts }
+        }
+        fn upgrade(versions: &[u32]) -> What {
+            let who = Who::default();
+            What::Upgrade { who, exchange_versions: versions.to_vec(), within: Millis::ZERO }
+        }
+        type Change = (fn(&mut Plan), &'static str);
+        let changes: [Change; 22] = [
+            (|p| p.network.loss = 1.0, "network.loss: 1 is not within 0 and 0.9"),
+            (|p| p.network.loss = f64::NAN, "network.loss: NaN"),
+            (|p| p.network.one_way = mins(1), "network.one_way"),
+            (|p| p.network.jitter = mins(1), "network.jitter"),
+            (|p| p.network.idle_timeout = Some(Millis::ZERO), "network.idle_timeout"),
+            (|p| p.groups[1].exchange_versions = vec![1, 0], "group peers: exchange_versions"),
+            (|p| p.groups[1].exchange_versions = vec![2, 1, 2], "group peers: exchange_versions"),
+            (|p| p.contents[0].held = 0.0, "held of content film"),
+            (|p| happens(p, upgrade(&[])), "exchange_versions must name one"),
+            (|p| happens(p, upgrade(&[1, 1])), "exchange_versions: [1, 1]"),
+            (|p| happens(p, weather(1.0, Millis::ZERO, mins(1))), "loss 100.0 % at 1m: loss: 1 is"),
+            (|p| happens(p, weather(0.1, mins(1), mins(1))), "jitter"),
+            (|p| happens(p, weather(0.1, Millis::ZERO, Millis::ZERO)), "lasts"),
+            (|p| happens(p, What::partition(&[0.0, 0.0], mins(1))), "at 1m: parts: a part of 0"),
+            (|p| happens(p, What::partition(&[1.0], mins(1))), "two parts at least"),
+            (|p| happens(p, What::partition(&[], mins(1))), "either parts or groups"),
+            (|p| happens(p, What::partition_of(&["boot", "nobody"], mins(1))), "no group \"nobody\""),
+            (|p| happens(p, What::partition_of(&["boot", "boot"], mins(1))), "twice"),
+            (|p| happens(p, What::partition(&[0.2, 0.3, 0.5], mins(1)).in_one_way()), "between two"),
+            (|p| happens(p, What::ClockJump { who: Who::default(), secs: 0 }), "secs"),
+            (
+                |p| {
+                    let who = Who { at_most: Some(0), ..Who::default() };
+                    happens(p, What::Sleep { who, lasts: mins(1) });
+                },
+                "nobody",
+            ),
+            (
+                |p| {
+                    let at = p.duration;
+                    p.events.push(get(at, Who::default(), None, Millis::ZERO));
+                },
+                "the run ends before, after 30m",
+            ),
+        ];
+        for (change, words) in changes {
+            let mut plan = named("join-add-get").unwrap();
+            change(&mut plan);
+            let error = plan.check().unwrap_err().to_string();
+            assert!(error.contains(words), "{words} is not in {error}");
         }
     }
 

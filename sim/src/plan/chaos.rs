@@ -31,7 +31,7 @@ pub fn add(plan: &mut Plan, seed: u64) {
         let at = phase.mul_f64(unit(&mut rng));
         // Long enough to hurt, and over before the healthy phase begins.
         let lasts = Duration::from_secs_f64(5.0 + unit(&mut rng) * 300.0).min(phase - at);
-        let what = draw(&mut rng, lasts.into());
+        let what = draw(&mut rng, lasts.max(Duration::from_millis(1)).into());
         plan.events.push(Event { at: at.into(), what });
     }
     // What must work again when all is mended.
@@ -50,7 +50,7 @@ fn draw(rng: &mut StdRng, lasts: Millis) -> What {
     match rng.next_u64() % 8 {
         0 => {
             let first = 0.2 + unit(rng) * 0.6;
-            What::Partition { parts: vec![first, 1.0 - first], lasts }
+            What::partition(&[first, 1.0 - first], lasts)
         }
         1 => What::Mute { who, lasts },
         2 => What::Sleep { who, lasts },

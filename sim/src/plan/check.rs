@@ -1,6 +1,6 @@
 //! What a plan must be before it is run, with messages for the one who wrote it.
 
-use super::{Event, Group, Plan, What, Who};
+use super::{Event, Group, Plan, What, Who, time::Millis};
 use crate::roles::RoleKind;
 
 /// Most nodes in a network: their tables alone take 2 MB each.
@@ -14,6 +14,18 @@ const MAX_FILES: usize = 10_000;
 
 /// Most bytes of all files together.
 const MAX_CONTENT_LEN: u64 = 64 << 30;
+
+/// Most of all segments that may be lost: each is sent again until it comes through.
+const MAX_LOSS: f64 = 0.9;
+
+/// Longest delay and jitter of one direction: with more no dial is ever answered in time.
+const MAX_DELAY: Millis = Millis::from_secs(10);
+
+/// Most versions of the exchange protocol that a node offers.
+const MAX_VERSIONS: usize = 8;
+
+/// Furthest jump of a clock: ten years.
+const MAX_JUMP_SECS: u64 = 10 * 366 * 24 * 3600;
 
 /// A plan that cannot be run.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -80,11 +92,35 @@ impl Plan {
         if self.duration.duration().as_secs() > MAX_HOURS * 3600 || self.duration.duration().is_zero() {
             return fail(format!("duration: {} is not within 1 s and {MAX_HOURS} h", self.duration));
         }
-        share("network.loss", self.network.loss)?;
+        self.check_network()?;
         self.check_groups()?;
+        self.check_contents()?;
+        if let Some(probes) = &self.probes {
+            let every = probes.every.duration();
+            if every.is_zero() || !(1..=1000).contains(&probes.at_once) || self.contents.is_empty() {
+                return fail("probes: they need a pause above zero, 1 to 1,000 at once, and content");
+            }
+            some_time("probes.timeout", probes.timeout)?;
+        }
+        share("expect.probes_found", self.expect.probes_found.unwrap_or(0.0))?;
+        share("expect.gets_complete", self.expect.gets_complete.unwrap_or(0.0))?;
+        self.events.iter().try_for_each(|event| self.check_event(event))
+    }
+
+    fn check_network(&self) -> Result<(), PlanError> {
+        loss("network.loss", self.network.loss)?;
+        delay("network.one_way", self.network.one_way)?;
+        delay("network.jitter", self.network.jitter)?;
+        self.network.idle_timeout.map_or(Ok(()), |timeout| some_time("network.idle_timeout", timeout))
+    }
+
+    fn check_contents(&self) -> Result<(), PlanError> {
         for content in &self.contents {
             self.group_exists(content.group.as_deref())?;
             share(&format!("held of content {}", content.name), content.held)?;
+            if content.held == 0.0 {
+                return fail(format!("held of content {}: 0 is nothing", content.name));
+            }
             if dhtfs_store::check_name(&content.name).is_err() {
                 return fail(format!("content \"{}\" has no name for a file", content.name.escape_debug()));
             }
@@ -101,15 +137,7 @@ impl Plan {
         if total > MAX_CONTENT_LEN || known != names.len() {
             return fail("contents: at most 64 GiB together, each with a name of its own");
         }
-        if let Some(probes) = &self.probes {
-            let every = probes.every.duration();
-            if every.is_zero() || !(1..=1000).contains(&probes.at_once) || self.contents.is_empty() {
-                return fail("probes: they need a pause above zero, 1 to 1,000 at once, and content");
-            }
-        }
-        share("expect.probes_found", self.expect.probes_found.unwrap_or(0.0))?;
-        share("expect.gets_complete", self.expect.gets_complete.unwrap_or(0.0))?;
-        self.events.iter().try_for_each(|event| self.check_event(event))
+        Ok(())
     }
 
     fn check_groups(&self) -> Result<(), PlanError> {
@@ -124,7 +152,12 @@ impl Plan {
             if group.nodes.is_some() == group.share.is_some() {
                 return fail(format!("group {}: give either nodes or share", group.name));
             }
+            if group.name.is_empty() {
+                return fail("groups: each needs a name");
+            }
             share(&format!("share of group {}", group.name), group.share.unwrap_or(0.0))?;
+            versions(&group.exchange_versions)
+                .map_err(|PlanError(why)| PlanError(format!("group {}: {why}", group.name)))?;
             for rate in [group.up_mbit, group.down_mbit].into_iter().flatten() {
                 if !(0.001..=1_000_000.0).contains(&rate) {
                     return fail(format!("group {}: {rate} Mbit/s is no rate of a line", group.name));
@@ -161,37 +194,87 @@ impl Plan {
     }
 
     fn check_event(&self, event: &Event) -> Result<(), PlanError> {
-        let who = |who: &Who| {
-            self.group_exists(who.group.as_deref())?;
-            share("share of an event", who.share.unwrap_or(0.0))
+        let checked = if event.at >= self.duration {
+            fail(format!("the run ends before, after {}", self.duration))
+        } else {
+            self.check_what(&event.what)
         };
-        match &event.what {
-            What::Partition { parts, .. } => {
-                if parts.len() < 2 {
-                    return fail("partition: two parts at least");
-                }
-                parts.iter().try_for_each(|part| share("part of a partition", *part))
+        checked.map_err(|PlanError(why)| PlanError(format!("event {} at {}: {why}", event.what, event.at)))
+    }
+
+    fn check_what(&self, what: &What) -> Result<(), PlanError> {
+        match what {
+            What::Partition { parts, groups, one_way, lasts } => {
+                self.check_parts(parts, groups, *one_way)?;
+                some_time("lasts", *lasts)
             }
-            What::Weather { loss, .. } => share("loss", *loss),
-            What::Mute { who: of, .. }
-            | What::Kill { who: of, .. }
-            | What::Sleep { who: of, .. }
-            | What::ClockJump { who: of, .. } => who(of),
-            What::Upgrade { who: of, exchange_versions, .. } => {
+            What::Weather { loss: of, jitter, lasts } => {
+                loss("loss", *of)?;
+                delay("jitter", *jitter)?;
+                some_time("lasts", *lasts)
+            }
+            What::Mute { who, lasts } | What::Sleep { who, lasts } => {
+                some_time("lasts", *lasts)?;
+                self.check_who(who)
+            }
+            What::Kill { who, .. } => self.check_who(who),
+            What::ClockJump { who, secs } => {
+                if *secs == 0 || secs.unsigned_abs() > MAX_JUMP_SECS {
+                    return fail(format!("secs: {secs} is not within 1 s and 10 years, either way"));
+                }
+                self.check_who(who)
+            }
+            What::Upgrade { who, exchange_versions, .. } => {
                 if exchange_versions.is_empty() {
-                    return fail("upgrade: exchange_versions must name one");
+                    return fail("exchange_versions must name one");
                 }
-                who(of)
+                versions(exchange_versions)?;
+                self.check_who(who)
             }
-            What::Get { who: of, content, .. } => {
+            What::Get { who, content, timeout, .. } => {
+                some_time("timeout", *timeout)?;
                 let known = |name: &String| self.content_names().any(|known| known == *name);
                 match content {
-                    Some(name) if !known(name) => fail(format!("get: there is no content \"{name}\"")),
-                    None if self.contents.is_empty() => fail("get: there is no content"),
-                    _ => who(of),
+                    Some(name) if !known(name) => {
+                        fail(format!("there is no content \"{}\"", name.escape_debug()))
+                    }
+                    None if self.contents.is_empty() => fail("there is no content"),
+                    _ => self.check_who(who),
                 }
             }
         }
+    }
+
+    fn check_parts(&self, parts: &[f64], groups: &[String], one_way: bool) -> Result<(), PlanError> {
+        if parts.is_empty() == groups.is_empty() {
+            return fail("give either parts or groups");
+        }
+        let count = parts.len().max(groups.len());
+        if count < 2 || one_way && count > 2 {
+            return fail(if one_way { "one_way is between two parts" } else { "two parts at least" });
+        }
+        for part in parts {
+            share("parts", *part)?;
+            if *part == 0.0 {
+                return fail("parts: a part of 0 has nobody in it");
+            }
+        }
+        for (place, name) in groups.iter().enumerate() {
+            self.group_exists(Some(name))?;
+            if groups[..place].contains(name) {
+                return fail(format!("groups: \"{}\" is there twice", name.escape_debug()));
+            }
+        }
+        Ok(())
+    }
+
+    fn check_who(&self, who: &Who) -> Result<(), PlanError> {
+        self.group_exists(who.group.as_deref())?;
+        share("who.share", who.share.unwrap_or(0.0))?;
+        if who.share == Some(0.0) || who.at_most == Some(0) {
+            return fail("who: a share or number of 0 is nobody");
+        }
+        Ok(())
     }
 
     fn group_exists(&self, name: Option<&str>) -> Result<(), PlanError> {
@@ -206,4 +289,32 @@ impl Plan {
 
 fn share(what: &str, value: f64) -> Result<(), PlanError> {
     if (0.0..=1.0).contains(&value) { Ok(()) } else { fail(format!("{what}: {value} is not within 0 and 1")) }
+}
+
+/// A share of losses with which something still comes through now and then.
+fn loss(what: &str, value: f64) -> Result<(), PlanError> {
+    if (0.0..=MAX_LOSS).contains(&value) {
+        return Ok(());
+    }
+    fail(format!(
+        "{what}: {value} is not within 0 and {MAX_LOSS}; to cut everything off there are partition and mute"
+    ))
+}
+
+fn delay(what: &str, value: Millis) -> Result<(), PlanError> {
+    if value <= MAX_DELAY { Ok(()) } else { fail(format!("{what}: {value} is longer than {MAX_DELAY}")) }
+}
+
+fn some_time(what: &str, value: Millis) -> Result<(), PlanError> {
+    if value > Millis::ZERO { Ok(()) } else { fail(format!("{what}: {value} is no time at all")) }
+}
+
+fn versions(versions: &[u32]) -> Result<(), PlanError> {
+    let has_double = (1..versions.len()).any(|place| versions[..place].contains(&versions[place]));
+    if versions.contains(&0) || versions.len() > MAX_VERSIONS || has_double {
+        return fail(format!(
+            "exchange_versions: {versions:?} are not at most {MAX_VERSIONS} different ones from 1 on"
+        ));
+    }
+    Ok(())
 }

@@ -13,9 +13,11 @@ use crate::roles::RoleKind;
 pub mod builtin;
 pub mod chaos;
 mod check;
+mod event;
 pub mod time;
 
 pub use check::PlanError;
+pub use event::{DiskFate, Event, What, Who};
 use time::{Millis, Size};
 
 /// A whole scenario.
@@ -233,131 +235,6 @@ fn probe_timeout() -> Millis {
     Millis::from_secs(60)
 }
 
-/// Something that happens at a time.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Event {
-    /// When.
-    pub at: Millis,
-    /// What.
-    #[serde(flatten)]
-    pub what: What,
-}
-
-/// Which nodes.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Who {
-    /// Those of this group; all honest ones but the first group when absent.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub group: Option<String>,
-    /// A share of these, drawn; all when absent.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub share: Option<f64>,
-    /// At most so many, drawn.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub at_most: Option<usize>,
-}
-
-/// What becomes of a disk when its node dies.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum DiskFate {
-    /// The process dies, the machine goes on: everything written is there.
-    #[default]
-    Kept,
-    /// The power fails: what was not synced is there, gone, or torn.
-    Torn,
-    /// The disk is gone.
-    Lost,
-}
-
-/// What can happen.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "do", rename_all = "kebab-case")]
-pub enum What {
-    /// The network falls into parts that do not hear each other.
-    Partition {
-        /// Sizes of the parts, as shares.
-        parts: Vec<f64>,
-        /// For how long.
-        lasts: Millis,
-    },
-    /// What some nodes send reaches nobody else, while they hear everybody.
-    Mute {
-        /// Who is not heard.
-        #[serde(default)]
-        who: Who,
-        /// For how long.
-        lasts: Millis,
-    },
-    /// Nodes die without a word, all in the same instant.
-    Kill {
-        /// Who.
-        #[serde(default)]
-        who: Who,
-        /// What becomes of their disks.
-        #[serde(default)]
-        disk: DiskFate,
-        /// They start again after; never when absent.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        back_after: Option<Millis>,
-    },
-    /// Machines sleep: processes stand still for the world, but time goes on; nothing in, nothing out.
-    Sleep {
-        /// Who.
-        #[serde(default)]
-        who: Who,
-        /// For how long.
-        lasts: Millis,
-    },
-    /// Links get worse for a while.
-    Weather {
-        /// Share of segments lost.
-        loss: f64,
-        /// Largest addition to the delay.
-        jitter: Millis,
-        /// For how long.
-        lasts: Millis,
-    },
-    /// The time of day of nodes jumps.
-    ClockJump {
-        /// Whose.
-        #[serde(default)]
-        who: Who,
-        /// By how many seconds, backwards if negative.
-        secs: i64,
-    },
-    /// Nodes fetch content, each all of it.
-    Get {
-        /// Who; nodes that hold it already, are not running, or are hostile are left out.
-        #[serde(default)]
-        who: Who,
-        /// Name of the content (a number behind it for one of several); a random one for each when absent.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        content: Option<String>,
-        /// Over how long they begin, evenly.
-        #[serde(default)]
-        within: Millis,
-        /// Give up after this long without progress.
-        #[serde(default = "get_timeout")]
-        timeout: Millis,
-    },
-    /// Nodes restart in order, one after the other, with other versions of the exchange protocol.
-    Upgrade {
-        /// Who.
-        #[serde(default)]
-        who: Who,
-        /// The versions they offer from then on, preferred first.
-        exchange_versions: Vec<u32>,
-        /// Over how long, evenly.
-        within: Millis,
-    },
-}
-
-fn get_timeout() -> Millis {
-    Millis::from_secs(120)
-}
-
 /// What must come out. Absent limits are only printed.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -424,49 +301,6 @@ impl ContentPlan {
             holders: Some(holders),
             held: 1.0,
             at: Millis::ZERO,
-        }
-    }
-}
-
-impl What {
-    /// How long it lasts; zero for what happens at once.
-    pub fn lasts(&self) -> Duration {
-        match self {
-            Self::Partition { lasts, .. }
-            | Self::Mute { lasts, .. }
-            | Self::Sleep { lasts, .. }
-            | Self::Weather { lasts, .. } => lasts.duration(),
-            Self::Kill { back_after, .. } => back_after.map_or(Duration::ZERO, Millis::duration),
-            Self::Upgrade { within, .. } => within.duration(),
-            Self::ClockJump { .. } | Self::Get { .. } => Duration::ZERO,
-        }
-    }
-
-    /// Whether it is a fault, shaded in plots.
-    pub fn is_fault(&self) -> bool {
-        !matches!(self, Self::Get { .. } | Self::Upgrade { .. })
-    }
-}
-
-impl std::fmt::Display for What {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let percent = |who: &Who| who.share.map_or(String::new(), |s| format!(" {:.0} %", s * 100.0));
-        match self {
-            Self::Partition { parts, .. } => write!(f, "partition into {}", parts.len()),
-            Self::Mute { who, .. } => write!(f, "not heard{}", percent(who)),
-            Self::Kill { who, disk, .. } => {
-                let disk = match disk {
-                    DiskFate::Kept => "",
-                    DiskFate::Torn => ", power cut",
-                    DiskFate::Lost => ", disk lost",
-                };
-                write!(f, "death{}{disk}", percent(who))
-            }
-            Self::Sleep { who, .. } => write!(f, "asleep{}", percent(who)),
-            Self::Weather { loss, .. } => write!(f, "loss {:.1} %", loss * 100.0),
-            Self::ClockJump { secs, .. } => write!(f, "clock {secs:+} s"),
-            Self::Get { .. } => write!(f, "gets"),
-            Self::Upgrade { .. } => write!(f, "upgrade"),
         }
     }
 }

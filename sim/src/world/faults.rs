@@ -35,8 +35,18 @@ impl World {
 
     async fn carry_out(self: &Rc<Self>, what: &What, name: &str) -> Result<(), Failure> {
         match what {
-            What::Partition { parts, lasts } => self.partition(parts, lasts.duration(), name).await,
-            What::Mute { who, lasts } => self.mute(&self.pick(who, name), lasts.duration()).await,
+            What::Partition { parts, groups, one_way, lasts } => {
+                let parts =
+                    if groups.is_empty() { self.drawn_parts(parts, name) } else { self.parts_of(groups) };
+                let is_all = groups.is_empty() && !one_way;
+                let cut = if is_all { self.apart(&parts) } else { Cut::Ways(ways(&parts, *one_way)) };
+                self.cut(cut, lasts.duration()).await;
+            }
+            What::Mute { who, lasts } => {
+                let muted = self.hosts_of(&self.pick(who, name));
+                let others = self.hosts().into_iter().filter(|host| !muted.contains(host)).collect();
+                self.cut(Cut::Ways(vec![(muted, others)]), lasts.duration()).await;
+            }
             What::Sleep { who, lasts } => {
                 let nodes = self.pick(who, name);
                 nodes.iter().for_each(|index| self.sleep(*index, true));
@@ -89,7 +99,8 @@ impl World {
         draw(&mut self.rng(name), &candidates, wanted)
     }
 
-    async fn partition(&self, parts: &[f64], lasts: Duration, name: &str) {
+    /// All hosts, drawn into parts of these shares.
+    fn drawn_parts(&self, parts: &[f64], name: &str) -> Vec<Vec<HostId>> {
         let mut hosts = self.hosts();
         let count = hosts.len();
         hosts = draw(&mut self.rng(name), &hosts, count);
@@ -103,15 +114,27 @@ impl World {
             groups.push(hosts[begin..end].to_vec());
             begin = end;
         }
-        let mut part = vec![0; self.len()];
-        for (number, group) in groups.iter().enumerate() {
-            group.iter().for_each(|host| part[host.index()] = number);
-        }
-        self.cut(Cut::Parts(part), lasts).await;
+        groups
     }
 
-    async fn mute(&self, nodes: &[NodeIndex], lasts: Duration) {
-        self.cut(Cut::Mute(nodes.to_vec()), lasts).await;
+    /// The hosts of each of these groups.
+    fn parts_of(&self, groups: &[String]) -> Vec<Vec<HostId>> {
+        let number = |name: &String| self.plan.groups.iter().position(|group| group.name == *name);
+        let numbers = groups.iter().filter_map(number);
+        numbers.map(|group| self.hosts_of(&self.members(group))).collect()
+    }
+
+    fn hosts_of(&self, nodes: &[NodeIndex]) -> Vec<HostId> {
+        nodes.iter().map(|index| self.host(*index)).collect()
+    }
+
+    /// Every host in one of these parts, none of which hears another.
+    fn apart(&self, parts: &[Vec<HostId>]) -> Cut {
+        let mut part = vec![0; self.len()];
+        for (number, hosts) in parts.iter().enumerate() {
+            hosts.iter().for_each(|host| part[host.index()] = number);
+        }
+        Cut::Parts(part)
     }
 
     /// Cuts the network for a while, besides what cuts it already.
@@ -130,7 +153,7 @@ impl World {
     }
 
     /// Makes the network as all cuts together want it: two hosts hear each other if they are in the same part of
-    /// every partition.
+    /// every partition that takes in all, and nothing cuts the way.
     fn apply_cuts(&self) {
         let hosts = self.hosts();
         let cuts = self.cuts.borrow();
@@ -139,7 +162,7 @@ impl World {
         for (index, host) in hosts.iter().enumerate() {
             let part = |cut: &Cut| match cut {
                 Cut::Parts(parts) => parts.get(index).copied(),
-                Cut::Mute(_) => None,
+                Cut::Ways(_) => None,
             };
             groups.entry(cuts.values().filter_map(part).collect()).or_default().push(*host);
         }
@@ -147,11 +170,8 @@ impl World {
             self.net.partition(&groups.into_values().collect::<Vec<_>>());
         }
         for cut in cuts.values() {
-            let Cut::Mute(muted) = cut else { continue };
-            for from in muted {
-                let others = (0..hosts.len()).filter(|index| !muted.contains(index));
-                others.for_each(|to| self.net.block(hosts[*from], hosts[to], true));
-            }
+            let Cut::Ways(ways) = cut else { continue };
+            ways.iter().for_each(|(from, to)| self.net.partition_one_way(from, to));
         }
     }
 
@@ -237,5 +257,35 @@ impl World {
             }
         });
         futures::future::join_all(gets).await;
+    }
+}
+
+/// The ways between parts: from the first to the second only, or all of them.
+fn ways(parts: &[Vec<HostId>], one_way: bool) -> Vec<(Vec<HostId>, Vec<HostId>)> {
+    let mut ways = Vec::new();
+    for (place, from) in parts.iter().enumerate() {
+        for (other, to) in parts.iter().enumerate() {
+            if place < other || place > other && !one_way {
+                ways.push((from.clone(), to.clone()));
+            }
+        }
+    }
+    ways
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net::Net;
+
+    #[test]
+    fn one_way_is_from_the_first_part_to_the_second() {
+        let net = Net::new(1);
+        let host = || vec![net.add_host(HostSpec::default())];
+        let [a, b, c] = [host(), host(), host()];
+        let pair = |from: &Vec<HostId>, to: &Vec<HostId>| (from.clone(), to.clone());
+        assert_eq!(ways(&[a.clone(), b.clone()], true), [pair(&a, &b)]);
+        assert_eq!(ways(&[a.clone(), b.clone()], false), [pair(&a, &b), pair(&b, &a)]);
+        assert_eq!(ways(&[a, b, c], false).len(), 6);
     }
 }

@@ -121,8 +121,8 @@ struct Slot {
 enum Cut {
     /// The part of each host.
     Parts(Vec<usize>),
-    /// These are not heard.
-    Mute(Vec<NodeIndex>),
+    /// What hosts of the first set send does not reach those of the second.
+    Ways(Vec<(Vec<HostId>, Vec<HostId>)>),
 }
 
 /// A get that should succeed.
