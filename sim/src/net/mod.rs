@@ -66,12 +66,12 @@ pub const RETRANSMISSION_TIMEOUT: Duration = Duration::from_micros(faults::GIVE_
 
 /// A host of a network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct HostId(u32);
+pub struct HostId(usize);
 
 impl HostId {
     /// Hosts are numbered from 0 in the order in which they were added.
     pub const fn index(self) -> usize {
-        self.0 as usize
+        self.0
     }
 }
 
@@ -145,10 +145,10 @@ impl Net {
     /// Adds a host and gives it an address: a public one, or one of its NAT box's inner network.
     ///
     /// # Panics
-    /// If it is put behind a NAT box of another network, or is the 2^32nd host.
+    /// If it is put behind a NAT box of another network.
     pub fn add_host(&self, spec: HostSpec) -> HostId {
         self.with(|core| {
-            let id = HostId(u32::try_from(core.hosts.len()).expect("hosts can be counted"));
+            let id = HostId(core.hosts.len());
             let mut spec = spec;
             let nat = spec.nat.map(|nat| match nat {
                 Nat::Behind(id) => id,
