@@ -13,7 +13,7 @@ pub enum Promise {
     StoresRight,
     /// After a crash everything that was acknowledged before is there.
     NothingLost,
-    /// Limits of connections, records and open requests are kept.
+    /// Every limit on connections, streams, requests, lookups, records and memory is kept.
     CapsKept,
     /// A get with a complete provider that was reachable all the time completes.
     ArrivesIfHeld,

@@ -55,6 +55,17 @@ impl Content {
         self.root.to_string()
     }
 
+    /// Bytes of the blocks of the manifest.
+    pub fn manifests_len(&self) -> u64 {
+        self.blocks.iter().map(|(_, block)| block.len() as u64).sum()
+    }
+
+    /// Length of the longest chunk or block of the manifest.
+    pub fn longest_len(&self) -> u64 {
+        let blocks = self.blocks.iter().map(|(_, block)| block.len() as u64);
+        blocks.chain(self.chunks().into_iter().map(|(_, len)| u64::from(len))).max().unwrap_or(0)
+    }
+
     /// The distinct chunks with their lengths.
     pub fn chunks(&self) -> Vec<(ChunkCid, u32)> {
         self.tree.unique_chunks()

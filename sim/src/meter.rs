@@ -4,6 +4,9 @@
 //! bytes (multistream-select), and all bytes of both directions are booked under that name. Streams are counted
 //! where they are opened, so that each counts once. Multiplexing and encryption are left out; the network counts
 //! what is on the wire.
+//!
+//! Beside that it knows of each node what it fetches and how many streams its connections have ([`NodeMeter`]): what is
+//! true, not what the node says.
 
 use std::{
     collections::BTreeMap,
@@ -11,7 +14,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     task::{Context, Poll, ready},
 };
@@ -25,6 +28,10 @@ use libp2p::{
         transport::Boxed,
     },
 };
+use tokio::time::Instant;
+
+/// Short name of the protocol by which content is fetched.
+const EXCHANGE: &str = "exchange";
 
 /// Bytes looked at for the name of the protocol.
 const MAX_HEAD_LEN: usize = 256;
@@ -38,23 +45,73 @@ pub struct Count {
     pub streams: u64,
 }
 
+/// What one node fetches, in all its lives.
+#[derive(Debug, Default)]
+pub struct NodeMeter {
+    fetched_len: AtomicU64,
+    requests: Mutex<Requests>,
+    most_streams: AtomicUsize,
+}
+
+/// Exchange requests that a node has made.
+#[derive(Debug, Default)]
+struct Requests {
+    open: usize,
+    /// When the last ones ended, and how many did in that instant.
+    ended: Option<(Instant, usize)>,
+}
+
+impl NodeMeter {
+    /// Bytes that the node has read from exchange streams that it opened, with what frames them.
+    pub fn fetched_len(&self) -> u64 {
+        self.fetched_len.load(Ordering::Relaxed)
+    }
+
+    /// Exchange requests in flight, those that were given up but not answered included. One that has ended in this very
+    /// instant counts as well: the node may not have got round to what came of it.
+    pub fn requests_in_flight(&self) -> usize {
+        let requests = self.requests();
+        let just_now = requests.ended.filter(|(at, _)| *at == Instant::now());
+        requests.open + just_now.map_or(0, |(_, count)| count)
+    }
+
+    /// Most streams that one of its connections has ever had at the same time.
+    pub fn most_streams(&self) -> usize {
+        self.most_streams.load(Ordering::Relaxed)
+    }
+
+    fn request_begins(&self) {
+        self.requests().open += 1;
+    }
+
+    fn request_ends(&self) {
+        let (mut requests, now) = (self.requests(), Instant::now());
+        requests.open = requests.open.saturating_sub(1);
+        let before = requests.ended.filter(|(at, _)| *at == now).map_or(0, |(_, count)| count);
+        requests.ended = Some((now, before + 1));
+    }
+
+    fn requests(&self) -> MutexGuard<'_, Requests> {
+        self.requests.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// What was counted, by short name of the protocol.
 #[derive(Debug, Clone, Default)]
 pub struct Meter(Arc<Mutex<BTreeMap<&'static str, Count>>>);
 
 impl Meter {
-    /// The same transport, counted. What the node reads from exchange streams that it opened, which is what it
-    /// fetches, is added to `fetched` as well.
+    /// The same transport, counted, by node as well.
     pub fn wrap(
         &self,
         transport: Boxed<(PeerId, StreamMuxerBox)>,
-        fetched: Arc<AtomicU64>,
+        node: Arc<NodeMeter>,
     ) -> Boxed<(PeerId, StreamMuxerBox)> {
         let meter = self.clone();
         transport
             .map(move |(peer, muxer), _| {
-                let (meter, fetched) = (meter.clone(), fetched.clone());
-                (peer, StreamMuxerBox::new(MeteredMuxer { muxer, meter, fetched }))
+                let (meter, node) = (meter.clone(), node.clone());
+                (peer, StreamMuxerBox::new(MeteredMuxer { muxer, meter, node, streams: Arc::default() }))
             })
             .boxed()
     }
@@ -80,7 +137,7 @@ impl Meter {
 fn short_name(protocol: &str) -> &'static str {
     const NAMES: [(&str, &str); 7] = [
         ("/kad/", "kad"),
-        ("/exchange/", "exchange"),
+        ("/exchange/", EXCHANGE),
         ("/id/", "identify"),
         ("/ping/", "ping"),
         ("/autonat/", "autonat"),
@@ -93,7 +150,18 @@ fn short_name(protocol: &str) -> &'static str {
 struct MeteredMuxer {
     muxer: StreamMuxerBox,
     meter: Meter,
-    fetched: Arc<AtomicU64>,
+    node: Arc<NodeMeter>,
+    /// Counts its streams: each holds a clone.
+    streams: Arc<()>,
+}
+
+impl MeteredMuxer {
+    /// A place among the streams of the connection.
+    fn place(&self) -> Arc<()> {
+        let place = self.streams.clone();
+        self.node.most_streams.fetch_max(Arc::strong_count(&place) - 1, Ordering::Relaxed);
+        place
+    }
 }
 
 impl StreamMuxer for MeteredMuxer {
@@ -102,13 +170,13 @@ impl StreamMuxer for MeteredMuxer {
 
     fn poll_inbound(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<Metered>> {
         let stream = ready!(Pin::new(&mut self.muxer).poll_inbound(context))?;
-        Poll::Ready(Ok(Metered { stream, book: None }))
+        Poll::Ready(Ok(Metered { stream, book: None, _place: self.place() }))
     }
 
     fn poll_outbound(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<Metered>> {
         let stream = ready!(Pin::new(&mut self.muxer).poll_outbound(context))?;
-        let book = Some(Book::new(self.meter.clone(), self.fetched.clone()));
-        Poll::Ready(Ok(Metered { stream, book }))
+        let book = Some(Book::new(self.meter.clone(), self.node.clone()));
+        Poll::Ready(Ok(Metered { stream, book, _place: self.place() }))
     }
 
     fn poll_close(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -129,17 +197,17 @@ struct Book {
     head: Vec<u8>,
     /// Bytes not booked yet.
     bytes: u64,
-    fetched: Arc<AtomicU64>,
+    node: Arc<NodeMeter>,
 }
 
 impl Book {
-    fn new(meter: Meter, fetched: Arc<AtomicU64>) -> Self {
-        Self { meter, name: None, head: Vec::new(), bytes: 0, fetched }
+    fn new(meter: Meter, node: Arc<NodeMeter>) -> Self {
+        Self { meter, name: None, head: Vec::new(), bytes: 0, node }
     }
 
     fn read(&mut self, len: usize) {
-        if self.name == Some("exchange") {
-            self.fetched.fetch_add(len as u64, Ordering::Relaxed);
+        if self.name == Some(EXCHANGE) {
+            self.node.fetched_len.fetch_add(len as u64, Ordering::Relaxed);
         }
         self.count(len);
     }
@@ -154,6 +222,9 @@ impl Book {
             if let Some(name) = self.name {
                 self.head = Vec::new();
                 self.meter.add(name, std::mem::take(&mut self.bytes), 1);
+                if name == EXCHANGE {
+                    self.node.request_begins();
+                }
             }
         }
         self.count(data.len());
@@ -172,6 +243,9 @@ impl Drop for Book {
     fn drop(&mut self) {
         if self.name.is_none() && self.bytes > 0 {
             self.meter.add("other", self.bytes, 1);
+        }
+        if self.name == Some(EXCHANGE) {
+            self.node.request_ends();
         }
     }
 }
@@ -195,6 +269,7 @@ fn protocol(mut head: &[u8]) -> Option<&str> {
 pub struct Metered {
     stream: SubstreamBox,
     book: Option<Book>,
+    _place: Arc<()>,
 }
 
 impl AsyncRead for Metered {
@@ -251,6 +326,26 @@ mod tests {
         book.count(1000);
         let count = Count { bytes: 20 + 20 + 23 + 100 + 1000, streams: 1 };
         assert_eq!(meter.counts(), BTreeMap::from([("kad", count)]));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_is_in_flight_until_the_instant_in_which_it_ends_is_over() {
+        let node = Arc::new(NodeMeter::default());
+        let mut books = [(); 2].map(|()| Book::new(Meter::default(), node.clone()));
+        for book in &mut books {
+            book.written(b"\x13/multistream/1.0.0\n");
+            assert_eq!(node.requests_in_flight(), 0, "nothing is asked for yet");
+        }
+        for book in &mut books {
+            book.written(b"\x17/dhtfs/main/exchange/1\n");
+            book.read(1000);
+        }
+        assert_eq!((node.requests_in_flight(), node.fetched_len()), (2, 2000));
+        let [first, _second] = books;
+        drop(first);
+        assert_eq!(node.requests_in_flight(), 2);
+        tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+        assert_eq!(node.requests_in_flight(), 1);
     }
 
     #[test]

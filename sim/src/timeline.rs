@@ -1,4 +1,5 @@
-//! Runs a plan: starts the nodes, lets things happen at their times, looks once an hour, and judges at the end.
+//! Runs a plan: starts the nodes, lets things happen at their times, looks at limits all the time and at everything
+//! once an hour, and judges at the end.
 
 use std::{cell::Cell, rc::Rc, time::Duration};
 
@@ -20,6 +21,9 @@ use crate::{
 
 /// How often the network is looked at.
 const SAMPLE_EVERY: Duration = Duration::from_secs(3600);
+
+/// How often limits are looked at, besides before and after every event.
+const CAPS_EVERY: Duration = Duration::from_secs(30);
 
 /// Where a run tells how far it is.
 pub trait Progress {
@@ -150,7 +154,7 @@ impl Timeline {
         });
     }
 
-    /// Looks once an hour until the time is up, or nothing is left to happen.
+    /// Looks every ten seconds until the time is up, or nothing is left to happen.
     async fn watch(&mut self, progress: &dyn Progress) -> Result<(), Failure> {
         let world = self.world.clone();
         let duration = world.plan.duration.duration();
@@ -158,7 +162,7 @@ impl Timeline {
             && world.plan.probes.is_none()
             && world.plan.groups.iter().all(|group| group.churn.is_none());
         let mut before = Before::default();
-        let mut next = SAMPLE_EVERY;
+        let (mut next, mut next_caps) = (SAMPLE_EVERY, CAPS_EVERY);
         let mut ticks = tokio::time::interval(Duration::from_secs(10));
         loop {
             tokio::select! {
@@ -177,6 +181,10 @@ impl Timeline {
             let is_judged = !world.plan.expect.tables_recover || world.is_health_checked();
             if elapsed >= duration || (ends_early && self.work.get() == 0 && is_judged) {
                 break;
+            }
+            if elapsed >= next_caps {
+                next_caps += CAPS_EVERY;
+                world.check_caps().await;
             }
             if elapsed >= next {
                 next += SAMPLE_EVERY;

@@ -16,7 +16,8 @@ use super::{
 };
 use crate::{
     Role,
-    net::{Direction, NetStatus, Verdict},
+    core::{provide::ProvideConfig, serve::ServeConfig},
+    net::{Direction, NetLimits, NetStatus, Verdict},
 };
 
 impl Api {
@@ -65,6 +66,24 @@ impl Api {
             provide: self.provide_info(),
             counters,
         })
+    }
+
+    /// How much is in use of what bounds memory and connections, beside what the defaults allow: name, use, limit.
+    /// Empty without a network. Asks the network only, so that it may be called often.
+    pub async fn limits_in_use(&self) -> Vec<(&'static str, u64, u64)> {
+        let Some(net) = &self.inner.net else { return Vec::new() };
+        let Ok(usage) = net.client.usage().await else { return Vec::new() };
+        let (serve, provide) = (ServeConfig::default(), ProvideConfig::default());
+        let served = *net.served.borrow();
+        let announcing = net.provide.as_ref().map_or(0, |provide| provide.stats().in_flight);
+        let network = usage.against(&NetLimits::default());
+        let counts = [
+            ("requests that wait to be served", served.queued, serve.max_queued),
+            ("keys being announced", announcing, provide.max_in_flight),
+        ];
+        let bytes = ("bytes read to be served", served.budget_used_len, serve.budget_len);
+        let counts = network.into_iter().chain(counts);
+        counts.map(|(name, used, limit)| (name, used as u64, limit as u64)).chain([bytes]).collect()
     }
 
     /// What is here of one CID.

@@ -11,6 +11,7 @@ use super::command::{Command, LookupId, Reply};
 use super::error::{BootstrapFailure, DialFailure, ListenError, NetGone, ProvideError, RequestError};
 use super::exchange::ExchangeResponse;
 use super::report::{BlockAnswer, LookupEvent, NetStatus, PeerInfo, ServeTicket};
+use super::usage::NetUsage;
 
 /// Asks the event loop. Any of its futures may be dropped at any time.
 ///
@@ -146,6 +147,14 @@ impl Client {
     /// If the network has gone.
     pub async fn status(&self) -> Result<NetStatus, NetGone> {
         self.ask(|reply| Command::Status { reply }).await.map(|status| *status)
+    }
+
+    /// How much of each limit is in use.
+    ///
+    /// # Errors
+    /// If the network has gone.
+    pub async fn usage(&self) -> Result<NetUsage, NetGone> {
+        self.ask(|reply| Command::Usage { reply }).await
     }
 
     /// Ends the event loop: answers everybody who waits, closes listeners, then connections. Returns when it

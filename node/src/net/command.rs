@@ -7,6 +7,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::error::{BootstrapFailure, DialFailure, ListenError, ProvideError, RequestError};
 use super::exchange::ExchangeResponse;
 use super::report::{BlockAnswer, LookupEvent, NetStatus, PeerInfo, ServeTicket};
+use super::usage::NetUsage;
 
 /// Where an answer goes. Dropping it tells the caller that the network has gone.
 pub(crate) type Reply<T> = oneshot::Sender<T>;
@@ -34,5 +35,6 @@ pub(crate) enum Command {
     Peers { reply: Reply<Vec<PeerInfo>> },
     RoutingPeers { reply: Reply<RoutingPeers> },
     Status { reply: Reply<Box<NetStatus>> },
+    Usage { reply: Reply<NetUsage> },
     Shutdown { reply: Reply<()> },
 }

@@ -152,6 +152,7 @@ impl EventLoop {
             Command::Peers { reply } => drop(reply.send(self.peer_infos())),
             Command::RoutingPeers { reply } => drop(reply.send(self.routing_peers())),
             Command::Status { reply } => drop(reply.send(Box::new(self.status()))),
+            Command::Usage { reply } => drop(reply.send(self.usage())),
             Command::Shutdown { reply } => return ControlFlow::Break(Some(reply)),
         }
         ControlFlow::Continue(())

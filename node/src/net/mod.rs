@@ -7,7 +7,7 @@
 //! | file                          | what it holds                                                      |
 //! |-------------------------------|--------------------------------------------------------------------|
 //! | `client`, `command`, `report` | the API, how it reaches the loop, what it answers                  |
-//! | `event_loop`, `on_*`, `status`| the loop and its handlers, one file per family of events           |
+//! | `event_loop`, `on_*`, `status`, `usage` | the loop and its handlers, one file per family of events |
 //! | `dials`, `pending`, `outbox`  | who waits for what, and events on their way out                    |
 //! | `behaviour`, `kad`, `nat_*`   | the protocols of a node                                            |
 //! | `records`, `peers`, `address_book`, `addresses` | bounded state, and what enters it                |
@@ -57,6 +57,7 @@ mod status;
 #[cfg(test)]
 mod tests;
 pub mod transport;
+mod usage;
 
 pub use self::behaviour::Protocols;
 pub use self::client::{Client, Lookup};
@@ -70,6 +71,7 @@ pub use self::report::{
     BlockAnswer, Direction, LookupEvent, LookupOutcome, LookupStats, NetEvent, NetStatus, PeerInfo,
     Reachability, ServeId, ServeTicket, TestedAddr, Verdict,
 };
+pub use self::usage::NetUsage;
 
 use self::behaviour::Behaviour;
 

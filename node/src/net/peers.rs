@@ -133,6 +133,11 @@ impl Peers {
     pub(crate) fn connections(&self) -> usize {
         self.0.values().map(|peer| peer.connections.len()).sum()
     }
+
+    /// Connections of the peer that has the most.
+    pub(crate) fn most_connections(&self) -> usize {
+        self.0.values().map(|peer| peer.connections.len()).max().unwrap_or(0)
+    }
 }
 
 #[cfg(test)]

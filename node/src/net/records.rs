@@ -105,6 +105,11 @@ impl Records {
         self.total
     }
 
+    /// Records of other nodes held here of the provider that has the most.
+    pub(crate) fn most_of_one_provider(&self) -> usize {
+        self.ranking.last().map_or(0, |(count, _)| *count)
+    }
+
     /// Takes a record of another node, within the budgets.
     pub(crate) fn admit(&mut self, record: ProviderRecord) -> Admission {
         let Some(digest) = digest_of(&record.key) else { return Admission::BadKey };

@@ -101,9 +101,8 @@ impl Trace {
         len: usize,
         data: &[u8],
     ) {
-        let number = |host: Option<HostId>| {
-            host.and_then(|host| u32::try_from(host.index()).ok()).unwrap_or(u32::MAX)
-        };
+        let number =
+            |host: Option<HostId>| host.and_then(|host| u32::try_from(host.index()).ok()).unwrap_or(u32::MAX);
         let mut head = [0_u8; 25];
         head[..8].copy_from_slice(&at.to_le_bytes());
         head[8] = kind as u8;

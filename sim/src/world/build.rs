@@ -60,6 +60,7 @@ impl World {
             next_fault: Cell::new(0),
             getting: RefCell::default(),
             steady_gets: RefCell::default(),
+            fetches: RefCell::default(),
             faults_on: Cell::new(0),
             plan,
         };
@@ -89,7 +90,7 @@ impl World {
             addr,
             disk: disk::new(&self.pool)?,
             exchange_versions: settings.exchange_versions.clone(),
-            fetched: Arc::default(),
+            meter: Arc::default(),
             clock_skew: Arc::default(),
             state: State::Off,
             life: 0,

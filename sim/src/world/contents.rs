@@ -119,7 +119,8 @@ impl World {
         }
     }
 
-    pub(super) fn disk(&self, index: NodeIndex) -> dhtfs_store::disk::MemoryDisk {
+    /// The disk of a machine.
+    pub fn disk(&self, index: NodeIndex) -> dhtfs_store::disk::MemoryDisk {
         self.slots.borrow()[index].disk.clone()
     }
 }

@@ -16,6 +16,7 @@ impl World {
     /// # Errors
     /// If a node that has to start again does not.
     pub async fn happen(self: &Rc<Self>, what: &What, name: &str) -> Result<(), Failure> {
+        self.check_caps().await;
         let from = self.now();
         let place = what.is_fault().then(|| {
             self.fault_begins();
@@ -26,6 +27,7 @@ impl World {
         });
         self.note(&format!("event {what}"));
         let done = self.carry_out(what, name).await;
+        self.check_caps().await;
         if let Some(place) = place {
             self.fault_ends();
             self.record.borrow_mut().faults[place].to = self.now();

@@ -2,17 +2,18 @@
 
 use std::time::Duration;
 
-use dhtfs_node::api::types::{ApiError, GetProgress, GetReport, GetRequest, NetworkHints};
+use dhtfs_node::{
+    api::types::{ApiError, GetProgress, GetReport, GetRequest, NetworkHints},
+    core::fetch::FetchConfig,
+};
+use dhtfs_store::Store;
 use tokio::{sync::watch, time::Instant};
 
-use super::{Hold, NodeIndex, Steady, Up, World, disk};
-use crate::{checks::Promise, record::Get};
+use super::{Death, Fetching, Hold, NodeIndex, Steady, Up, World, disk};
+use crate::{checks::Promise, content::Content, plan::DiskFate, record::Get};
 
 /// How often the world looks whether a complete provider is still reachable.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
-
-/// Chunk requests that one fetch has in flight at most, as far as a crash can lose them, in bytes.
-const IN_FLIGHT_LEN: u64 = 64 << 20;
 
 /// What a request and the head of its answer take at most besides the block, protocol names included.
 const FRAME_LEN: u64 = 512;
@@ -25,7 +26,8 @@ struct Attempts<'a> {
     get: Get,
     begun: Instant,
     fetched_before: u64,
-    crashes: u64,
+    /// What crashes made come again, in bytes.
+    lost_len: u64,
     /// Holders that were reachable at every look so far.
     steady: Vec<NodeIndex>,
 }
@@ -39,7 +41,7 @@ impl World {
         let steady = self.live_holders(number, index);
         let (begun, fetched_before) = (Instant::now(), self.fetched_len(index));
         let mut attempts =
-            Attempts { world: self, index, number, get, begun, fetched_before, crashes: 0, steady };
+            Attempts { world: self, index, number, get, begun, fetched_before, lost_len: 0, steady };
         let place = {
             let mut record = self.record.borrow_mut();
             record.gets.push(Get {
@@ -67,7 +69,7 @@ impl World {
                     attempts.failed(&error);
                     break;
                 }
-                None => attempts.crashes += 1,
+                None => {}
             }
         }
         self.steady_gets.borrow_mut().remove(&place);
@@ -75,6 +77,28 @@ impl World {
         get.received_len = self.fetched_len(index) - fetched_before;
         self.note(&format!("get {index} {number} {:?} {:?}", get.total_secs, get.error));
         self.record.borrow_mut().gets[place] = get;
+    }
+
+    /// A node dies, and with it the attempts of its gets: notes what has to come again. These are the requests in
+    /// flight, each for a block at most and all together within the budget of a fetch; the manifest, which is not synced
+    /// by itself; if the power fails what else was not synced; and if the disk is lost all of it.
+    pub(super) fn note_lost(&self, index: NodeIndex, death: Death, store: Option<&Store>) {
+        let requests = self.slots.borrow()[index].meter.requests_in_flight() as u64;
+        for ((_, number), fetching) in
+            self.fetches.borrow_mut().iter_mut().filter(|((node, _), _)| *node == index)
+        {
+            let content = &self.contents[*number];
+            let held = store.map_or(0, |store| held_len(store, content));
+            let received = fetching.progress.borrow().have_len.max(held);
+            let in_flight = (requests * content.longest_len()).min(FetchConfig::default().budget_len);
+            fetching.lost_len += in_flight
+                + content.manifests_len()
+                + match death {
+                    Death::Shutdown | Death::Crash(DiskFate::Kept) => 0,
+                    Death::Crash(DiskFate::Torn) => received - held,
+                    Death::Crash(DiskFate::Lost) => received,
+                };
+        }
     }
 
     /// Gets that should have ended long before the end of the run, and did not.
@@ -113,6 +137,8 @@ impl Attempts<'_> {
             ..GetRequest::default()
         };
         let (progress_out, mut progress) = watch::channel(GetProgress::default());
+        let fetching = Fetching { progress: progress.clone(), lost_len: 0 };
+        self.world.fetches.borrow_mut().insert((self.index, self.number), fetching);
         let result = {
             let mut fetching = std::pin::pin!(up.run(up.node.api().get(request, progress_out)));
             let mut looks = tokio::time::interval(LOOK_EVERY);
@@ -133,6 +159,8 @@ impl Attempts<'_> {
             }
         };
         self.look();
+        let ended = self.world.fetches.borrow_mut().remove(&(self.index, self.number));
+        self.lost_len += ended.map_or(0, |fetching| fetching.lost_len);
         result
     }
 
@@ -169,16 +197,16 @@ impl Attempts<'_> {
         get.first_byte_secs.get_or_insert(secs);
         get.received_len = world.fetched_len(self.index) - self.fetched_before;
         get.sources = report.sources.len();
-        let manifests: u64 = content.blocks.iter().map(|(_, block)| block.len() as u64).sum();
         let per_hostile = world.hostile_nodes() as u64 * (1 << 20);
         let allowed = content.len
             + content.len / 20
             + FRAME_LEN * (content.chunks().len() + content.blocks.len()) as u64
-            + manifests
+            + content.manifests_len()
             + per_hostile
-            + self.crashes * IN_FLIGHT_LEN.min(content.len);
+            + self.lost_len;
         world.checks.look(Promise::ReceivesOnce, get.received_len <= allowed, || {
-            format!("node {} received {} bytes for {} of them", self.index, get.received_len, content.len)
+            let (node, received, len) = (self.index, get.received_len, content.len);
+            format!("node {node} received {received} bytes for {len} of them, {allowed} allowed")
         });
         world.checks.look(Promise::ArrivesIfHeld, true, String::new);
         world.set_hold(self.index, self.number, Hold::Whole);
@@ -195,4 +223,10 @@ impl Attempts<'_> {
             });
         }
     }
+}
+
+/// Bytes of a content that a store has acknowledged.
+fn held_len(store: &Store, content: &Content) -> u64 {
+    let chunks = content.chunks().into_iter();
+    chunks.filter(|(cid, _)| store.has_chunk(cid).unwrap_or(false)).map(|(_, len)| u64::from(len)).sum()
 }

@@ -2,14 +2,17 @@
 
 use std::time::Duration;
 
-use dhtfs_node::{api::types::Status, net::NetLimits};
-use tokio::time::Instant;
+use dhtfs_node::{api::types::Status, net::limits::MAX_MUXER_STREAMS};
+use tokio::time::{Instant, timeout};
 
 use super::{NodeIndex, World};
 use crate::checks::Promise;
 
 /// Peers that a routing table should have, if there are so many.
 const ENOUGH_PEERS: usize = 20;
+
+/// How long a node may take to say what it uses. It takes no simulated time, unless it falls asleep over it.
+const ANSWERS_WITHIN: Duration = Duration::from_millis(1);
 
 /// How long tables may take to recover from a fault.
 const RECOVERY: Duration = Duration::from_secs(10 * 60);
@@ -43,29 +46,29 @@ impl World {
         self.is_health_checked.get()
     }
 
-    /// Looks at the caps and tables of every node.
+    /// Looks at the tables of every node.
     pub async fn check_health(&self) {
         self.is_health_checked.set(true);
         for index in 0..self.len() {
             if let Some(status) = self.status(index).await {
-                self.check_caps(index, &status);
                 self.check_table(index, &status);
             }
         }
     }
 
-    /// Compares what a node reports with its limits.
-    pub(super) fn check_caps(&self, index: NodeIndex, status: &Status) {
-        let limits = NetLimits::default();
-        let caps = [
-            ("connections", status.connections, u64::from(limits.max_connections)),
-            ("foreign records", status.records_held, limits.max_foreign_records as u64),
-            ("open requests", status.requests_open, limits.max_open_requests as u64),
-        ];
-        for (what, value, cap) in caps {
-            self.checks.look(Promise::CapsKept, value <= cap, || {
-                format!("node {index} has {value} {what}, limit {cap}")
-            });
+    /// Compares what every node uses with its limits.
+    pub async fn check_caps(&self) {
+        for index in 0..self.len() {
+            let Some(up) = self.up(index) else { continue };
+            let used = timeout(ANSWERS_WITHIN, up.run(up.node.api().limits_in_use())).await;
+            let Ok(Some(used)) = used else { continue };
+            let streams = self.slots.borrow()[index].meter.most_streams();
+            let streams = ("streams on one connection", streams as u64, MAX_MUXER_STREAMS as u64);
+            for (what, used, limit) in used.into_iter().chain([streams]) {
+                self.checks.look(Promise::CapsKept, used <= limit, || {
+                    format!("node {index} has {used} {what} at {:.0} s, limit {limit}", self.now())
+                });
+            }
         }
     }
 

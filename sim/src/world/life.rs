@@ -171,7 +171,7 @@ impl World {
         let listen = slot.addr.iter().filter(|part| !matches!(part, libp2p::multiaddr::Protocol::P2p(_)));
         Ok(PeerEnv {
             keypair: slot.keypair.clone(),
-            transport: self.meter.wrap(transport, slot.fetched.clone()),
+            transport: self.meter.wrap(transport, slot.meter.clone()),
             executor: tasks.executor(),
             listen: vec![listen.collect()],
             bootstrap,
@@ -266,6 +266,7 @@ impl World {
         };
         self.note(&format!("stop {index} {death:?}"));
         if let Some(running) = running {
+            self.note_lost(index, death, running.store.as_ref());
             running.died.send_replace(true);
             match (running.process, death) {
                 (Process::Node(node), Death::Shutdown) => {

@@ -9,12 +9,12 @@ use std::{
     rc::Rc,
     sync::{
         Arc,
-        atomic::{AtomicI64, AtomicU64, Ordering},
+        atomic::{AtomicI64, Ordering},
     },
     time::Duration,
 };
 
-use dhtfs_node::Node;
+use dhtfs_node::{Node, api::types::GetProgress};
 use dhtfs_store::{Store, disk::MemoryDisk, disk::PagePool};
 use libp2p::{Multiaddr, PeerId, identity::Keypair};
 use rand::{Rng, SeedableRng, rngs::StdRng};
@@ -25,7 +25,7 @@ use crate::{
     clock,
     content::Content,
     derive_seed,
-    meter::Meter,
+    meter::{Meter, NodeMeter},
     net::{HostId, Net},
     plan::Plan,
     record::RunRecord,
@@ -87,6 +87,8 @@ pub struct World {
     next_fault: Cell<u64>,
     /// Gets that are under way: node and content.
     getting: RefCell<BTreeSet<NodeIndex>>,
+    /// Attempts of gets that are under way, by node and content.
+    fetches: RefCell<BTreeMap<(NodeIndex, usize), Fetching>>,
     /// Gets that have had a complete, reachable provider at every look so far, by their place in the record.
     steady_gets: RefCell<BTreeMap<usize, Steady>>,
 }
@@ -102,8 +104,8 @@ struct Slot {
     addr: Multiaddr,
     disk: MemoryDisk,
     exchange_versions: Vec<u32>,
-    /// Bytes of content it has received so far, in all its lives.
-    fetched: Arc<AtomicU64>,
+    /// What it has fetched so far, in all its lives.
+    meter: Arc<NodeMeter>,
     /// Seconds that its time of day is wrong by.
     clock_skew: Arc<AtomicI64>,
     state: State,
@@ -123,6 +125,13 @@ enum Cut {
     Parts(Vec<usize>),
     /// What hosts of the first set send does not reach those of the second.
     Ways(Vec<(Vec<HostId>, Vec<HostId>)>),
+}
+
+/// An attempt of a get.
+struct Fetching {
+    progress: watch::Receiver<GetProgress>,
+    /// What has to come again because the node died, in bytes.
+    lost_len: u64,
 }
 
 /// A get that should succeed.
@@ -276,7 +285,7 @@ impl World {
 
     /// Bytes of chunks and manifests that a node has received in all its lives, with what frames them.
     pub fn fetched_len(&self, index: NodeIndex) -> u64 {
-        self.slots.borrow().get(index).map_or(0, |slot| slot.fetched.load(Ordering::Relaxed))
+        self.slots.borrow().get(index).map_or(0, |slot| slot.meter.fetched_len())
     }
 
     fn host(&self, index: NodeIndex) -> HostId {

@@ -21,10 +21,10 @@ pub struct Before {
 impl World {
     /// The network now, with what happened since `before`; checks caps and tables on the way.
     pub async fn sample(self: &Rc<Self>, before: &mut Before) -> Hour {
+        self.check_caps().await;
         let mut tables = Vec::new();
         for index in 0..self.len() {
             let Some(status) = self.status(index).await else { continue };
-            self.check_caps(index, &status);
             if self.role(index).node_role() == Some(dhtfs_node::Role::Server) {
                 self.check_table(index, &status);
                 tables.push(usize::try_from(status.routing_peers).unwrap_or(usize::MAX));

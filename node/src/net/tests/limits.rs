@@ -72,6 +72,10 @@ async fn only_so_many_streams_share_a_connection() {
     }
     let client = &asker.client;
     assert_eq!(client.status().await.unwrap().requests_in_flight, usize::from(streams));
+    let usage = client.usage().await.unwrap();
+    assert_eq!((usage.requests, usage.connections, usage.incoming_connections), (usize::from(streams), 1, 0));
+    let served = server.client.usage().await.unwrap();
+    assert_eq!((served.connections_per_peer, served.incoming_connections), (1, 1));
 }
 
 #[tokio::test]
