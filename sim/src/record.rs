@@ -37,6 +37,9 @@ pub struct RunRecord {
     pub hours: Vec<Hour>,
     /// Lookups of providers.
     pub probes: Vec<Probe>,
+    /// Lookups that are not among these because the asker died before they ended.
+    #[serde(default)]
+    pub probes_dropped: u64,
     /// Whole fetches.
     pub gets: Vec<Get>,
     /// When faults were on.

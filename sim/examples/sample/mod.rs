@@ -213,6 +213,7 @@ pub(crate) fn record() -> RunRecord {
         checks: checks(),
         hours: hours(&mut noise),
         probes: probes(&mut noise),
+        probes_dropped: 0,
         gets: gets(&mut noise),
         faults: vec![
             fault("partition into 2", 6.0, 8.5),

@@ -50,8 +50,14 @@ pub(crate) fn headlines(record: &RunRecord) -> Vec<Headline> {
         value: format!("{:+.2}", fit.b * 2f64.ln()),
         more: format!("per doubling; {}", plots::fit_words(fit)),
     });
+    let dropped = (record.probes_dropped > 0).then(|| Headline {
+        name: "lookups cut off",
+        value: units::count(record.probes_dropped),
+        more: "not counted: the asker died".to_owned(),
+    });
     let all = [
         part("lookups found", found.len(), counted.len(), "with a reachable provider"),
+        dropped,
         quantiles(
             "first provider",
             &stats::sorted(found.iter().filter_map(|probe| probe.first_secs)),
@@ -107,6 +113,7 @@ mod tests {
     fn only_lookups_that_could_find_something_count() {
         let record = RunRecord {
             probes: vec![probe(true, true, 0.5), probe(true, false, 0.0), probe(false, false, 0.0)],
+            probes_dropped: 3,
             gets: vec![Get { complete: true, total_secs: Some(2.0), ..Get::default() }],
             ..RunRecord::default()
         };
@@ -118,6 +125,7 @@ mod tests {
             lines,
             [
                 "lookups found 50 % 1 of 2 with a reachable provider",
+                "lookups cut off 3 not counted: the asker died",
                 "first provider p50 500 ms p99 500 ms, of 1 lookups",
                 "gets complete 100 % 1 of 1 gets",
                 "whole file p50 2 s p99 2 s, of 1 gets",

@@ -14,7 +14,7 @@ const QUEUE: usize = 64;
 
 impl World {
     /// Looks up the providers of a content at a node, and records what came of it. A lookup whose asker dies is
-    /// not recorded.
+    /// only counted.
     pub async fn probe(&self, from: NodeIndex, number: usize, timeout: Duration) {
         let Some(up) = self.up(from) else { return };
         let alive_before = self.live_holders(number, from);
@@ -33,7 +33,10 @@ impl World {
             let (report, ()) = tokio::join!(up.node.api().providers(request, found_out), listen);
             (report, watching)
         };
-        let Some((report, watched)) = up.run(looking).await else { return };
+        let Some((report, watched)) = up.run(looking).await else {
+            self.record.borrow_mut().probes_dropped += 1;
+            return;
+        };
         let alive_after = self.live_holders(number, from);
         probe.provider_alive = alive_before.iter().any(|holder| alive_after.contains(holder));
         probe.found = watched.found;
