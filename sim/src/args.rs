@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand, ValueEnum};
 use dhtfs_sim::{plan::Security, scenario::Options};
 
+use crate::shell;
+
 /// Runs networks of hundreds of real dhtfs nodes in one process, on a virtual clock. The same seed gives the same
 /// run, byte for byte.
 #[derive(Debug, Parser)]
@@ -94,7 +96,12 @@ impl Run {
 
     /// The command that runs the same again.
     pub(crate) fn replay_command(&self) -> String {
-        let mut command = format!("dhtfs-sim run {}", self.scenario);
+        let mut command = "dhtfs-sim run ".to_owned();
+        if self.scenario.starts_with('-') {
+            // Or it would be read as an option.
+            command += "./";
+        }
+        command += &shell::quote(&self.scenario);
         if let Some(nodes) = self.nodes {
             command += &format!(" --nodes {nodes}");
         }

@@ -2,11 +2,14 @@
 #![deny(unsafe_code)]
 
 mod args;
+mod files;
 mod output;
+mod replay;
+mod shell;
 
 use std::{
     fs,
-    io::{BufWriter, Write},
+    io::{self, Write},
     path::Path,
     process::ExitCode,
     sync::atomic::{AtomicBool, Ordering},
@@ -22,6 +25,7 @@ use dhtfs_sim::{
 };
 
 use args::{Args, Command, Run};
+use files::Trace;
 use output::Terminal;
 
 /// Exit code when a check does not hold or the simulator fails.
@@ -44,7 +48,7 @@ fn main() -> ExitCode {
         Command::List => list(),
         Command::Show { scenario } => show(&scenario),
         Command::Run(run) => run_scenario(&run),
-        Command::Replay { file, trace } => replay(&file, trace.as_deref()),
+        Command::Replay { file, trace } => replay::replay(&file, trace.as_deref()),
     };
     match done {
         Ok(0) if OUTPUT_FAILED.load(Ordering::Relaxed) => ExitCode::from(FAILED),
@@ -135,15 +139,39 @@ fn find_scenario(name: &str) -> Result<Scenario, Ended> {
 fn run_scenario(args: &Run) -> Result<u8, Ended> {
     let (scenario, options) = (find_scenario(&args.scenario)?, args.options());
     let command = args.replay_command();
-    let record = simulate(scenario, &options, &command, (args.trace.as_deref(), args.quiet));
+    // Before the outputs are tried: what makes no sense leaves no files.
+    scenario.settings(&options).map_err(|e| usage(e.to_string()))?;
+    try_outputs(args)?;
+    let trace = create_trace(args.trace.as_deref())?;
+    let record = simulate(scenario, &options, &command, (trace.as_ref(), args.quiet));
+    let traced = write_trace(trace.as_ref());
     let record = record.map_err(|e| match e.code {
         USAGE => e,
         _ => Ended { message: format!("{}\nreplay: {command}", e.message), ..e },
     })?;
-    let written = write_files(args, &record);
+    let written = write_files(args, &record).and(traced);
     // How the run ended comes first: it took longer than the files.
     finish(&record)?;
     written.map(|()| 0)
+}
+
+/// Fails now, not after hours, if what comes out could not be written.
+fn try_outputs(args: &Run) -> Result<(), Ended> {
+    let tried = |path: &Path, tried: io::Result<()>| tried.map_err(|e| unwritable(path, &e));
+    args.json.as_ref().map_or(Ok(()), |file| tried(file, files::try_file(file)))?;
+    args.report.as_ref().map_or(Ok(()), |dir| tried(dir, files::try_report(dir)))
+}
+
+fn create_trace(file: Option<&Path>) -> Result<Option<Trace>, Ended> {
+    file.map(|file| Trace::create(file).map_err(|e| unwritable(file, &e))).transpose()
+}
+
+fn write_trace(trace: Option<&Trace>) -> Result<(), Ended> {
+    trace.map_or(Ok(()), |trace| trace.finish().map_err(failed))
+}
+
+fn unwritable(path: &Path, error: &io::Error) -> Ended {
+    usage(format!("cannot write {}: {error}", path.display()))
 }
 
 fn write_files(args: &Run, record: &RunRecord) -> Result<(), Ended> {
@@ -182,24 +210,19 @@ fn simulate(
     scenario: Scenario,
     options: &Options,
     command: &str,
-    (trace, quiet): (Option<&Path>, bool),
+    (trace, quiet): (Option<&Trace>, bool),
 ) -> Result<RunRecord, Ended> {
     let settings = scenario.settings(options).map_err(|e| usage(e.to_string()))?;
+    if let (left_out @ 1.., all) = scenario.events_left_out(options) {
+        eprintln!("dhtfs-sim: {left_out} of {all} events come after the end (--hours) and are left out");
+    }
     print(command);
     let settings: Vec<String> = settings.iter().map(|(name, value)| format!("{name} {value}")).collect();
     print(&settings.join(", "));
-    let trace = trace
-        .map(fs::File::create)
-        .transpose()
-        .map_err(|e| failed(format!("cannot write the trace: {e}")))?;
-    let (options, seed) = (options.clone(), options.seed);
+    let (sink, options, seed) = (trace.map(Trace::sink), options.clone(), options.seed);
     let record = run::simulate(seed, move || async move {
-        if let Some(file) = trace {
-            let mut out = BufWriter::new(file);
-            world::trace_to(Box::new(move |event| {
-                // A full disk cuts the trace off; the run goes on.
-                let _ = writeln!(out, "{event}");
-            }));
+        if let Some(sink) = sink {
+            world::trace_to(sink);
         }
         let terminal = Terminal::new(quiet);
         let record = scenario.run(&options, &terminal).await;
@@ -212,33 +235,4 @@ fn simulate(
         print(&line);
     }
     Ok(record)
-}
-
-fn replay(file: &Path, trace: Option<&Path>) -> Result<u8, Ended> {
-    let before: RunRecord = serde_json::from_str(&read_file(file)?)
-        .map_err(|e| usage(format!("{} is no record of a run: {e}", file.display())))?;
-    if before.version != env!("CARGO_PKG_VERSION") {
-        eprintln!("dhtfs-sim: recorded by version {}, this is {}", before.version, env!("CARGO_PKG_VERSION"));
-    }
-    // The plan that was run, with everything already applied to it.
-    let (scenario, options) = if before.plan.is_empty() {
-        let args = Args::try_parse_from(before.replay.split_whitespace())
-            .map_err(|_| usage(format!("{}: no command that can be run again", file.display())))?;
-        let Command::Run(args) = args.command else {
-            return Err(usage(format!("{}: no command that can be run again", file.display())));
-        };
-        (find_scenario(&args.scenario)?, args.options())
-    } else {
-        let plan = Plan::from_toml(&before.plan).map_err(|e| usage(format!("{}: {e}", file.display())))?;
-        (Scenario::Plan(Box::new(plan)), Options { seed: before.seed, ..Options::default() })
-    };
-    let record = simulate(scenario, &options, &before.replay, (trace, false))?;
-    if record.trace_hash != before.trace_hash {
-        let differs = record.hours.iter().zip(&before.hours).find(|(now, then)| now.hash != then.hash);
-        let when = differs.map_or(String::new(), |(now, _)| format!(", first seen at {:.0} s", now.at));
-        print(&format!("trace hash: {}", record.trace_hash));
-        return Err(failed(format!("not the same run: {} was recorded{when}", before.trace_hash)));
-    }
-    print("the same run, byte for byte");
-    finish(&record)
 }

@@ -90,10 +90,8 @@ impl Options {
         if let Some(nodes) = self.nodes {
             plan.nodes = nodes;
         }
-        if let Some(hours) = self.hours {
-            let length = Duration::try_from_secs_f64(hours * 3600.0);
-            plan.duration = Millis::from(length.map_err(|e| format!("--hours {hours}: {e}"))?);
-            let duration = plan.duration;
+        if let Some(duration) = self.duration()? {
+            plan.duration = duration;
             plan.events.retain(|event| event.at < duration);
         }
         if let Some(security) = self.security {
@@ -107,7 +105,43 @@ impl Options {
     }
 }
 
+impl Options {
+    /// The length that was asked for.
+    fn duration(&self) -> Result<Option<Millis>, Failure> {
+        let Some(hours) = self.hours else { return Ok(None) };
+        let length = Duration::try_from_secs_f64(hours * 3600.0);
+        Ok(Some(Millis::from(length.map_err(|e| format!("--hours {hours}: {e}"))?)))
+    }
+
+    /// Fails for options that were given and mean nothing to a scenario.
+    fn only(&self, meant: &[&str], scenario: &str) -> Result<(), Failure> {
+        let given = [
+            ("--nodes", self.nodes.is_some()),
+            ("--hours", self.hours.is_some()),
+            ("--security", self.security.is_some()),
+            ("--chaos", self.chaos),
+        ];
+        match given.into_iter().find(|(name, is_given)| *is_given && !meant.contains(name)) {
+            Some((name, _)) => Err(format!("{name} means nothing to {scenario}").into()),
+            None => Ok(()),
+        }
+    }
+}
+
 impl Scenario {
+    /// How many events a shorter run than planned leaves out, and of how many.
+    pub fn events_left_out(&self, options: &Options) -> (usize, usize) {
+        let Ok(Some(duration)) = options.duration() else { return (0, 0) };
+        let plans: Vec<Plan> = match self {
+            Self::Plan(plan) => vec![(**plan).clone()],
+            Self::GrowthLaw => builtin::named("lookups").into_iter().collect(),
+            Self::MassDeath => MASS_DEATHS.into_iter().filter_map(builtin::named).collect(),
+            Self::NatMix | Self::Cost => Vec::new(),
+        };
+        let events: Vec<_> = plans.iter().flat_map(|plan| &plan.events).collect();
+        (events.iter().filter(|event| event.at >= duration).count(), events.len())
+    }
+
     /// All options as they will be, in words.
     ///
     /// # Errors
@@ -140,12 +174,13 @@ impl Scenario {
                 set("nodes", options.nodes.unwrap_or(100).to_string());
             }
             Self::Cost => {
+                options.only(&["--nodes", "--security"], "cost")?;
                 if options.nodes.is_some_and(|nodes| !(10..=1000).contains(&nodes)) {
                     return Err("cost needs 10 to 1000 nodes".into());
                 }
                 set("nodes", options.nodes.unwrap_or(crate::cost::NODES).to_string());
             }
-            Self::NatMix => {}
+            Self::NatMix => options.only(&[], "nat-mix")?,
         }
         set("seed", options.seed.to_string());
         Ok(settings)
@@ -273,6 +308,7 @@ async fn nat_rows(options: &Options) -> Result<RunRecord, Failure> {
 fn join(whole: &mut RunRecord, part: RunRecord) {
     whole.nodes = whole.nodes.max(part.nodes);
     whole.secs += part.secs;
+    whole.probes_dropped += part.probes_dropped;
     whole.passed &= part.passed;
     whole.trace_hash = join_hashes(&whole.trace_hash, &part.trace_hash);
     add_checks(whole, part.checks);

@@ -106,12 +106,29 @@ fn a_recorded_run_is_run_again_and_compared() {
     assert_eq!(again.status.code(), run.status.code(), "{}", stderr(&again));
     assert!(stdout(&again).contains("the same run, byte for byte"), "{}", stdout(&again));
     let json = fs::read_to_string(dir.path().join("run.json")).unwrap();
+    let mut record: serde_json::Value = serde_json::from_str(&json).unwrap();
+    let replay = |record: &serde_json::Value| {
+        fs::write(dir.path().join("run.json"), record.to_string()).unwrap();
+        let again = sim(dir.path(), &["replay", "run.json"]);
+        assert_eq!(again.status.code(), Some(1));
+        stderr(&again)
+    };
+    // The bytes are the same, but not what was made of them.
+    record["options"]["loss"] = "0.5".into();
+    record["gets"][0]["complete"] = (!record["gets"][0]["complete"].as_bool().unwrap()).into();
+    let error = replay(&record);
+    for words in
+        ["not the same results", "option loss: 0.5 was recorded, 0.01 now", "recorded: gets complete"]
+    {
+        assert!(error.contains(words), "{words} is not in {error}");
+    }
     let (first, rest) = hash.split_at(1);
-    let other = format!("{}{rest}", if first == "0" { "1" } else { "0" });
-    fs::write(dir.path().join("run.json"), json.replace(&hash, &other)).unwrap();
-    let again = sim(dir.path(), &["replay", "run.json"]);
-    assert_eq!(again.status.code(), Some(1));
-    assert!(stderr(&again).contains("not the same run"), "{}", stderr(&again));
+    record["trace_hash"] = format!("{}{rest}", if first == "0" { "1" } else { "0" }).into();
+    record["hours"][0]["hash"] = "0123".into();
+    let error = replay(&record);
+    for words in ["not the same run", "first seen in hour 1, which ended at", "0123\n"] {
+        assert!(error.contains(words), "{words} is not in {error}");
+    }
 }
 
 #[test]
@@ -121,13 +138,17 @@ fn a_failed_check_is_told_with_the_command_that_repeats_it() {
     let fatal = SMALL
         .replace("disk = \"torn\"\nback_after = \"1m\"", "disk = \"kept\"")
         .replace("who = { group = \"peers\", share = 0.5 }", "who = { group = \"boot\" }");
-    fs::write(dir.path().join("fatal.toml"), fatal.replace("at = \"2m\"", "at = \"4m\"")).unwrap();
-    let run = sim(dir.path(), &["run", "fatal.toml", "--seed", "5", "--nodes", "9"]);
+    fs::write(dir.path().join("it's fatal.toml"), fatal.replace("at = \"2m\"", "at = \"4m\"")).unwrap();
+    let run = sim(dir.path(), &["run", "it's fatal.toml", "--seed", "5", "--nodes", "9"]);
     assert_eq!(run.status.code(), Some(1), "{}", stdout(&run));
     hash(&run);
     let error = stderr(&run);
     assert!(error.contains("gets complete"), "{error}");
-    assert_eq!(error.lines().last(), Some("replay: dhtfs-sim run fatal.toml --nodes 9 --seed 5"));
+    let replay = error.lines().last().unwrap().strip_prefix("replay: dhtfs-sim ").unwrap();
+    assert_eq!(replay, r"run 'it'\''s fatal.toml' --nodes 9 --seed 5");
+    // What is printed can be given to a shell as it is.
+    let words = Command::new("sh").args(["-c", &format!("printf '%s|' {replay}")]).output().unwrap();
+    assert_eq!(stdout(&words), "run|it's fatal.toml|--nodes|9|--seed|5|");
 }
 
 #[test]
@@ -175,11 +196,65 @@ fn scenarios_are_listed_and_shown_as_files_that_run() {
 }
 
 #[test]
+fn files_that_cannot_be_written_are_noticed_before_the_run() {
+    let dir = small();
+    fs::write(dir.path().join("old.json"), "old").unwrap();
+    for output in [
+        ["--json", "missing/run.json"],
+        ["--json", "."],
+        ["--report", "small.toml/out"],
+        ["--trace", "missing/trace"],
+    ] {
+        let run = sim(dir.path(), &[&["run", "small.toml"], &output[..]].concat());
+        let error = stderr(&run);
+        assert_eq!(run.status.code(), Some(2), "{output:?}: {error}");
+        assert!(run.stdout.is_empty(), "{output:?}: {}", stdout(&run));
+        assert_eq!(error.lines().count(), 1, "{error}");
+        assert!(error.starts_with(&format!("dhtfs-sim: cannot write {}: ", output[1])), "{error}");
+    }
+    // What makes no sense leaves what was there before.
+    let run =
+        sim(dir.path(), &["run", "small.toml", "--nodes", "1", "--json", "old.json", "--report", "out"]);
+    assert_eq!(run.status.code(), Some(2));
+    assert_eq!(fs::read_to_string(dir.path().join("old.json")).unwrap(), "old");
+    assert!(!dir.path().join("out").exists());
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_trace_that_ends_early_is_a_failure_at_the_end() {
+    let dir = small();
+    let run = sim(dir.path(), &["run", "small.toml", "--seed", "2", "--trace", "/dev/full"]);
+    hash(&run);
+    assert_eq!(run.status.code(), Some(1));
+    assert!(stderr(&run).starts_with("dhtfs-sim: cannot write the trace to /dev/full: "), "{}", stderr(&run));
+}
+
+#[test]
+fn events_that_a_short_run_leaves_out_are_told() {
+    let dir = small();
+    let told = |hours: &str| {
+        stderr(&sim(dir.path(), &["run", "small.toml", "--seed", "2", "--quiet", "--hours", hours]))
+    };
+    let words = "dhtfs-sim: 1 of 3 events come after the end (--hours) and are left out";
+    assert_eq!(told("0.08").lines().next(), Some(words));
+    assert_eq!(told("0.5"), "");
+}
+
+#[test]
 fn what_makes_no_sense_is_refused_before_anything_runs() {
     let dir = small();
     fs::write(dir.path().join("odd.toml"), SMALL.replace("jitter", "jiter")).unwrap();
     fs::write(dir.path().join("text.json"), "not a record").unwrap();
-    let cases: [(&[&str], &str); 9] = [
+    let misspelt = SMALL.replace("back_after", "bakc_after");
+    fs::write(dir.path().join("misspelt.toml"), misspelt).unwrap();
+    let cases: [(&[&str], &str); 15] = [
+        (&["run", "misspelt.toml"], "event kill at 3m: unknown field `bakc_after`"),
+        (&["run", "small.toml", "--hours", "0"], "duration"),
+        (&["run", "nat-mix", "--nodes", "20"], "--nodes means nothing to nat-mix"),
+        (&["run", "nat-mix", "--chaos"], "--chaos means nothing to nat-mix"),
+        (&["run", "cost", "--hours", "1"], "--hours means nothing to cost"),
+        (&["run", "cost", "--chaos"], "--chaos means nothing to cost"),
         (&["run", "nothing"], "dhtfs-sim list"),
         (&["run", "missing.toml"], "missing.toml"),
         (&["run", "odd.toml"], "jiter"),

@@ -10,10 +10,12 @@
 //! svg, chart              shapes, the frame of a plot
 //! plots/*                 one function per plot
 //! summary, page, text     what is said about a run, as HTML and as lines
+//! compare                 what two records of one run differ in
 //! ```
 
 mod bins;
 mod chart;
+mod compare;
 mod page;
 mod plots;
 mod scale;
@@ -29,6 +31,7 @@ use std::path::{Path, PathBuf};
 
 use crate::record::RunRecord;
 
+pub use compare::differences;
 pub use text::{hour_heading, hour_line, result_lines};
 
 /// Writes `index.html`, one `.svg` per plot and `run.json` into `dir`, which is made if it is missing.

@@ -1,0 +1,62 @@
+//! `replay`: the same run again, compared with its record.
+
+use std::path::Path;
+
+use clap::Parser as _;
+use dhtfs_sim::{
+    plan::Plan,
+    record::RunRecord,
+    report,
+    scenario::{Options, Scenario},
+};
+
+use crate::{
+    Ended,
+    args::{Args, Command},
+    create_trace, failed, find_scenario, finish, print, read_file, shell, simulate, usage, write_trace,
+};
+
+/// Runs what `file` records and says what is not the same.
+pub(crate) fn replay(file: &Path, trace: Option<&Path>) -> Result<u8, Ended> {
+    let before: RunRecord = serde_json::from_str(&read_file(file)?)
+        .map_err(|e| usage(format!("{} is no record of a run: {e}", file.display())))?;
+    let (scenario, options) = recorded(&before, file)?;
+    let trace = create_trace(trace)?;
+    if before.version != env!("CARGO_PKG_VERSION") {
+        eprintln!("dhtfs-sim: recorded by version {}, this is {}", before.version, env!("CARGO_PKG_VERSION"));
+    }
+    let record = simulate(scenario, &options, &before.replay, (trace.as_ref(), false));
+    let written = write_trace(trace.as_ref());
+    let mut record = record?;
+    if let (false, Some(chaos)) = (before.plan.is_empty(), before.options.get("chaos")) {
+        // The plan in the record has the faults that were drawn.
+        record.options.insert("chaos".to_owned(), chaos.clone());
+    }
+    let differences = report::differences(&before, &record);
+    let is_same = record.trace_hash == before.trace_hash;
+    if is_same && differences.is_empty() {
+        print("the same run, byte for byte");
+        finish(&record)?;
+        return written.map(|()| 0);
+    }
+    print(&format!("trace hash: {}", record.trace_hash));
+    let head = if is_same {
+        "the same bytes, but not the same results".to_owned()
+    } else {
+        format!("not the same run: {} was recorded", before.trace_hash)
+    };
+    Err(failed([head].into_iter().chain(differences).collect::<Vec<_>>().join("\n")))
+}
+
+/// What was run: the plan with everything already applied to it, or the command.
+fn recorded(before: &RunRecord, file: &Path) -> Result<(Scenario, Options), Ended> {
+    if !before.plan.is_empty() {
+        let plan = Plan::from_toml(&before.plan).map_err(|e| usage(format!("{}: {e}", file.display())))?;
+        return Ok((Scenario::Plan(Box::new(plan)), Options { seed: before.seed, ..Options::default() }));
+    }
+    let unknown = || usage(format!("{}: no command that can be run again", file.display()));
+    let words = shell::words(&before.replay).ok_or_else(unknown)?;
+    let args = Args::try_parse_from(words).map_err(|_| unknown())?;
+    let Command::Run(args) = args.command else { return Err(unknown()) };
+    Ok((find_scenario(&args.scenario)?, args.options()))
+}
