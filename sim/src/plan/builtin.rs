@@ -106,7 +106,7 @@ fn join_add_get() -> Plan {
     plan.network.geography = Geography::Regions;
     plan.network.one_way = Millis::ZERO;
     plan.contents = vec![ContentPlan { at: mins(2), ..ContentPlan::file("film", 8 * MIB + 1, "peers", 1) }];
-    let ten = || Who { at_most: Some(10), ..Who::default() };
+    let ten = || Who::up_to(10);
     plan.events =
         vec![get(mins(3), ten(), Some("film"), Millis::ZERO), get(mins(5), ten(), Some("film"), secs(10))];
     plan.expect = all_gets();
@@ -147,9 +147,7 @@ fn churn24() -> Plan {
     ];
     plan.contents = vec![files("file", 50, 2000, "homes", 2)];
     plan.probes = probes(mins(15), mins(1), 1);
-    plan.events = (1..24)
-        .map(|hour| get(Millis::from_hours(hour), Who { at_most: Some(2), ..Who::default() }, None, mins(30)))
-        .collect();
+    plan.events = (1..24).map(|hour| get(Millis::from_hours(hour), Who::up_to(2), None, mins(30))).collect();
     plan
 }
 
@@ -164,7 +162,7 @@ fn mass_death(share: f64) -> Plan {
     plan.network.security = Security::Plaintext;
     plan.contents = vec![files("file", 40, 2000, "peers", 4)];
     plan.probes = probes(mins(5), secs(20), 1);
-    let who = Who { share: Some(share), ..Who::default() };
+    let who = Who::share(share);
     plan.events =
         vec![Event { at: mins(30), what: What::Kill { who, disk: DiskFate::Kept, back_after: None } }];
     plan.expect.tables_recover = true;
@@ -204,8 +202,8 @@ fn flash_crowd() -> Plan {
     ];
     plan.contents = vec![ContentPlan::file("film", 64 * MIB, "seeder", 1)];
     plan.events = vec![
-        get(mins(3), Who { group: Some("crowd".to_owned()), ..Who::default() }, Some("film"), Millis::ZERO),
-        get(mins(3), Who { group: Some("boot".to_owned()), ..Who::default() }, Some("film"), Millis::ZERO),
+        get(mins(3), Who::of("crowd"), Some("film"), Millis::ZERO),
+        get(mins(3), Who::of("boot"), Some("film"), Millis::ZERO),
     ];
     plan.expect = all_gets();
     plan
@@ -222,7 +220,7 @@ fn swarm_of_partials() -> Plan {
     plan.network.security = Security::Plaintext;
     let partial = ContentPlan::file("film", 64 * MIB, "peers", 1);
     plan.contents = vec![ContentPlan { holders: None, held: 0.1, ..partial }];
-    plan.events = vec![get(mins(10), Who { at_most: Some(5), ..Who::default() }, Some("film"), Millis::ZERO)];
+    plan.events = vec![get(mins(10), Who::up_to(5), Some("film"), Millis::ZERO)];
     plan
 }
 
@@ -250,7 +248,7 @@ fn hostile_providers() -> Plan {
         plan.groups.push(group.joins(Duration::from_secs(70), Duration::from_secs(5)));
     }
     plan.contents = vec![ContentPlan::file("film", 8 * MIB, "peers", 2)];
-    plan.events = vec![get(mins(10), Who { at_most: Some(10), ..Who::default() }, Some("film"), mins(2))];
+    plan.events = vec![get(mins(10), Who::up_to(10), Some("film"), mins(2))];
     plan.expect = all_gets();
     plan
 }
@@ -302,7 +300,7 @@ fn rolling_upgrade() -> Plan {
     plan.contents = vec![files("file", 8, 3 * MIB, "peers", 3)];
     let upgrade = |at, versions: &[u32]| {
         let everybody = Who::default();
-        [everybody, Who { group: Some("boot".to_owned()), ..Who::default() }].map(|who| Event {
+        [everybody, Who::of("boot")].map(|who| Event {
             at,
             what: What::Upgrade { who, exchange_versions: versions.to_vec(), within: mins(25) },
         })
@@ -310,7 +308,7 @@ fn rolling_upgrade() -> Plan {
     plan.events.extend(upgrade(mins(15), &[2, 1]));
     plan.events.extend(upgrade(mins(60), &[2]));
     for at in [10, 25, 35, 50, 70, 80, 100] {
-        plan.events.push(get(mins(at), Who { at_most: Some(4), ..Who::default() }, None, mins(2)));
+        plan.events.push(get(mins(at), Who::up_to(4), None, mins(2)));
     }
     plan.expect = Expect { gets_complete: Some(1.0), tables_recover: true, probes_found: None };
     plan
@@ -332,7 +330,7 @@ fn sleep_wake() -> Plan {
     ];
     plan.contents = vec![files("file", 40, 2000, "laptops", 2)];
     plan.probes = probes(mins(10), secs(60), 1);
-    let laptops = Who { group: Some("laptops".to_owned()), ..Who::default() };
+    let laptops = Who::of("laptops");
     plan.events = vec![Event {
         at: Millis::from_hours(2),
         what: What::Sleep { who: laptops, lasts: Millis::from_hours(8) },
@@ -414,7 +412,7 @@ mod tests {
             (|p| happens(p, What::ClockJump { who: Who::default(), secs: 0 }), "secs"),
             (
                 |p| {
-                    let who = Who { at_most: Some(0), ..Who::default() };
+                    let who = Who::up_to(0);
                     happens(p, What::Sleep { who, lasts: mins(1) });
                 },
                 "nobody",

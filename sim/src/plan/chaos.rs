@@ -36,7 +36,7 @@ pub fn add(plan: &mut Plan, seed: u64) {
     }
     // What must work again when all is mended.
     if !plan.contents.is_empty() && duration >= phase + QUIET {
-        let who = Who { at_most: Some(5), ..Who::default() };
+        let who = Who::up_to(5);
         let timeout = Millis::from_secs(120);
         let at = (phase + QUIET / 2).into();
         plan.events.push(Event { at, what: What::Get { who, content: None, within: Millis::ZERO, timeout } });
@@ -46,7 +46,7 @@ pub fn add(plan: &mut Plan, seed: u64) {
 
 fn draw(rng: &mut StdRng, lasts: Millis) -> What {
     let share = 0.05 + unit(rng) * 0.3;
-    let who = Who { share: Some(share), ..Who::default() };
+    let who = Who::share(share);
     match rng.next_u64() % 8 {
         0 => {
             let first = 0.2 + unit(rng) * 0.6;
@@ -63,11 +63,7 @@ fn draw(rng: &mut StdRng, lasts: Millis) -> What {
             What::ClockJump { who, secs }
         }
         5 => What::Kill { who, disk: DiskFate::Kept, back_after: Some(lasts) },
-        6 => What::Kill {
-            who: Who { at_most: Some(1), ..Who::default() },
-            disk: DiskFate::Lost,
-            back_after: Some(lasts),
-        },
+        6 => What::Kill { who: Who::up_to(1), disk: DiskFate::Lost, back_after: Some(lasts) },
         _ => What::Kill { who, disk: DiskFate::Torn, back_after: Some(lasts) },
     }
 }

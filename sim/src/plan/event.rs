@@ -52,6 +52,23 @@ pub struct Who {
     pub at_most: Option<usize>,
 }
 
+impl Who {
+    /// All of a group.
+    pub fn of(group: &str) -> Self {
+        Self { group: Some(group.to_owned()), ..Self::default() }
+    }
+
+    /// So many honest ones at most, drawn.
+    pub fn up_to(count: usize) -> Self {
+        Self { at_most: Some(count), ..Self::default() }
+    }
+
+    /// A share of the honest ones, drawn.
+    pub fn share(share: f64) -> Self {
+        Self { share: Some(share), ..Self::default() }
+    }
+}
+
 /// What becomes of a disk when its node dies.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

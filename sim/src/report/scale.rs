@@ -30,21 +30,11 @@ const MINUTE: f64 = 60.0;
 const HOUR: f64 = 3600.0;
 const DAY: f64 = 86400.0;
 
-/// Steps that clocks and people count in, in seconds.
-const TIME_STEPS: [f64; 29] = [
-    0.001,
-    0.002,
-    0.005,
-    0.01,
-    0.02,
-    0.05,
-    0.1,
-    0.2,
-    0.5,
-    1.0,
-    2.0,
-    5.0,
-    10.0,
+/// Up to ten seconds people count in steps and label axes alike.
+const SECONDS: [f64; 13] = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0];
+
+/// Steps above these that clocks and people count in, in seconds.
+const TIME_STEPS: [f64; 16] = [
     15.0,
     30.0,
     MINUTE,
@@ -63,21 +53,8 @@ const TIME_STEPS: [f64; 29] = [
     7.0 * DAY,
 ];
 
-/// Labels of a logarithmic time axis that covers little.
-const TIME_FINE: [f64; 29] = [
-    0.001,
-    0.002,
-    0.005,
-    0.01,
-    0.02,
-    0.05,
-    0.1,
-    0.2,
-    0.5,
-    1.0,
-    2.0,
-    5.0,
-    10.0,
+/// Labels above [`SECONDS`] of a logarithmic time axis that covers little.
+const TIME_FINE: [f64; 16] = [
     20.0,
     60.0,
     120.0,
@@ -127,8 +104,9 @@ const TIME_COARSE: [f64; 12] =
 /// The smallest step of the clock that is at least `raw` seconds.
 pub(crate) fn time_step(raw: f64) -> f64 {
     let longest = 7.0 * DAY;
-    TIME_STEPS
+    SECONDS
         .into_iter()
+        .chain(TIME_STEPS)
         .find(|step| *step >= raw * (1.0 - 1e-9))
         .unwrap_or((raw / longest).ceil() * longest)
 }
@@ -228,7 +206,7 @@ impl Scale {
             let to = list.iter().position(|at| *at >= max * (1.0 - 1e-9)).unwrap_or(list.len() - 1);
             list[from..=to].to_vec()
         };
-        let (fine, medium) = (around(&TIME_FINE), around(&TIME_MEDIUM));
+        let (fine, medium) = (around(&[&SECONDS[..], &TIME_FINE[..]].concat()), around(&TIME_MEDIUM));
         let at = match (fine.len(), medium.len()) {
             (..=7, _) => fine,
             (_, ..=8) => medium,

@@ -173,20 +173,26 @@ pub(crate) fn holders(record: &RunRecord) -> Option<Plot<'_>> {
         title: "Nodes that hold a chunk",
         caption,
         draw: Box::new(move |chart| {
-            let bars: Vec<_> = gather(&counts)
-                .into_iter()
-                .map(|(from, to, count)| Bar {
-                    label: range_label(from, to),
-                    value: count as f64,
-                    shown: units::count(count),
-                    hint: format!("{} holders: {} chunks", range_label(from, to), units::count(count)),
-                    series: if from == 0 && to == 0 { 2 } else { 1 },
-                })
-                .collect();
-            let most = bars.iter().map(|bar| bar.value).fold(0.0, f64::max);
-            draw_bars(chart, &bars, &Scale::count(most * HEADROOM, 5, "chunks"), "nodes that hold it");
+            let bars = bars(&counts, |range, count| Bar {
+                value: count as f64,
+                shown: units::count(count),
+                hint: format!("{range} holders: {} chunks", units::count(count)),
+                series: if range == "0" { 2 } else { 1 },
+                label: range,
+            });
+            draw_bars(chart, &bars, &Scale::count(top(&bars), 5, "chunks"), "nodes that hold it");
         }),
     })
+}
+
+/// A bar for each range of what was counted, made of its label and count.
+fn bars(counts: &BTreeMap<usize, u64>, bar: impl Fn(String, u64) -> Bar) -> Vec<Bar> {
+    gather(counts).into_iter().map(|(from, to, count)| bar(range_label(from, to), count)).collect()
+}
+
+/// Where the axis of bars ends.
+fn top(bars: &[Bar]) -> f64 {
+    bars.iter().map(|bar| bar.value).fold(0.0, f64::max) * HEADROOM
 }
 
 /// Hops per lookup.
@@ -212,18 +218,14 @@ pub(crate) fn hops(record: &RunRecord) -> Option<Plot<'_>> {
         title: "Hops per lookup",
         caption,
         draw: Box::new(move |chart| {
-            let bars: Vec<_> = gather(&counts)
-                .into_iter()
-                .map(|(from, to, count)| Bar {
-                    label: range_label(from, to),
-                    value: count as f64 / total as f64,
-                    shown: units::percent(count as f64 / total as f64),
-                    hint: format!("{} hops: {} lookups", range_label(from, to), units::count(count)),
-                    series: 1,
-                })
-                .collect();
-            let most = bars.iter().map(|bar| bar.value).fold(0.0, f64::max);
-            draw_bars(chart, &bars, &Scale::share(most * HEADROOM, 4, "share of lookups"), "hops");
+            let bars = bars(&counts, |range, count| Bar {
+                value: count as f64 / total as f64,
+                shown: units::percent(count as f64 / total as f64),
+                hint: format!("{range} hops: {} lookups", units::count(count)),
+                series: 1,
+                label: range,
+            });
+            draw_bars(chart, &bars, &Scale::share(top(&bars), 4, "share of lookups"), "hops");
         }),
     })
 }
