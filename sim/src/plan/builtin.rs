@@ -123,7 +123,7 @@ fn lookups() -> Plan {
         mins(11),
     );
     plan.network.security = Security::Plaintext;
-    plan.network.idle_timeout = Some(secs(15));
+    plan.network.idle_timeout = Some(secs(4));
     // Added when all have joined: a record that was placed while the network grew is no longer with the closest.
     plan.contents = vec![ContentPlan { at: secs(270), ..files("file", 60, 1000, "peers", 1) }];
     plan.probes = probes(mins(6), secs(1), 1);
