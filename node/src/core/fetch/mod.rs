@@ -24,6 +24,8 @@
 //!   consumed next always finds room.
 //! - A want has at most two copies in flight, never both at one peer. A peer is never asked for what it is known
 //!   to lack, and never again after two bad blocks, or one if it has served less than that.
+//! - What comes twice because two peers were asked stays below a twenty-fifth of what is of use, but for what peers
+//!   take very long over or that have not answered yet.
 //! - What a peer has on its way is at most one block, or twice what it has served: a hostile peer costs one block.
 //! - Every [`Action::Request`] ends in exactly one input that names its id, or in [`Action::Forget`].
 //! - Work per event is logarithmic in the wants and linear in the connected peers; memory is about 100 bytes a

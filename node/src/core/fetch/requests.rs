@@ -244,6 +244,15 @@ impl Requests {
         self.live.values().filter(|request| request.spare && !request.is_received())
     }
 
+    /// Of each two copies of a want the one in flight that will probably not be needed.
+    pub(super) fn doubles(&self) -> impl Iterator<Item = &Request> {
+        let pairs = self.by_want.values().filter(|copies| copies.len() > 1);
+        pairs.filter_map(|copies| {
+            let mut youngest_first = copies.iter().rev().filter_map(|id| self.live.get(id));
+            youngest_first.find(|request| !request.is_received())
+        })
+    }
+
     /// All zombies.
     pub(super) fn zombies(&self) -> impl Iterator<Item = &Zombie> {
         self.zombies.values()

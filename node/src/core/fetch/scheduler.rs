@@ -5,11 +5,17 @@
 //! late, the next pending want it may hold, and, if it has nothing else to do, a second copy of the oldest request
 //! in flight.
 //!
-//! Such a second copy is a gamble: usually the first comes too, and was only slow. Those that are likely to save time
-//! are made while what came twice stays below a twentieth of everything. Beyond that, as always in small fetches, only
-//! requests to peers that have not shown yet that they answer are made again, after several times what the others
-//! take, and few at once: one, and one more for each that came before its first. While neither of two copies is at a peer that is known to answer, the younger one
-//! moves on from idle peer to idle peer, so that a few that never answer cannot hold a want for long.
+//! Every second copy is a gamble: usually the first comes too, and was only slow. All copies share one budget: what
+//! came twice or probably will stays below a twenty-fifth of what came and was of use. What was merely asked for is no
+//! measure: among peers that fetch the same themselves most answers are Missing. Beyond the budget, as always in small
+//! fetches, a copy is only made
+//! - of what is late at a peer that has shown that it answers, after twice the time or in a fetch that gets nowhere;
+//!   where everybody is slow because the lines are full, most of it comes before that;
+//! - of what is late, or a little earlier, at a peer that has not shown yet that it answers. The earlier ones are made
+//!   after several times what the others take, and few at once: one, and one more for each that came before its first.
+//!
+//! While neither of two copies is at a peer that is known to answer, the younger one moves on from idle peer to idle
+//! peer, so that a few that never answer cannot hold a want for long.
 
 use std::time::{Duration, Instant};
 
@@ -22,8 +28,12 @@ use super::{
     wants::{Status, WantIx},
 };
 
-/// Bytes requested for each byte that may come twice because copies are made early: a twentieth.
-const MIN_REQUESTED_PER_DOUBLED: u64 = 20;
+/// Bytes that came and were of use, for each byte that may come twice: with what copies beyond the budget cost, a
+/// fetch without hostile peers receives at most 1.05 times the length.
+const MIN_USEFUL_PER_DOUBLED: u64 = 25;
+
+/// Without a budget for a copy, what is late is given so many times its timeout.
+const UNAFFORDABLE_TIMEOUTS: u32 = 2;
 
 /// A first chunk takes so many times what a small block does on a path that its slow start does not fill.
 const SMALL_TIMES_PER_CHUNK: u32 = 8;
@@ -89,10 +99,30 @@ impl Fetch {
 
     /// Asks this peer for a want whose copies elsewhere are all late.
     fn hedge_late(&mut self, ix: PeerIx, now: Instant) -> bool {
-        let suits = |want: &&WantIx| self.may_copy(ix, **want);
+        if self.requests.late().is_empty() {
+            return false;
+        }
+        let doubled = self.doubled_len();
+        let slow = self.is_slow(now);
+        let due = |want: WantIx| {
+            slow || self.is_affordable(doubled, self.expected_len(want)) || self.overdue_at(want) <= Some(now)
+        };
+        let suits = |want: &&WantIx| self.may_copy(ix, **want) && due(**want);
         let Some(want) = self.requests.late().iter().find(suits).copied() else { return false };
         self.request_copy(ix, want, false, now);
         true
+    }
+
+    /// When another copy of a late want is made whatever it costs; `None` if now: a peer that has not answered a
+    /// request of its size yet was given long enough.
+    fn overdue_at(&self, want: WantIx) -> Option<Instant> {
+        let copies = self.requests.copies(want).iter().filter_map(|id| self.requests.get(*id));
+        let proven = copies.filter(|request| self.peers[request.peer].pace.is_proven(request.units));
+        let overdue_at = |request: &Request| {
+            let timeout = self.peers[request.peer].pace.timeout(request.units, &self.config);
+            request.sent + (timeout * UNAFFORDABLE_TIMEOUTS).min(self.config.max_request_timeout)
+        };
+        proven.map(overdue_at).max()
     }
 
     /// Requests another copy of a want in flight, in place of a late or the youngest one if there is no room.
@@ -131,7 +161,8 @@ impl Fetch {
 
     /// Asks idle peers for second copies of what has been in flight for long, and notes when that may be next.
     fn hedge_oldest(&mut self, blocked: bool, now: Instant) {
-        self.hedge_at = None;
+        let overdue = self.requests.late().iter().filter_map(|want| self.overdue_at(*want));
+        self.hedge_at = overdue.filter(|at| *at > now).min();
         let in_order = blocked && self.config.order == Order::InOrder;
         let solo = self.requests.solo().next().map(|request| request.sent);
         let pair = self.requests.pairs().next().map(|request| request.sent);
@@ -147,7 +178,7 @@ impl Fetch {
             return;
         }
         if oldest + self.config.min_hedge_age > now {
-            self.hedge_at = Some(oldest + self.config.min_hedge_age);
+            self.hedge_at = earlier(self.hedge_at, oldest + self.config.min_hedge_age);
             return;
         }
         let usual = [1, pace::UNITS_PER_CHUNK].map(|units| self.usual_time(units));
@@ -176,8 +207,7 @@ impl Fetch {
             if !self.may_help(ix, request.want) {
                 continue;
             }
-            let cheap =
-                (doubled + u64::from(request.max_len)) * MIN_REQUESTED_PER_DOUBLED <= self.requested_len;
+            let cheap = self.is_affordable(doubled, request.max_len);
             let proven = self.peers[request.peer].pace.is_proven(request.units);
             if !cheap && (proven || !may_learn) {
                 continue;
@@ -232,10 +262,16 @@ impl Fetch {
         times.get(times.len() / 2).copied()
     }
 
+    /// Whether the budget of all copies has room for one more of this length.
+    fn is_affordable(&self, doubled: u64, len: u32) -> bool {
+        let useful = self.received_len - self.wasted_len;
+        (doubled + u64::from(len)) * MIN_USEFUL_PER_DOUBLED <= useful
+    }
+
     /// Bytes that came, or will probably come, although they are not needed.
     fn doubled_len(&self) -> u64 {
         let forgotten = self.requests.zombies().map(|zombie| &zombie.request);
-        let coming = forgotten.chain(self.requests.spares());
+        let coming = forgotten.chain(self.requests.doubles());
         self.wasted_len + coming.map(|request| u64::from(self.expected_len(request.want))).sum::<u64>()
     }
 

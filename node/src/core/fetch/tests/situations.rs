@@ -253,6 +253,43 @@ fn a_late_request_is_made_elsewhere_and_the_first_answer_wins() {
     assert_eq!(hand.log.last(), Some(&Action::Finished));
 }
 
+/// Copies of the last chunks, which peer 0 keeps to itself, that other peers have been asked for, looked at after so
+/// many milliseconds. Of `chunks` the `left` last are in flight when the others come.
+fn copies_over_time<const N: usize>(chunks: u32, left: usize, others: usize, looks: [u64; N]) -> [usize; N] {
+    let mut hand = Hand::of_chunks(in_order(), chunks);
+    hand.root_provider(0);
+    // Peers that have nothing yet, as everybody in a crowd: each answer asked for a whole chunk and brought none.
+    for n in 50..60 {
+        hand.root_provider(n);
+    }
+    while let Some((_, n, _)) = hand.open.iter().find(|open| open.1 != 0).copied() {
+        hand.answer(n, Fetch::on_missing);
+    }
+    while hand.fetch.progress().stored + left < chunks as usize {
+        hand.data(0);
+    }
+    assert_eq!(hand.open.len(), left);
+    assert!(hand.fetch.progress().requested_len > 2 * u64::from(chunks * MIB));
+    (1..=others).for_each(|n| hand.root_provider(n));
+    let start = hand.now;
+    looks.map(|look| {
+        hand.wait(start + ms(look) - hand.now);
+        hand.open.iter().filter(|open| open.1 != 0).count()
+    })
+}
+
+#[test]
+fn answers_that_bring_nothing_pay_for_no_copies() {
+    // What comes twice may be one in twenty-five.
+    assert_eq!(copies_over_time(27, 1, 1, [900, 1100]), [0, 1]);
+    assert_eq!(copies_over_time(20, 1, 1, [900, 3900, 4100]), [0, 0, 1]);
+}
+
+#[test]
+fn copies_made_early_and_late_ones_share_a_budget_beyond_which_more_patience_is_asked_for() {
+    assert_eq!(copies_over_time(60, 4, 4, [900, 1100, 3900, 4100]), [0, 2, 2, 4]);
+}
+
 #[test]
 fn bytes_are_wasted_when_they_arrive_and_not_before() {
     let mut hand = Hand::new(in_order());
