@@ -363,7 +363,54 @@ pub(super) fn build(tables: &mut Tables<'_>) -> Result<(), StoreError> {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
     use super::*;
+    use crate::options::{ImportOptions, OpenOptions, no_progress};
+    use crate::store::Store;
+
+    #[test]
+    fn a_change_too_large_to_be_remembered_is_settled_on_the_way_wherever_that_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let (sub, file) = (dir.path().join("dir"), dir.path().join("dir/0"));
+        std::fs::create_dir(&sub).unwrap();
+        for index in 0..4_u8 {
+            std::fs::write(sub.join(index.to_string()), vec![index; 10]).unwrap();
+        }
+        let store = Store::open(&dir.path().join("data"), OpenOptions::default()).unwrap();
+        let add = |path| store.import_path(path, &ImportOptions::default(), &no_progress).unwrap().root;
+        // A directory has nine keys here: after how many of them the memory is full.
+        for until_full in 1..=9 {
+            let (root, kept) = (add(&sub), add(&file));
+            let crowd = || vec![[0; 32]; MAX_TOUCHED - until_full];
+            let change = |scope: AnnounceScope| {
+                store.inner.db.change(|tables| {
+                    tables.touched = crowd();
+                    let mut share = tables.share(&root)?.unwrap();
+                    share.announce = scope;
+                    tables.put_share(&root, &share)
+                })
+            };
+            for (scope, keys) in [
+                (AnnounceScope::None, 2),
+                (AnnounceScope::All, 9),
+                (AnnounceScope::Roots, 3),
+                (AnnounceScope::All, 9),
+            ] {
+                change(scope).unwrap();
+                store.check_invariants().unwrap().unwrap();
+                assert_eq!(store.provide_counts().unwrap().keys, keys);
+            }
+            let remove = |tables: &mut Tables<'_>| {
+                tables.touched = crowd();
+                tables.remove_share(&root)
+            };
+            store.inner.db.change(remove).unwrap().unwrap();
+            store.check_invariants().unwrap().unwrap();
+            assert_eq!(store.provide_counts().unwrap().keys, 2);
+            store.remove_share(&kept).unwrap().unwrap();
+        }
+    }
 
     #[test]
     fn rows_have_the_documented_bytes_and_come_back() {

@@ -137,6 +137,7 @@ fn digests_sort_within_a_provider() {
         ops.push(ForeignOp::Put(ForeignRecord { provider, digest: *digest, expires_unix: 1 }));
     }
     store.apply_foreign(&ops).unwrap();
-    let order: Vec<_> = records(&store, 3).into_iter().map(|record| (record.provider, record.digest)).collect();
+    let order: Vec<_> =
+        records(&store, 3).into_iter().map(|record| (record.provider, record.digest)).collect();
     assert_eq!(order, [(255, digests[1]), (255, digests[3]), (256, digests[0]), (256, digests[2])]);
 }

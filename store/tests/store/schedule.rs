@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::fs;
 
 use dhtfs_store::{
-    AnnounceScope, ChunkCid, ContentCid, DownloadOptions, ImportOptions, KeyPosition, ManifestCid, ProvideClass,
-    ProvideCounts, ProvideKey, ProvideMark, ProvideSummary, Store, no_progress,
+    AnnounceScope, ChunkCid, ContentCid, DownloadOptions, ImportOptions, KeyPosition, ManifestCid,
+    ProvideClass, ProvideCounts, ProvideKey, ProvideMark, ProvideSummary, Store, no_progress,
 };
 
 use crate::common::{CHUNK, Home, add, add_copy, assert_sound, begin, fetch, hand_over, noise, tree};
@@ -144,7 +144,10 @@ fn a_file_of_a_directory_that_is_shared_by_itself_becomes_a_root_and_keeps_its_d
     assert_eq!(store.provide_counts().unwrap().roots, 1);
     add(&store, &path);
     assert_eq!(key(&store, file).unwrap().class, ProvideClass::Root);
-    assert_eq!(store.provide_counts().unwrap(), ProvideCounts { keys: 5, roots: 2, fresh: 0, fresh_roots: 0 });
+    assert_eq!(
+        store.provide_counts().unwrap(),
+        ProvideCounts { keys: 5, roots: 2, fresh: 0, fresh_roots: 0 }
+    );
     assert_sound(&store);
 }
 
