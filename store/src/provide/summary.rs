@@ -18,9 +18,12 @@ use crate::manifest::{Block, FileManifest, FileNode, Links};
 use crate::position::KeyPosition;
 use crate::store::Store;
 
-/// Blocks of one share that are remembered so that none is counted twice; 2 MiB. A directory of more files that has
-/// one of them twice may be said to have a key more than it has.
+/// Keys of one share that are remembered so that none is counted twice; 2 MiB. A directory of more files that has one
+/// of them twice may be said to have a key more than it has.
 const MAX_REMEMBERED: usize = 1 << 16;
+
+/// Holders of a chunk that are looked at to find the first of the share. A chunk of more is remembered instead.
+const MAX_HOLDERS: usize = 64;
 
 /// How far the announcement of a share is. Keys that are not to be announced, by its scope, do not count, except those
 /// that another share asks for.
@@ -82,6 +85,7 @@ struct Walk {
     provide: ReadOnlyTable<&'static PositionKey, &'static ProvideValue>,
     locations: ReadOnlyTable<&'static LocationKey, (u64, u32)>,
     share_sources: ReadOnlyTable<&'static LinkKey, ()>,
+    seen: HashSet<Digest>,
     summary: ProvideSummary,
 }
 
@@ -93,6 +97,7 @@ impl Walk {
             provide: txn.open_table(PROVIDE)?,
             locations: txn.open_table(LOCATIONS)?,
             share_sources: txn.open_table(SHARE_SOURCES)?,
+            seen: HashSet::new(),
             summary: ProvideSummary::default(),
         })
     }
@@ -102,14 +107,10 @@ impl Walk {
         if pins.get(&pin_key(self.root.digest(), self.root.digest()))?.is_none() {
             return Ok(());
         }
-        let mut seen = HashSet::new();
         let mut waiting = vec![self.root];
         while let Some(cid) = waiting.pop() {
-            if seen.contains(&cid) {
+            if self.was_seen(cid.digest()) {
                 continue;
-            }
-            if seen.len() < MAX_REMEMBERED {
-                seen.insert(cid);
             }
             self.add(cid.digest())?;
             waiting.extend(self.block(&cid)?.links());
@@ -148,9 +149,12 @@ impl Walk {
     }
 
     /// Whether this is the place that counts: the first in the first source of the share that has the chunk.
-    fn is_first(&self, chunk: &ChunkCid, id: SourceId, offset: u64) -> Result<bool, StoreError> {
+    fn is_first(&mut self, chunk: &ChunkCid, id: SourceId, offset: u64) -> Result<bool, StoreError> {
+        if self.seen.contains(chunk.digest()) {
+            return Ok(false);
+        }
         let (first, last) = location_range(chunk.digest());
-        for row in self.locations.range::<&LocationKey>(&first..=&last)? {
+        for row in self.locations.range::<&LocationKey>(&first..=&last)?.take(MAX_HOLDERS) {
             let (key, place) = row?;
             let (_, holder) = split_location_key(key.value());
             if holder == id {
@@ -160,7 +164,14 @@ impl Walk {
                 return Ok(false);
             }
         }
-        Ok(false)
+        // Not held, or held by too many. What is not held has no row in the schedule either.
+        Ok(!self.was_seen(chunk.digest()))
+    }
+
+    /// Remembers a digest, as long as there is room. Returns whether it was known before.
+    fn was_seen(&mut self, digest: &Digest) -> bool {
+        let has_room = self.seen.len() < MAX_REMEMBERED;
+        if has_room { !self.seen.insert(*digest) } else { self.seen.contains(digest) }
     }
 
     fn add(&mut self, digest: &Digest) -> Result<(), StoreError> {
