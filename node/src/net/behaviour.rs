@@ -6,6 +6,7 @@ use libp2p::swarm::NetworkBehaviour;
 use libp2p::{StreamProtocol, connection_limits, identify, ping};
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
+use tokio::time::Instant;
 
 use super::NetError;
 use super::exchange::ExchangeCodec;
@@ -93,13 +94,16 @@ impl Behaviour {
         let exchange = request_response::Config::default()
             .with_request_timeout(limits.request_timeout)
             .with_max_concurrent_streams(MAX_EXCHANGE_STREAMS);
+        let mut seed = || rng.next_u64();
+        let (nat_server, nat_client, records) = (seed(), seed(), seed());
+        let now = Instant::now().into_std();
         Self {
             limits: connection_limits::Behaviour::new(connections),
-            nat_server: NatServer::new(StdRng::seed_from_u64(rng.next_u64())),
-            kad: kad::new(local, protocols.kad.clone(), kad_server, limits),
+            nat_server: NatServer::new(StdRng::seed_from_u64(nat_server)),
+            kad: kad::new(local, protocols.kad.clone(), kad_server, limits, records, now),
             identify: identify::Behaviour::new(identify),
             ping: ping::Behaviour::new(ping::Config::new()),
-            nat_client: NatClient::new(StdRng::seed_from_u64(rng.next_u64())),
+            nat_client: NatClient::new(StdRng::seed_from_u64(nat_client)),
             exchange: request_response::Behaviour::with_codec(
                 ExchangeCodec,
                 protocols.exchange.iter().map(|name| (name.clone(), ProtocolSupport::Full)),

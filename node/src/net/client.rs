@@ -5,11 +5,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use dhtfs_store::ContentCid;
 use libp2p::{Multiaddr, PeerId};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 
 use super::command::{Command, LookupId, Reply};
 use super::error::{BootstrapFailure, DialFailure, ListenError, NetGone, ProvideError, RequestError};
 use super::exchange::ExchangeResponse;
+use super::records::{Changes, Page, Restored};
 use super::report::{BlockAnswer, LookupEvent, NetStatus, PeerInfo, ServeTicket};
 
 /// Asks the event loop. Any of its futures may be dropped at any time.
@@ -21,11 +22,17 @@ pub struct Client {
     next_lookup: Arc<AtomicU64>,
     max_lookup_providers: usize,
     local: PeerId,
+    record_changes: Arc<Notify>,
 }
 
 impl Client {
-    pub(crate) fn new(commands: mpsc::Sender<Command>, local: PeerId, max_lookup_providers: usize) -> Self {
-        Self { commands, next_lookup: Arc::default(), max_lookup_providers, local }
+    pub(crate) fn new(
+        commands: mpsc::Sender<Command>,
+        local: PeerId,
+        max_lookup_providers: usize,
+        record_changes: Arc<Notify>,
+    ) -> Self {
+        Self { commands, next_lookup: Arc::default(), max_lookup_providers, local, record_changes }
     }
 
     /// The ID of this node.
@@ -96,6 +103,30 @@ impl Client {
     /// If the network has gone.
     pub async fn stop_providing(&self, cid: ContentCid) -> Result<(), NetGone> {
         self.tell(Command::StopProviding { cid }).await
+    }
+
+    /// What has changed among the records of other nodes since the last call, to be written to disk. Changes are noted
+    /// from the first call on.
+    ///
+    /// # Errors
+    /// If the network has gone.
+    pub async fn take_record_changes(&self) -> Result<Changes, NetGone> {
+        self.ask(|reply| Command::TakeRecordChanges { reply }).await
+    }
+
+    /// Completes when so many changes wait that they should be taken soon. For one caller at a time.
+    ///
+    /// Dropping the future loses nothing.
+    pub async fn record_changes_waiting(&self) {
+        self.record_changes.notified().await;
+    }
+
+    /// Takes records of an earlier run; returns which of them found no room or had ended.
+    ///
+    /// # Errors
+    /// If the network has gone.
+    pub async fn restore_records(&self, page: Page) -> Result<Restored, NetGone> {
+        self.ask(|reply| Command::RestoreRecords { page, reply }).await
     }
 
     /// Asks a connected peer for the bytes of `cid`. The bytes are not checked.

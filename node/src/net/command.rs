@@ -6,6 +6,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::error::{BootstrapFailure, DialFailure, ListenError, ProvideError, RequestError};
 use super::exchange::ExchangeResponse;
+use super::records::{Changes, Page, Restored};
 use super::report::{BlockAnswer, LookupEvent, NetStatus, PeerInfo, ServeTicket};
 
 /// Where an answer goes. Dropping it tells the caller that the network has gone.
@@ -28,6 +29,8 @@ pub(crate) enum Command {
     Hold { cids: Vec<ContentCid> },
     Provide { cid: ContentCid, reply: Reply<Result<usize, ProvideError>> },
     StopProviding { cid: ContentCid },
+    TakeRecordChanges { reply: Reply<Changes> },
+    RestoreRecords { page: Page, reply: Reply<Restored> },
     Request { peer: PeerId, cid: ContentCid, reply: Reply<Result<BlockAnswer, RequestError>> },
     Respond { ticket: ServeTicket, response: ExchangeResponse },
     Bootstrap { reply: Reply<Result<usize, BootstrapFailure>> },

@@ -46,10 +46,26 @@ pub(crate) mod name {
     pub(crate) const RECORDS_FULL: &str = "net_records_refused_full";
     /// Provider records refused because the provider had used up its share.
     pub(crate) const RECORDS_QUOTA: &str = "net_records_refused_quota";
-    /// Provider records that pushed out the oldest of a key with the most providers allowed.
+    /// Provider records refused because the IP group of the provider had used up its share.
+    pub(crate) const RECORDS_GROUP: &str = "net_records_refused_group";
+    /// Provider records refused because there was no room for another provider.
+    pub(crate) const RECORDS_PROVIDERS: &str = "net_records_refused_providers";
+    /// Provider records refused because many known peers are closer to the key.
+    pub(crate) const RECORDS_FAR: &str = "net_records_refused_distance";
+    /// Provider records dropped because the peer left too many too fast.
+    pub(crate) const RECORDS_RATE: &str = "net_records_dropped_rate";
+    /// Provider records accepted for which another one had to go.
     pub(crate) const RECORDS_REPLACED: &str = "net_records_replaced";
     /// Provider records dropped because they were too old.
     pub(crate) const RECORDS_EXPIRED: &str = "net_records_expired";
+    /// Provider records dropped because their provider is not wanted any more.
+    pub(crate) const RECORDS_FORGOTTEN: &str = "net_records_forgotten";
+    /// Provider records of an earlier run that were taken over.
+    pub(crate) const RECORDS_RESTORED: &str = "net_records_restored";
+    /// Provider records of an earlier run that had ended or found no room.
+    pub(crate) const RECORDS_NOT_RESTORED: &str = "net_records_not_restored";
+    /// Changes of provider records that were not written to disk because too many waited.
+    pub(crate) const CHANGES_DROPPED: &str = "net_record_changes_dropped";
     /// Value records refused.
     pub(crate) const VALUES_REFUSED: &str = "net_value_records_refused";
     /// Addresses of peers and in records dropped: implausible, too long or too many.
@@ -90,8 +106,16 @@ pub(crate) mod name {
         RECORDS_BAD_KEY,
         RECORDS_FULL,
         RECORDS_QUOTA,
+        RECORDS_GROUP,
+        RECORDS_PROVIDERS,
+        RECORDS_FAR,
+        RECORDS_RATE,
         RECORDS_REPLACED,
         RECORDS_EXPIRED,
+        RECORDS_FORGOTTEN,
+        RECORDS_RESTORED,
+        RECORDS_NOT_RESTORED,
+        CHANGES_DROPPED,
         VALUES_REFUSED,
         ADDRS_DROPPED,
         ROUTING_DEAD,

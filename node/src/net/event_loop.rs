@@ -23,6 +23,7 @@ use super::limits::{NetLimits, SHUTDOWN_TIMEOUT};
 use super::outbox::Outbox;
 use super::peers::Peers;
 use super::pending::Pending;
+use super::records::near::Neighbourhood;
 
 /// Drives the network. Made by [`super::new`]; does nothing until it is run.
 pub struct EventLoop {
@@ -48,8 +49,10 @@ pub struct EventLoop {
     /// Connections established since the start.
     pub(super) established: u64,
     pub(super) routing_len: usize,
+    /// The routing table in numbers, to tell which keys are near.
+    pub(super) near: Neighbourhood,
     pub(super) next_serve: u64,
-    /// When foreign records are swept next; `None` while there are none.
+    /// When the next step of the sweep of foreign records is due; `None` while there are none.
     pub(super) next_sweep: Option<Instant>,
 }
 
@@ -145,6 +148,9 @@ impl EventLoop {
             Command::Provide { cid, reply } => self.provide(cid, reply),
             Command::Hold { cids } => self.hold(&cids),
             Command::StopProviding { cid } => self.stop_providing(cid),
+            // A caller that has gone is normal; what it asked for is then lost to the disk.
+            Command::TakeRecordChanges { reply } => drop(reply.send(self.take_record_changes())),
+            Command::RestoreRecords { page, reply } => drop(reply.send(self.restore_records(&page))),
             Command::Request { peer, cid, reply } => self.request(peer, cid, reply),
             Command::Respond { ticket, response } => self.respond(ticket, response),
             Command::Bootstrap { reply } => self.bootstrap(reply),

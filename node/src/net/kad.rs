@@ -1,6 +1,6 @@
 //! How kad is set up for this network.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use libp2p::kad::{BucketInserts, Caching, Config, Mode, RecordKey, StoreInserts};
 use libp2p::{PeerId, StreamProtocol};
@@ -25,7 +25,14 @@ const BOOTSTRAP_INTERVAL: Duration = Duration::from_secs(10 * 60);
 pub(crate) const REPLICATION: usize = 20;
 
 /// kad for the node `local`, in the mode asked for and never in an automatic one.
-pub(crate) fn new(local: PeerId, protocol: StreamProtocol, server: bool, limits: &NetLimits) -> Kad {
+pub(crate) fn new(
+    local: PeerId,
+    protocol: StreamProtocol,
+    server: bool,
+    limits: &NetLimits,
+    seed: u64,
+    now: Instant,
+) -> Kad {
     let mut config = Config::new(protocol);
     config
         .set_query_timeout(QUERY_TIMEOUT)
@@ -39,7 +46,7 @@ pub(crate) fn new(local: PeerId, protocol: StreamProtocol, server: bool, limits:
         .set_replication_interval(None)
         .set_caching(Caching::Disabled)
         .set_periodic_bootstrap_interval(Some(BOOTSTRAP_INTERVAL));
-    let mut kad = Kad::with_config(local, Records::new(local, limits), config);
+    let mut kad = Kad::with_config(local, Records::new(local, limits, seed, now), config);
     kad.set_mode(Some(if server { Mode::Server } else { Mode::Client }));
     kad
 }

@@ -48,10 +48,11 @@ mod on_connection;
 mod on_exchange;
 mod on_identify;
 mod on_kad;
+mod on_record;
 mod outbox;
 mod peers;
 mod pending;
-mod records;
+pub mod records;
 mod report;
 mod status;
 #[cfg(test)]
@@ -138,12 +139,13 @@ pub fn new(
     let protocols = Protocols::of(&network, &exchange_versions)?;
     let agent_version = agent_version.chars().take(limits::MAX_AGENT_LEN).collect();
     let local = keypair.public().to_peer_id();
-    let behaviour = Behaviour::new(&keypair, &protocols, kad_server, agent_version, &limits, seed);
+    let mut behaviour = Behaviour::new(&keypair, &protocols, kad_server, agent_version, &limits, seed);
+    let record_changes = behaviour.kad.store_mut().changes_waiting();
     let swarm_config = swarm::Config::with_executor(move |task| executor(task))
         .with_idle_connection_timeout(limits.idle_timeout);
     let (commands_tx, commands) = mpsc::channel(limits.command_queue.max(1));
     let (outbox, events) = outbox::Outbox::new(limits.event_queue);
-    let client = Client::new(commands_tx, local, limits.max_lookup_providers);
+    let client = Client::new(commands_tx, local, limits.max_lookup_providers, record_changes);
     let event_loop = EventLoop {
         swarm: Swarm::new(transport, behaviour, local, swarm_config),
         commands,
@@ -162,6 +164,7 @@ pub fn new(
         failing: BTreeMap::new(),
         established: 0,
         routing_len: 0,
+        near: records::near::Neighbourhood::new(local),
         next_serve: 0,
         next_sweep: None,
     };

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use dhtfs_node::{api::types::Status, net::NetLimits};
+use dhtfs_node::api::types::Status;
 use tokio::time::Instant;
 
 use super::{NodeIndex, World};
-use crate::checks::Promise;
+use crate::{checks::Promise, limits::node_limits};
 
 /// Peers that a routing table should have, if there are so many.
 const ENOUGH_PEERS: usize = 20;
@@ -56,7 +56,7 @@ impl World {
 
     /// Compares what a node reports with its limits.
     pub(super) fn check_caps(&self, index: NodeIndex, status: &Status) {
-        let limits = NetLimits::default();
+        let limits = node_limits();
         let caps = [
             ("connections", status.connections, u64::from(limits.max_connections)),
             ("foreign records", status.records_held, limits.max_foreign_records as u64),
