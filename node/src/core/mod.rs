@@ -18,6 +18,7 @@ pub mod fetch;
 pub mod keyspace;
 pub mod profile;
 pub mod provide;
+pub mod provide_sweep;
 pub mod serve;
 
 /// Longest block (chunk or manifest) that is ever requested or sent, in bytes: the cap of the exchange protocol,
