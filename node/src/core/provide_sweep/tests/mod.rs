@@ -2,4 +2,7 @@
 #![allow(clippy::disallowed_methods, reason = "virtual time has to begin at some instant")]
 
 mod network;
+mod sim;
+mod situations;
 mod walks;
+mod world;
