@@ -27,7 +27,9 @@ use crate::{
     tasks::{
         dispatch::{Dispatch, MAX_WAITING_SERVE_EVENTS},
         join::JoinTask,
-        provide, serve,
+        keep_records::{FLUSH_EVERY, KeepRecords, StoredRecords},
+        provide::{self, ProvideEnv},
+        serve,
         sources::SourcesTask,
     },
 };
@@ -228,13 +230,26 @@ async fn start_network(
 
     let provide = is_server.then(|| {
         let config = ProvideConfig::default();
-        let (handle, task) = provide::new(config, seed, client.clone(), store.clone(), routing.clone());
+        let provide_env = ProvideEnv {
+            client: client.clone(),
+            announcer: client.announcer(),
+            store: store.clone(),
+            wall_clock: wall_clock.clone(),
+        };
+        let (handle, task) = provide::new(config, seed, provide_env, routing.clone());
         tasks.spawn(task.run(tasks.shutdown()));
         handle
     });
     let (serve_task, served) =
         serve::new(ServeConfig::default(), client.clone(), store.clone(), provide.clone(), serve_received);
     if is_server {
+        let records = KeepRecords {
+            client: client.clone(),
+            store: StoredRecords::new(store.clone(), wall_clock.clone()),
+            clock: wall_clock.clone(),
+            flush_every: FLUSH_EVERY,
+        };
+        tasks.spawn(records.run(tasks.shutdown()));
         tasks.spawn(serve_task.run(tasks.shutdown()));
         tasks.spawn(SourcesTask { store: store.clone(), provide: provide.clone() }.run(tasks.shutdown()));
         listen::listen(&client, &store, &listen).await?;

@@ -15,6 +15,7 @@
 
 pub mod backoff;
 pub mod fetch;
+pub mod keyspace;
 pub mod profile;
 pub mod provide;
 pub mod serve;

@@ -48,6 +48,13 @@ impl AddressBook {
         }
     }
 
+    /// Forgets a peer.
+    pub(crate) fn forget(&mut self, peer: &PeerId) {
+        if let Some(entry) = self.peers.remove(peer) {
+            self.by_use.remove(&entry.used);
+        }
+    }
+
     /// What is known of `peer`, newest first. Counts as a use.
     pub(crate) fn addrs_of(&mut self, peer: &PeerId) -> Vec<Multiaddr> {
         let Some(entry) = self.peers.get_mut(peer) else { return Vec::new() };

@@ -11,18 +11,19 @@ use futures::StreamExt as _;
 use libp2p::core::transport::ListenerId;
 use libp2p::swarm::{Swarm, SwarmEvent};
 use libp2p::{Multiaddr, PeerId};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::address_book::AddressBook;
 use super::behaviour::{Behaviour, BehaviourEvent, Protocols};
 use super::command::{Command, Reply};
-use super::counters::Counters;
+use super::counters::{Counters, name};
 use super::dials::Dials;
 use super::limits::{NetLimits, SHUTDOWN_TIMEOUT};
 use super::outbox::Outbox;
 use super::peers::Peers;
 use super::pending::Pending;
+use super::records::near::Neighbourhood;
 
 /// Drives the network. Made by [`super::new`]; does nothing until it is run.
 pub struct EventLoop {
@@ -48,9 +49,13 @@ pub struct EventLoop {
     /// Connections established since the start.
     pub(super) established: u64,
     pub(super) routing_len: usize,
+    /// The routing table in numbers, to tell which keys are near.
+    pub(super) near: Neighbourhood,
     pub(super) next_serve: u64,
-    /// When foreign records are swept next; `None` while there are none.
+    /// When the next step of the sweep of foreign records is due; `None` while there are none.
     pub(super) next_sweep: Option<Instant>,
+    /// Dropped with the loop, which ends the task that answers the provide protocol.
+    pub(super) _ended: oneshot::Sender<()>,
 }
 
 /// Failed dials in a row of one peer.
@@ -145,6 +150,14 @@ impl EventLoop {
             Command::Provide { cid, reply } => self.provide(cid, reply),
             Command::Hold { cids } => self.hold(&cids),
             Command::StopProviding { cid } => self.stop_providing(cid),
+            // A caller that has gone is normal; what it asked for is then lost to the disk.
+            Command::ClosestPeers { digest, reply } => self.closest_peers(&digest, reply),
+            // A caller that has gone is normal.
+            Command::ExternalAddrs { reply } => drop(reply.send(self.external_addrs())),
+            Command::Records { peer, ask, reply } => drop(reply.send(self.records_asked(peer, ask))),
+            Command::ProvideStreamRefused => self.counters.count(name::PROVIDE_STREAMS_REFUSED),
+            Command::TakeRecordChanges { reply } => drop(reply.send(self.take_record_changes())),
+            Command::RestoreRecords { page, reply } => drop(reply.send(self.restore_records(&page))),
             Command::Request { peer, cid, reply } => self.request(peer, cid, reply),
             Command::Respond { ticket, response } => self.respond(ticket, response),
             Command::Bootstrap { reply } => self.bootstrap(reply),
@@ -193,6 +206,7 @@ impl EventLoop {
             BehaviourEvent::NatClient(event) => self.on_tested(&event),
             BehaviourEvent::NatServer(event) => self.on_dialled_back(&event),
             BehaviourEvent::Exchange(event) => self.on_exchange(event),
+            BehaviourEvent::Streams(()) => {}
         }
     }
 

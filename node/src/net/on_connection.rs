@@ -136,6 +136,7 @@ impl EventLoop {
         if self.peers.on_established(peer, id, endpoint, now) {
             self.outbox.connected(peer);
         }
+        self.swarm.behaviour_mut().kad.store_mut().back(&peer);
         self.failing.remove(&peer);
         self.established += 1;
         let identity = self.identity_of(&peer);

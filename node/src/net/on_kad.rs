@@ -4,10 +4,9 @@ use std::collections::BTreeSet;
 
 use dhtfs_store::ContentCid;
 use libp2p::core::Endpoint;
-use libp2p::kad::store::RecordStore as _;
 use libp2p::kad::{
     self, Addresses, BootstrapResult, Event, GetProvidersOk, GetProvidersResult, InboundRequest,
-    ProgressStep, ProviderRecord, QueryId, QueryResult, QueryStats,
+    ProgressStep, QueryId, QueryResult, QueryStats,
 };
 use libp2p::swarm::{ConnectionId, NetworkBehaviour as _};
 use libp2p::{Multiaddr, PeerId};
@@ -20,9 +19,8 @@ use super::counters::name;
 use super::error::{BootstrapFailure, ProvideError};
 use super::event_loop::EventLoop;
 use super::kad::{peers_told, record_key};
-use super::limits::{MAX_ADDRS_PER_PEER, SWEEP_INTERVAL};
+use super::limits::MAX_ADDRS_PER_PEER;
 use super::pending::{PendingBootstrap, QueuedLookup, RunningLookup};
-use super::records::Admission;
 use super::report::{LookupEvent, LookupOutcome, LookupStats};
 
 impl EventLoop {
@@ -95,21 +93,6 @@ impl EventLoop {
         }
     }
 
-    /// The own record of each key. A node that nobody has in its table yet is found by those who ask it.
-    pub(super) fn hold(&mut self, cids: &[ContentCid]) {
-        let store = self.swarm.behaviour_mut().kad.store_mut();
-        for cid in cids {
-            let record = ProviderRecord::new(record_key(*cid), self.local, Vec::new());
-            if store.add_provider(record).is_err() {
-                self.counters.count(name::PROVIDES_REFUSED);
-            }
-        }
-    }
-
-    pub(super) fn stop_providing(&mut self, cid: ContentCid) {
-        self.swarm.behaviour_mut().kad.stop_providing(&record_key(cid));
-    }
-
     pub(super) fn bootstrap(&mut self, reply: Reply<Result<usize, BootstrapFailure>>) {
         if let Some(running) = &mut self.pending.bootstrap {
             running.waiting.push(reply);
@@ -128,7 +111,7 @@ impl EventLoop {
                 self.on_query(id, result, &stats, &step);
             }
             Event::InboundRequest { request: InboundRequest::AddProvider { record: Some(record) } } => {
-                self.on_add_provider(record);
+                self.on_add_provider(&record);
             }
             Event::InboundRequest { request: InboundRequest::PutRecord { .. } } => {
                 self.counters.count(name::VALUES_REFUSED);
@@ -169,6 +152,7 @@ impl EventLoop {
                 // A caller that has gone is normal.
                 let _ = reply.send(told.map_err(|_| ProvideError::Timeout));
             }
+            QueryResult::GetClosestPeers(result) => self.on_closest(id, result),
             QueryResult::Bootstrap(result) if step.last => self.on_bootstrapped(id, &result),
             _ => {}
         }
@@ -251,34 +235,11 @@ impl EventLoop {
         kept.addrs
     }
 
-    /// Takes a provider record of a connected peer, with those of its addresses that it can have.
-    fn on_add_provider(&mut self, mut record: ProviderRecord) {
-        let Some(peer) = self.peers.get(&record.provider) else { return };
-        let kept = plausible(&record.addresses, &record.provider, peer.scope());
-        self.counters.add(name::ADDRS_DROPPED, kept.dropped);
-        record.addresses = kept.addrs;
-        let counter = match self.swarm.behaviour_mut().kad.store_mut().admit(record) {
-            Admission::Stored => name::RECORDS,
-            Admission::Replaced => name::RECORDS_REPLACED,
-            Admission::BadKey => name::RECORDS_BAD_KEY,
-            Admission::Full => name::RECORDS_FULL,
-            Admission::Quota => name::RECORDS_QUOTA,
-        };
-        self.counters.count(counter);
-        self.next_sweep.get_or_insert_with(|| Instant::now() + SWEEP_INTERVAL);
-    }
-
-    pub(super) fn sweep_records(&mut self, now: Instant) {
-        let records = self.swarm.behaviour_mut().kad.store_mut();
-        let expired = records.sweep(now.into_std());
-        let left = records.foreign_len();
-        self.counters.add(name::RECORDS_EXPIRED, expired);
-        self.next_sweep = (left > 0).then(|| now + SWEEP_INTERVAL);
-    }
-
     /// Tells the reader if the number of peers in the routing table has changed.
     pub(super) fn routing_changed(&mut self) {
-        let peers = self.swarm.behaviour_mut().kad.kbuckets().map(|bucket| bucket.num_entries()).sum();
+        let buckets = self.swarm.behaviour_mut().kad.kbuckets();
+        self.near.update(buckets.map(|bucket| (bucket.range().0.ilog2().unwrap_or(0), bucket.num_entries())));
+        let peers = self.near.routed();
         if self.routing_len != peers {
             self.routing_len = peers;
             self.outbox.routing(peers);
@@ -301,35 +262,4 @@ fn note_provider(
         lookup.first_provider_after.get_or_insert(stats.num_successes());
     }
     true
-}
-
-#[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use libp2p::PeerId;
-    use libp2p::kad::ProviderRecord;
-    use tokio::time::Instant;
-
-    use crate::net::counters::name;
-    use crate::net::tests::{chunk, idle_loop};
-
-    #[tokio::test]
-    async fn expired_records_are_swept_as_long_as_there_are_records() {
-        let mut event_loop = idle_loop();
-        let now = Instant::now();
-        for n in 1..=2u16 {
-            let mut record = ProviderRecord::new(super::record_key(chunk(n)), PeerId::random(), Vec::new());
-            record.expires = Some((now + Duration::from_secs(u64::from(n) * 1_000)).into_std());
-            event_loop.swarm.behaviour_mut().kad.store_mut().admit(record);
-        }
-        event_loop.next_sweep = Some(now);
-        event_loop.on_timeout(now + Duration::from_secs(1_500));
-        assert_eq!(event_loop.counters.snapshot()[name::RECORDS_EXPIRED], 1);
-        let next = event_loop.next_sweep;
-        assert_eq!(next, Some(now + Duration::from_secs(1_500) + super::SWEEP_INTERVAL));
-        event_loop.on_timeout(now + Duration::from_secs(2_500));
-        assert_eq!(event_loop.next_sweep, None);
-        assert_eq!(event_loop.counters.snapshot()[name::RECORDS_EXPIRED], 2);
-    }
 }

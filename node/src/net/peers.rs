@@ -12,6 +12,8 @@ use tokio::time::Instant;
 
 use super::addresses::{Scope, scope_of};
 use super::limits::MAX_AGENT_LEN;
+use super::records::token_bucket::TokenBucket;
+use super::records::{IpGroup, group_of};
 use super::report::Direction;
 
 /// One connection.
@@ -39,6 +41,9 @@ pub(crate) struct Peer {
     pub(crate) exchange: bool,
     /// Last measured round trip.
     pub(crate) rtt: Option<Duration>,
+    /// How many provider records it may leave; made with the first one. Whoever connects anew gets a full one, as
+    /// whoever comes under a new name does: new connections and names are bounded elsewhere.
+    records: Option<TokenBucket>,
 }
 
 impl Peer {
@@ -46,6 +51,14 @@ impl Peer {
     pub(crate) fn scope(&self) -> Scope {
         let scopes = self.connections.iter().filter_map(|connection| scope_of(&connection.addr));
         scopes.min().unwrap_or(Scope::Public)
+    }
+
+    /// The IP group it comes from by its oldest connection; none if any connection is within this machine or the local
+    /// network.
+    pub(crate) fn group(&self) -> Option<IpGroup> {
+        let mut groups = self.connections.iter().map(|connection| group_of(&connection.addr));
+        let oldest = groups.next().flatten()?;
+        groups.all(|group| group.is_some()).then_some(oldest)
     }
 
     /// The addresses under which we dialled it.
@@ -112,6 +125,12 @@ impl Peers {
                 connection.failed_pings
             }
         }
+    }
+
+    /// Takes one of the provider records that a connected peer may leave; false if it may not leave one now.
+    pub(crate) fn take_record(&mut self, peer: &PeerId, rate: u64, burst: u64, now: Instant) -> bool {
+        let Some(entry) = self.0.get_mut(peer) else { return false };
+        entry.records.get_or_insert_with(|| TokenBucket::full(burst, now)).take(rate, burst, now)
     }
 
     /// What is known of a connected peer.

@@ -13,8 +13,8 @@ use libp2p::{Multiaddr, PeerId};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::command::{LookupId, Reply};
-use super::error::{BootstrapFailure, ListenError, ProvideError, RequestError};
+use super::command::{LookupId, Reply, RoutingPeers};
+use super::error::{BootstrapFailure, ClosestError, ListenError, ProvideError, RequestError};
 use super::report::{BlockAnswer, LookupEvent, ServeId};
 
 /// Somebody waits for a listener to come up.
@@ -154,6 +154,8 @@ pub(crate) struct Pending {
     pub(crate) lookups: Lookups,
     /// Announcements that run. Never iterated.
     pub(crate) provides: HashMap<QueryId, Reply<Result<usize, ProvideError>>>,
+    /// Lookups of the peers closest to a key. Never iterated.
+    pub(crate) closest: HashMap<QueryId, Reply<Result<RoutingPeers, ClosestError>>>,
     /// The bootstrap that was asked for, and all who wait for its end.
     pub(crate) bootstrap: Option<PendingBootstrap>,
     /// Own requests in flight.

@@ -13,6 +13,7 @@ use crate::import::scan::ScannedFile;
 use crate::import::walk::{Found, Node};
 use crate::layout::Layout;
 use crate::manifest::CHUNK_LEN;
+use crate::options::ImportOptions;
 use crate::store::Store;
 
 /// What the transaction says, or the file that is in its way.
@@ -27,7 +28,7 @@ impl Store {
         scanned: &[ScannedFile],
         built: &BuiltTree,
         path: Option<&Path>,
-        now_unix: u64,
+        options: &ImportOptions,
     ) -> Result<Vec<Withdrawal>, ImportError> {
         let inner = &*self.inner;
         let copies =
@@ -38,8 +39,7 @@ impl Store {
             inner.blobs.adopt(copies)?;
         }
         let sources = self.source_records(found, scanned, built)?;
-        let noted: Noted = inner.db.write(|txn| {
-            let mut tables = Tables::open(txn)?;
+        let noted: Noted = inner.db.change(|tables| {
             for source in &sources {
                 if let Some((_, old)) = tables.source_at(source.path_key())?
                     && old.kind == SourceKind::Part
@@ -50,8 +50,15 @@ impl Store {
             let mut withdrawals = Vec::new();
             let mut ids = Vec::with_capacity(sources.len());
             tables.put_manifests(&built.blocks)?;
+            // Before what belongs to it: its scope says what of that is announced.
+            let mut share = match tables.share(&built.root)? {
+                Some(share) => share,
+                None => new_share(found, options.now_unix),
+            };
+            share.announce = options.announce.unwrap_or(share.announce);
+            tables.put_share(&built.root, &share)?;
             for (source, file) in sources.iter().zip(scanned) {
-                let id = match place_for(&mut tables, source, file)? {
+                let id = match place_for(tables, source, file)? {
                     Place::Same(id) => id,
                     Place::Taken(id, old) => {
                         let keys = tables.withdraw_source(id, &old)?;
@@ -65,10 +72,6 @@ impl Store {
                 tables.put_locations(id, &file.chunks, Layout::new(source.stamp.size(), CHUNK_LEN))?;
                 ids.push(id);
             }
-            let mut share = match tables.share(&built.root)? {
-                Some(share) => share,
-                None => new_share(found, now_unix),
-            };
             share.status = ShareStatus::Complete;
             if let Some(path) = path
                 && !has_copies

@@ -1,0 +1,247 @@
+//! Sends records to one holder: over the provide protocol, or as kad messages to a peer that lacks it.
+
+use std::fmt;
+use std::io;
+use std::time::Duration;
+
+use futures::AsyncWriteExt as _;
+use libp2p::{Multiaddr, PeerId, StreamProtocol};
+use libp2p_stream::{Control, OpenStreamError};
+use tokio::time::timeout;
+
+use super::kad_wire;
+use super::wire::{Answer, Frame, MAX_DIGESTS, read_answer, write_frame};
+use crate::net::client::Client;
+use crate::net::error::{DialFailure, NetGone};
+use crate::net::records::Digest;
+
+/// How long one frame and its answer, or as many kad messages, may take.
+const FRAME_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Bytes of kad messages that are written at once.
+const KAD_BATCH_LEN: usize = 64 * 1024;
+
+/// One of so many keys is asked back from a holder that does not answer to records; at least one.
+const SAMPLE: usize = 100;
+
+/// Why a holder was not told.
+#[derive(Debug, thiserror::Error)]
+pub enum SendFailure {
+    /// It cannot be reached.
+    #[error("cannot connect: {0}")]
+    Dial(#[from] DialFailure),
+    /// It speaks neither the provide protocol nor kad.
+    #[error("the peer takes no provider records")]
+    Unsupported,
+    /// It has too much to do.
+    #[error("the peer is busy")]
+    Busy,
+    /// The stream broke off.
+    #[error("the stream failed: {0}")]
+    Stream(#[from] io::Error),
+    /// It took longer than 10 s for one batch.
+    #[error("no answer in time")]
+    Timeout,
+    /// The network has been shut down.
+    #[error(transparent)]
+    Gone(#[from] NetGone),
+}
+
+/// What a holder made of the records.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Receipt {
+    /// For each record, in the order in which they were sent, whether it was taken.
+    Taken(Vec<bool>),
+    /// All were sent; a sample was asked back.
+    Sampled {
+        /// Records asked back.
+        asked: usize,
+        /// Of these, records that the holder gave out.
+        held: usize,
+    },
+}
+
+/// Opens streams, and what they are called in this network.
+#[derive(Clone)]
+pub struct BulkStreams {
+    pub(crate) control: Control,
+    pub(crate) provide: StreamProtocol,
+    pub(crate) kad: StreamProtocol,
+}
+
+impl fmt::Debug for BulkStreams {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BulkStreams").field("provide", &self.provide).finish_non_exhaustive()
+    }
+}
+
+/// Tells holders about records. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Announcer {
+    client: Client,
+    streams: BulkStreams,
+}
+
+impl Announcer {
+    pub(crate) fn new(client: Client, streams: BulkStreams) -> Self {
+        Self { client, streams }
+    }
+
+    /// Tells `peer` that this node, which can be reached at `own`, provides `digests`; any number of them.
+    ///
+    /// # Errors
+    /// If the peer cannot be reached, refuses or is silent for 10 s. What was sent until then may be stored.
+    pub async fn provide(
+        &self,
+        peer: PeerId,
+        addrs: Vec<Multiaddr>,
+        own: &[Multiaddr],
+        digests: &[Digest],
+    ) -> Result<Receipt, SendFailure> {
+        self.client.connect(peer, addrs).await?;
+        match self.open(peer, &self.streams.provide).await {
+            Ok(mut stream) => {
+                let taken = in_time(provide(&mut stream, own, digests), digests.len()).await?;
+                // The records are stored; how the stream ends does not matter.
+                let _ = timeout(FRAME_TIMEOUT, stream.close()).await;
+                Ok(Receipt::Taken(taken))
+            }
+            Err(SendFailure::Unsupported) => self.provide_by_kad(peer, own, digests).await,
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Tells `peer` that this node is about to end; only if it is connected.
+    ///
+    /// # Errors
+    /// If the peer does not speak the provide protocol, or does not answer within 10 s.
+    pub async fn goodbye(&self, peer: PeerId) -> Result<(), SendFailure> {
+        let mut stream = self.open(peer, &self.streams.provide).await?;
+        let said = async {
+            write_frame(&mut stream, &Frame::Goodbye).await?;
+            answered(&mut stream, 0).await
+        };
+        in_time(said, 0).await.map(drop)
+    }
+
+    /// Which of these records of this node `peer` holds.
+    ///
+    /// # Errors
+    /// As [`Announcer::provide`]; [`SendFailure::Unsupported`] also if the peer speaks kad only.
+    pub async fn held(
+        &self,
+        peer: PeerId,
+        addrs: Vec<Multiaddr>,
+        digests: &[Digest],
+    ) -> Result<Vec<bool>, SendFailure> {
+        self.frames(peer, addrs, digests, Frame::Held).await
+    }
+
+    /// Takes records of this node back from `peer`; says which it had.
+    ///
+    /// # Errors
+    /// As [`Announcer::held`].
+    pub async fn withdraw(
+        &self,
+        peer: PeerId,
+        addrs: Vec<Multiaddr>,
+        digests: &[Digest],
+    ) -> Result<Vec<bool>, SendFailure> {
+        self.frames(peer, addrs, digests, Frame::Withdraw).await
+    }
+
+    async fn frames(
+        &self,
+        peer: PeerId,
+        addrs: Vec<Multiaddr>,
+        digests: &[Digest],
+        frame: fn(Vec<Digest>) -> Frame,
+    ) -> Result<Vec<bool>, SendFailure> {
+        self.client.connect(peer, addrs).await?;
+        let mut stream = self.open(peer, &self.streams.provide).await?;
+        in_time(ask(&mut stream, digests, frame), digests.len()).await
+    }
+
+    async fn open(&self, peer: PeerId, protocol: &StreamProtocol) -> Result<libp2p::Stream, SendFailure> {
+        let mut control = self.streams.control.clone();
+        let opened = timeout(FRAME_TIMEOUT, control.open_stream(peer, protocol.clone())).await;
+        match opened.map_err(|_| SendFailure::Timeout)? {
+            Ok(stream) => Ok(stream),
+            Err(OpenStreamError::UnsupportedProtocol(_)) => Err(SendFailure::Unsupported),
+            Err(OpenStreamError::Io(error)) => Err(SendFailure::Stream(error)),
+            Err(error) => Err(SendFailure::Stream(io::Error::other(error.to_string()))),
+        }
+    }
+
+    async fn provide_by_kad(
+        &self,
+        peer: PeerId,
+        own: &[Multiaddr],
+        digests: &[Digest],
+    ) -> Result<Receipt, SendFailure> {
+        let mut stream = self.open(peer, &self.streams.kad).await?;
+        let local = self.client.peer_id();
+        let sent = async {
+            let mut batch = Vec::with_capacity(KAD_BATCH_LEN);
+            for digest in digests {
+                batch.extend(kad_wire::add_provider(digest, local, own));
+                if batch.len() >= KAD_BATCH_LEN {
+                    stream.write_all(&batch).await?;
+                    batch.clear();
+                }
+            }
+            stream.write_all(&batch).await?;
+            stream.flush().await?;
+            let (mut asked, mut held) = (0, 0);
+            for digest in digests.iter().step_by(SAMPLE) {
+                asked += 1;
+                held += usize::from(kad_wire::is_named(&mut stream, digest, local).await?);
+            }
+            Ok(Receipt::Sampled { asked, held })
+        };
+        let receipt = in_time(sent, digests.len()).await?;
+        // The records are stored; how the stream ends does not matter.
+        let _ = timeout(FRAME_TIMEOUT, stream.close()).await;
+        Ok(receipt)
+    }
+}
+
+/// Fails if a conversation about `count` records takes longer than [`FRAME_TIMEOUT`] for each frame of them.
+async fn in_time<T>(
+    conversation: impl Future<Output = Result<T, SendFailure>>,
+    count: usize,
+) -> Result<T, SendFailure> {
+    let frames = u32::try_from(count / MAX_DIGESTS + 1).unwrap_or(u32::MAX);
+    timeout(FRAME_TIMEOUT.saturating_mul(frames), conversation).await.map_err(|_| SendFailure::Timeout)?
+}
+
+async fn provide(
+    stream: &mut libp2p::Stream,
+    own: &[Multiaddr],
+    digests: &[Digest],
+) -> Result<Vec<bool>, SendFailure> {
+    write_frame(stream, &Frame::Addresses(own.to_vec())).await?;
+    ask(stream, digests, Frame::Provide).await
+}
+
+/// Says the same about all `digests`, frame by frame.
+async fn ask(
+    stream: &mut libp2p::Stream,
+    digests: &[Digest],
+    frame: fn(Vec<Digest>) -> Frame,
+) -> Result<Vec<bool>, SendFailure> {
+    let mut bits = Vec::with_capacity(digests.len());
+    for digests in digests.chunks(MAX_DIGESTS) {
+        write_frame(stream, &frame(digests.to_vec())).await?;
+        bits.extend(answered(stream, digests.len()).await?);
+    }
+    Ok(bits)
+}
+
+async fn answered(stream: &mut libp2p::Stream, count: usize) -> Result<Vec<bool>, SendFailure> {
+    stream.flush().await?;
+    match read_answer(stream, count).await? {
+        Answer::Done(bits) => Ok(bits),
+        Answer::Busy => Err(SendFailure::Busy),
+    }
+}
