@@ -70,9 +70,10 @@ impl Fetch {
             .map(|(ix, _)| ix)
             .collect();
         let mut blocked = false;
+        let mut doubled = None;
         while let Some(place) = self.least_loaded(&ready) {
             let ix = ready[place];
-            let asked = self.hedge_late(ix, now) || self.ask_pending(ix, &mut blocked, now);
+            let asked = self.hedge_late(ix, &mut doubled, now) || self.ask_pending(ix, &mut blocked, now);
             if !asked || !self.peers[ix].has_room(slow) {
                 ready.swap_remove(place);
             }
@@ -105,12 +106,13 @@ impl Fetch {
         }
     }
 
-    /// Asks this peer for a want whose copies elsewhere are all late.
-    fn hedge_late(&mut self, ix: PeerIx, now: Instant) -> bool {
+    /// Asks this peer for a want whose copies elsewhere are all late. `known` is [`Self::doubled_len`] if that is known:
+    /// it counts every copy in flight, and only a new copy changes it here.
+    fn hedge_late(&mut self, ix: PeerIx, known: &mut Option<u64>, now: Instant) -> bool {
         if self.requests.late().is_empty() {
             return false;
         }
-        let doubled = self.doubled_len();
+        let doubled = *known.get_or_insert_with(|| self.doubled_len());
         let slow = self.is_slow(now);
         let due = |want: WantIx| {
             slow || self.is_affordable(doubled, self.expected_len(want)) || self.overdue_at(want) <= Some(now)
@@ -118,6 +120,7 @@ impl Fetch {
         let suits = |want: &&WantIx| self.may_copy(ix, **want) && due(**want);
         let Some(want) = self.requests.late().iter().find(suits).copied() else { return false };
         self.request_copy(ix, want, false, now);
+        *known = None;
         true
     }
 
