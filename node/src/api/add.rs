@@ -76,8 +76,7 @@ impl Api {
         progress: watch::Sender<HashProgress>,
     ) -> Result<Added, ApiError> {
         let name = query.name.or_else(|| Some("stdin".to_owned()));
-        let options =
-            ImportOptions { copy: true, name, now_unix: (self.inner.wall_clock)(), announce: None };
+        let options = ImportOptions { copy: true, name, now_unix: (self.inner.wall_clock)(), announce: None };
         self.import(progress, move |store, progress| store.import_reader(&mut reader, &options, progress))
             .await
     }

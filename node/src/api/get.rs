@@ -113,8 +113,7 @@ impl Get<'_> {
     }
 
     async fn begin(&self, resolved: &Resolved, out: &Path, force: bool) -> Result<Download, ApiError> {
-        let options =
-            DownloadOptions { force, now_unix: (self.api.inner.wall_clock)(), announce: None };
+        let options = DownloadOptions { force, now_unix: (self.api.inner.wall_clock)(), announce: None };
         let (tree, out) = (resolved.tree.clone(), out.to_owned());
         let begun = self.api.inner.store.call(move |s| s.begin_download(&tree, &out, options)).await?;
         begun.map_err(from_disk)
