@@ -137,6 +137,8 @@ impl EventLoop {
             self.outbox.connected(peer);
         }
         self.swarm.behaviour_mut().kad.store_mut().back(&peer);
+        self.unreachable.on_connected(&peer);
+        self.heard(&peer);
         self.failing.remove(&peer);
         self.established += 1;
         let identity = self.identity_of(&peer);
@@ -154,6 +156,7 @@ impl EventLoop {
         tracing::debug!(?peer, %error, "dial failed");
         self.count_failed_dial(error);
         if let Some(peer) = peer {
+            self.note_unreachable(peer, error);
             self.note_failing(peer, error);
         }
         match self.dials.on_dial_failed(id, peer, &DialFailure::from(error)) {
@@ -167,12 +170,19 @@ impl EventLoop {
         self.counters.count(if refused { name::DIALS_REFUSED } else { name::DIALS_FAILED });
     }
 
+    /// Notes a provider that could not be dialled; others are offered before it for some time.
+    fn note_unreachable(&mut self, peer: PeerId, error: &DialError) {
+        let at_fault = is_at_fault(error) && self.peers.get(&peer).is_none();
+        // The book holds the providers that lookups found. Other peers would only take their places.
+        if at_fault && self.book.knows(&peer) && self.unreachable.on_failed(peer, Instant::now().into_std()) {
+            self.counters.count(name::PROVIDERS_UNREACHABLE);
+        }
+    }
+
     /// Removes a peer from the routing table after too many failed dials in a row. Without a success elsewhere
     /// in between, failures say more about this node than about the peer.
     fn note_failing(&mut self, peer: PeerId, error: &DialError) {
-        let at_fault =
-            matches!(error, DialError::Transport(_) | DialError::WrongPeerId { .. } | DialError::NoAddresses);
-        if !at_fault || !self.is_routed(&peer) {
+        if !is_at_fault(error) || !self.is_routed(&peer) {
             return;
         }
         let established = self.established;
@@ -214,6 +224,9 @@ impl EventLoop {
             Err(ping::Failure::Unsupported) => return,
             Err(_) => None,
         };
+        if rtt.is_some() {
+            self.heard(&event.peer);
+        }
         let failures = self.peers.on_ping(&event.peer, event.connection, rtt);
         if failures >= MAX_FAILED_PINGS && self.swarm.close_connection(event.connection) {
             self.counters.count(name::PINGS_LOST);
@@ -258,6 +271,7 @@ impl EventLoop {
         self.swarm.behaviour_mut().nat_client.test_announced(&announced);
         self.announced = announced;
         self.outbox.listen(listen);
+        self.update_mode();
     }
 
     /// Addresses listened on, without `/p2p/`, sorted.
@@ -268,6 +282,11 @@ impl EventLoop {
         addrs.dedup();
         addrs
     }
+}
+
+/// Whether a dial failed because of the peer, and not because of what this node wanted.
+fn is_at_fault(error: &DialError) -> bool {
+    matches!(error, DialError::Transport(_) | DialError::WrongPeerId { .. } | DialError::NoAddresses)
 }
 
 /// Whether a listener on `addr` stands for all interfaces.

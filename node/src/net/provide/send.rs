@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io;
+use std::sync::{MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures::AsyncWriteExt as _;
@@ -10,6 +11,7 @@ use libp2p_stream::{Control, OpenStreamError};
 use tokio::time::timeout;
 
 use super::kad_wire;
+use super::told::Told;
 use super::wire::{Answer, Frame, MAX_DIGESTS, read_answer, write_frame};
 use crate::net::client::Client;
 use crate::net::error::{DialFailure, NetGone};
@@ -87,6 +89,15 @@ impl Announcer {
         Self { client, streams }
     }
 
+    pub(super) fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// Who was told in this run. Never held across an await.
+    pub(super) fn told(&self) -> MutexGuard<'_, Told> {
+        self.client.told().lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Tells `peer` that this node, which can be reached at `own`, provides `digests`; any number of them.
     ///
     /// # Errors
@@ -98,7 +109,9 @@ impl Announcer {
         own: &[Multiaddr],
         digests: &[Digest],
     ) -> Result<Receipt, SendFailure> {
-        self.client.connect(peer, addrs).await?;
+        self.client.connect(peer, addrs.clone()).await?;
+        // Noted before it is told: it may hold records of a conversation that broke off.
+        self.told().on_told(peer, addrs);
         match self.open(peer, &self.streams.provide).await {
             Ok(mut stream) => {
                 let taken = in_time(provide(&mut stream, own, digests), digests.len()).await?;
