@@ -36,10 +36,14 @@ pub(crate) mod name {
     pub(crate) const LOOKUPS_FULL: &str = "net_lookups_full";
     /// Announcements started.
     pub(crate) const PROVIDES: &str = "net_provides_started";
+    /// Requests that announcements have sent, the records themselves included.
+    pub(crate) const PROVIDE_REQUESTS: &str = "net_provide_requests_sent";
     /// Announcements refused because too many ran or the own records were full.
     pub(crate) const PROVIDES_REFUSED: &str = "net_provides_refused";
     /// Lookups of the peers closest to a key that were started.
     pub(crate) const CLOSEST: &str = "net_closest_lookups_started";
+    /// Requests that such lookups have sent.
+    pub(crate) const CLOSEST_REQUESTS: &str = "net_closest_requests_sent";
     /// Lookups of the peers closest to a key that were refused because too many ran.
     pub(crate) const CLOSEST_REFUSED: &str = "net_closest_lookups_refused";
     /// Streams of provider records that were refused because too many were open.
@@ -111,8 +115,10 @@ pub(crate) mod name {
         LOOKUPS_REFUSED,
         LOOKUPS_FULL,
         PROVIDES,
+        PROVIDE_REQUESTS,
         PROVIDES_REFUSED,
         CLOSEST,
+        CLOSEST_REQUESTS,
         CLOSEST_REFUSED,
         PROVIDE_STREAMS_REFUSED,
         RECORDS_WITHDRAWN,
