@@ -40,10 +40,14 @@ pub(crate) mod name {
     pub(crate) const PROVIDERS_LATE: &str = "net_providers_offered_last";
     /// Announcements started.
     pub(crate) const PROVIDES: &str = "net_provides_started";
+    /// Requests that announcements have sent, the records themselves included.
+    pub(crate) const PROVIDE_REQUESTS: &str = "net_provide_requests_sent";
     /// Announcements refused because too many ran or the own records were full.
     pub(crate) const PROVIDES_REFUSED: &str = "net_provides_refused";
     /// Lookups of the peers closest to a key that were started.
     pub(crate) const CLOSEST: &str = "net_closest_lookups_started";
+    /// Requests that such lookups have sent.
+    pub(crate) const CLOSEST_REQUESTS: &str = "net_closest_requests_sent";
     /// Lookups of the peers closest to a key that were refused because too many ran.
     pub(crate) const CLOSEST_REFUSED: &str = "net_closest_lookups_refused";
     /// Streams of provider records that were refused because too many were open.
@@ -129,8 +133,10 @@ pub(crate) mod name {
         PROVIDERS_UNREACHABLE,
         PROVIDERS_LATE,
         PROVIDES,
+        PROVIDE_REQUESTS,
         PROVIDES_REFUSED,
         CLOSEST,
+        CLOSEST_REQUESTS,
         CLOSEST_REFUSED,
         PROVIDE_STREAMS_REFUSED,
         RECORDS_WITHDRAWN,

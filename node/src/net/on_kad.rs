@@ -150,11 +150,13 @@ impl EventLoop {
             QueryResult::GetProviders(result) => self.on_providers(id, result, stats),
             QueryResult::StartProviding(result) => {
                 let Some(reply) = self.pending.provides.remove(&id) else { return };
+                let requests = usize::try_from(stats.num_requests()).unwrap_or(usize::MAX);
+                self.counters.add(name::PROVIDE_REQUESTS, requests);
                 let told = result.map(|_| peers_told(stats.num_successes()));
                 // A caller that has gone is normal.
                 let _ = reply.send(told.map_err(|_| ProvideError::Timeout));
             }
-            QueryResult::GetClosestPeers(result) => self.on_closest(id, result),
+            QueryResult::GetClosestPeers(result) => self.on_closest(id, result, stats.num_requests()),
             QueryResult::Bootstrap(result) if step.last => self.on_bootstrapped(id, &result),
             _ => {}
         }

@@ -32,8 +32,9 @@ impl EventLoop {
         self.pending.closest.insert(query, reply);
     }
 
-    pub(super) fn on_closest(&mut self, id: QueryId, result: GetClosestPeersResult) {
+    pub(super) fn on_closest(&mut self, id: QueryId, result: GetClosestPeersResult, requests: u32) {
         let Some(reply) = self.pending.closest.remove(&id) else { return };
+        self.counters.add(name::CLOSEST_REQUESTS, usize::try_from(requests).unwrap_or(usize::MAX));
         let peers = match result {
             Ok(found) => found.peers,
             // Those that were found in time may be the closest or not.
