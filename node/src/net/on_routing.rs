@@ -41,8 +41,8 @@ impl EventLoop {
         if !self.has_room_for(&peer, &kept.addrs) {
             return false;
         }
-        if self.candidates.contains_key(&peer) {
-            self.candidates.insert(peer, kept.addrs);
+        if let Some(addrs) = self.candidates.get_mut(&peer) {
+            *addrs = kept.addrs;
             return true;
         }
         if self.candidates.len() >= MAX_ADMISSION_PROBES {
