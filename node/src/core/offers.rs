@@ -129,7 +129,9 @@ mod tests {
                     let peer = PeerId::random();
                     places.insert(peer, places.len());
                     offers.on_found((peer, Vec::new()), found == '+', now);
-                    offers.on_found((peer, Vec::new()), found == '-', now);
+                    if offers.knows(&peer) {
+                        offers.on_found((peer, Vec::new()), found == '-', now);
+                    }
                 }
             }
             offers.on_timeout(now);

@@ -103,7 +103,7 @@ async fn peers_that_are_silent_delay_the_end_for_a_bounded_time() {
     for _ in 0..300 {
         node.client.told().lock().unwrap().on_told(PeerId::random(), vec![addr.clone()]);
     }
-    let (within, began) = (Duration::from_millis(300), Instant::now());
+    let (within, began) = (Duration::from_secs(4), Instant::now());
     assert_eq!(in_time(node.client.announcer().goodbye_to_all(within)).await, 1);
     assert!(began.elapsed() < within + Duration::from_secs(2), "{:?}", began.elapsed());
     assert_eq!(hub.counter("net_goodbyes").await, 1);
