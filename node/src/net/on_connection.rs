@@ -10,7 +10,7 @@ use libp2p::swarm::{ConnectionId, DialError, ListenError as IncomingError};
 use libp2p::{Multiaddr, PeerId, ping};
 use tokio::time::Instant;
 
-use crate::core::profile::announced_addrs;
+use crate::core::profile::{NetworkProfile, announced_addrs, scope};
 
 use super::addresses::{peer_in, without_peer};
 use super::command::Reply;
@@ -135,6 +135,9 @@ impl EventLoop {
         let now = Instant::now();
         if self.peers.on_established(peer, id, endpoint, now) {
             self.outbox.connected(peer);
+            if is_from_the_internet(endpoint) {
+                self.on_dialled();
+            }
         }
         self.swarm.behaviour_mut().kad.store_mut().back(&peer);
         self.unreachable.on_connected(&peer);
@@ -295,6 +298,17 @@ fn is_unspecified(addr: &Multiaddr) -> bool {
         Some(Protocol::Ip4(ip)) => ip.is_unspecified(),
         Some(Protocol::Ip6(ip)) => ip.is_unspecified(),
         _ => false,
+    }
+}
+
+/// Whether somebody from the internet has dialled this node, not through a relay.
+fn is_from_the_internet(endpoint: &ConnectedPoint) -> bool {
+    match endpoint {
+        ConnectedPoint::Listener { local_addr, send_back_addr } => {
+            !local_addr.iter().any(|part| part == Protocol::P2pCircuit)
+                && scope(send_back_addr) == Some(NetworkProfile::Public)
+        }
+        ConnectedPoint::Dialer { .. } => false,
     }
 }
 

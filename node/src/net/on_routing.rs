@@ -173,6 +173,15 @@ impl EventLoop {
         self.follow_mode(NetworkProfile::from_listen_addrs(&self.listen_addrs()), proof);
     }
 
+    /// A peer that was not connected has dialled this node. AutoNAT asks one peer about an address, once, and that peer
+    /// may have been cut off or lie: who comes in from outside is the better proof.
+    pub(super) fn on_dialled(&mut self) {
+        if self.may_serve {
+            self.follow_mode(NetworkProfile::from_listen_addrs(&self.listen_addrs()), Proof::Reachable);
+            self.update_mode();
+        }
+    }
+
     fn follow_mode(&mut self, profile: NetworkProfile, proof: Proof) {
         let before = self.mode.serves();
         self.mode.on_proof(profile, proof, Instant::now().into_std());
@@ -321,6 +330,11 @@ mod tests {
             assert_eq!(kad_mode, if serves { Mode::Server } else { Mode::Client });
             tokio::time::advance(PATIENCE).await;
         }
+        event_loop.follow_mode(NetworkProfile::Public, Proof::Unreachable);
+        arrives(&mut event_loop, PeerId::random(), "/ip4/10.0.0.1/tcp/1", &[]);
+        assert!(event_loop.mode.next_deadline().is_some(), "a neighbour proves nothing");
+        arrives(&mut event_loop, PeerId::random(), "/ip4/8.8.8.8/tcp/1", &[]);
+        assert_eq!(event_loop.mode.next_deadline(), None, "dialled by somebody from outside");
         let counters = event_loop.counters.snapshot();
         assert_eq!((counters[name::MODE_CLIENT], counters[name::MODE_SERVER]), (1, 1));
     }

@@ -14,7 +14,7 @@ pub const PATIENCE: Duration = Duration::from_secs(30 * 60);
 /// What was found out about the addresses of this node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Proof {
-    /// At least one can be dialled by others.
+    /// At least one can be dialled by others, or somebody just did.
     Reachable,
     /// None of those that others tried can be dialled.
     Unreachable,
