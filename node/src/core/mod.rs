@@ -16,6 +16,7 @@
 pub mod backoff;
 pub mod fetch;
 pub mod keyspace;
+pub mod lookup;
 pub mod offers;
 pub mod profile;
 pub mod provide;

@@ -38,6 +38,10 @@ pub(crate) mod name {
     pub(crate) const PROVIDERS_UNREACHABLE: &str = "net_providers_unreachable";
     /// Providers found by lookups that were offered last: they failed lately, or have no address.
     pub(crate) const PROVIDERS_LATE: &str = "net_providers_offered_last";
+    /// Lookups that asked more peers than usual, because too many lie around the key for the size of the network.
+    pub(crate) const LOOKUPS_WIDE: &str = "net_lookups_wide";
+    /// Questions to peers that waited because too many were under way.
+    pub(crate) const ASKS_DELAYED: &str = "net_lookup_requests_delayed";
     /// Announcements started.
     pub(crate) const PROVIDES: &str = "net_provides_started";
     /// Requests that announcements have sent, the records themselves included.
@@ -132,6 +136,8 @@ pub(crate) mod name {
         LOOKUPS_FULL,
         PROVIDERS_UNREACHABLE,
         PROVIDERS_LATE,
+        LOOKUPS_WIDE,
+        ASKS_DELAYED,
         PROVIDES,
         PROVIDE_REQUESTS,
         PROVIDES_REFUSED,

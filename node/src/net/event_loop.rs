@@ -32,6 +32,7 @@ use super::peers::Peers;
 use super::pending::Pending;
 use super::probe::Probed;
 use super::records::near::Neighbourhood;
+use super::walks::Walks;
 
 /// Drives the network. Made by [`super::new`]; does nothing until it is run.
 pub struct EventLoop {
@@ -68,6 +69,8 @@ pub struct EventLoop {
     pub(super) candidates: BTreeMap<PeerId, Vec<Multiaddr>>,
     /// Probes under way: one for each candidate, and those of `liveness`.
     pub(super) probes: FuturesUnordered<BoxFuture<'static, Probed>>,
+    /// Walks through the DHT: provider lookups and those of the peers closest to a key.
+    pub(super) walks: Walks,
     /// Whether this node serves the DHT while it can be reached.
     pub(super) may_serve: bool,
     /// Whether it can be reached.
@@ -111,6 +114,7 @@ impl EventLoop {
                     }
                 }
                 Some(probed) = self.probes.next() => self.on_probed(probed),
+                Some(asked) = self.walks.asks.next() => self.on_asked(asked),
                 () = self.outbox.ready(), if self.outbox.has_backlog() => {}
                 event = self.swarm.select_next_some() => self.on_swarm_event(event),
             }
@@ -130,6 +134,7 @@ impl EventLoop {
         }
         // Dropping a reply tells its caller that the network has gone.
         self.pending = Pending::default();
+        self.walks = Walks::default();
         self.dials = Dials::default();
         for id in std::mem::take(&mut self.listeners) {
             self.swarm.remove_listener(id);
@@ -236,8 +241,9 @@ impl EventLoop {
 
     fn next_deadline(&self) -> Option<Instant> {
         let machines = [self.liveness.next_deadline(), self.mode.next_deadline()];
-        let deadlines = [self.dials.next_deadline(), self.pending.next_deadline(), self.next_sweep];
-        deadlines.into_iter().chain(machines.map(|at| at.map(Instant::from_std))).flatten().min()
+        let pending = [self.dials.next_deadline(), self.pending.next_deadline()];
+        let deadlines = pending.into_iter().chain([self.walks.next_deadline(), self.next_sweep]);
+        deadlines.chain(machines.map(|at| at.map(Instant::from_std))).flatten().min()
     }
 
     pub(super) fn on_timeout(&mut self, now: Instant) {
@@ -245,6 +251,7 @@ impl EventLoop {
         for id in self.pending.on_timeout(now) {
             self.swarm.remove_listener(id);
         }
+        self.walks_timed_out(now);
         self.liveness.on_timeout(now.into_std());
         self.pump_liveness();
         if self.mode.next_deadline().is_some_and(|at| at <= now.into_std()) {

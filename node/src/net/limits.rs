@@ -64,7 +64,7 @@ pub const MAX_OPEN_REQUESTS: usize = 1_024;
 /// Own exchange requests in flight; each may bring 1 MiB.
 pub const MAX_REQUESTS: usize = 512;
 
-/// Provider lookups that run at the same time: kad scans all queries for every event.
+/// Provider lookups that run at the same time: together they ask a few hundred peers at once.
 pub const MAX_LOOKUPS: usize = 64;
 
 /// Provider lookups that wait for a free place; the next one is refused.
@@ -76,8 +76,20 @@ pub const MAX_LOOKUP_PROVIDERS: usize = 256;
 /// Announcements that run at the same time. Hundreds at once lose records.
 pub const MAX_PROVIDES: usize = 64;
 
-/// Lookups of the peers closest to a key that run at the same time: kad scans all queries for every event.
+/// Lookups of the peers closest to a key that run at the same time.
 pub const MAX_CLOSEST: usize = 128;
+
+/// Questions to peers that all lookups together have under way, each with a stream and perhaps a dial. The next one waits.
+pub const MAX_ASKS: usize = 768;
+
+/// How long a lookup may take.
+pub const LOOKUP_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// How long one question of a lookup may take, dial included. The lookup goes on long before.
+pub const ASK_TIMEOUT: Duration = Duration::from_secs(12);
+
+/// Peers of the routing table that a lookup begins with.
+pub const MAX_LOOKUP_SEEDS: usize = 64;
 
 /// Streams on which others tell of their records, in all.
 pub const MAX_PROVIDE_STREAMS: usize = 256;

@@ -52,6 +52,7 @@ mod on_kad;
 mod on_provide;
 mod on_record;
 mod on_routing;
+mod on_walk;
 mod outbox;
 mod peers;
 mod pending;
@@ -64,6 +65,7 @@ mod status;
 mod tests;
 pub mod transport;
 mod usage;
+mod walks;
 
 pub use self::behaviour::Protocols;
 pub use self::client::{Client, Lookup};
@@ -193,6 +195,7 @@ pub fn new(
         liveness: Liveness::new(LivenessConfig::default()),
         candidates: BTreeMap::new(),
         probes: FuturesUnordered::new(),
+        walks: walks::Walks::default(),
         may_serve: kad_server,
         mode: ModeRule::new(),
         near: records::near::Neighbourhood::new(local),

@@ -10,8 +10,8 @@ use futures::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use libp2p::{Multiaddr, PeerId};
 use prost::Message as _;
 
-use crate::net::kad::digest_key;
-use crate::net::limits::MAX_KAD_MESSAGE_LEN;
+use crate::net::kad::{REPLICATION, digest_key};
+use crate::net::limits::{MAX_ADDRS_PER_PEER, MAX_KAD_MESSAGE_LEN};
 use crate::net::records::Digest;
 
 const ADD_PROVIDER: i32 = 2;
@@ -27,6 +27,8 @@ struct KadMessage {
     kind: i32,
     #[prost(bytes = "vec", tag = "2")]
     key: Vec<u8>,
+    #[prost(message, repeated, tag = "8")]
+    closer: Vec<KadPeer>,
     #[prost(message, repeated, tag = "9")]
     providers: Vec<KadPeer>,
 }
@@ -45,7 +47,7 @@ struct KadPeer {
 pub(crate) fn add_provider(digest: &Digest, provider: PeerId, addrs: &[Multiaddr]) -> Vec<u8> {
     let addrs = addrs.iter().map(Multiaddr::to_vec).collect();
     let peer = KadPeer { id: provider.to_bytes(), addrs, connection: 1 };
-    let message = KadMessage { kind: ADD_PROVIDER, key: digest_key(digest), providers: vec![peer] };
+    let message = KadMessage { kind: ADD_PROVIDER, key: digest_key(digest), closer: Vec::new(), providers: vec![peer] };
     message.encode_length_delimited_to_vec()
 }
 
@@ -57,7 +59,7 @@ pub(crate) async fn is_named<T>(io: &mut T, digest: &Digest, provider: PeerId) -
 where
     T: AsyncRead + AsyncWrite + Unpin,
 {
-    let ask = KadMessage { kind: GET_PROVIDERS, key: digest_key(digest), providers: Vec::new() };
+    let ask = question(GET_PROVIDERS, digest_key(digest));
     let answer = answer_to(io, &ask).await?;
     let id = provider.to_bytes();
     Ok(answer.providers.iter().any(|peer| peer.id == id))
@@ -71,8 +73,64 @@ pub(crate) async fn is_answered<T>(io: &mut T, peer: PeerId) -> io::Result<()>
 where
     T: AsyncRead + AsyncWrite + Unpin,
 {
-    let ask = KadMessage { kind: FIND_NODE, key: peer.to_bytes(), providers: Vec::new() };
+    let ask = question(FIND_NODE, peer.to_bytes());
     answer_to(io, &ask).await.map(drop)
+}
+
+/// What a walk asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Wanted {
+    /// The providers of the key, and peers closer to it.
+    Providers,
+    /// Peers closer to the key.
+    Peers,
+}
+
+/// Peers with addresses, as somebody names them.
+pub(crate) type Named = Vec<(PeerId, Vec<Multiaddr>)>;
+
+/// What a peer says about a key.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Said {
+    /// Peers that are closer to the key.
+    pub(crate) closer: Named,
+    /// Its providers.
+    pub(crate) providers: Named,
+}
+
+/// Peers and providers of one answer that are looked at: an honest answer names no more.
+const MAX_NAMED: usize = REPLICATION;
+
+/// Addresses of one peer that are looked at.
+const MAX_NAMED_ADDRS: usize = 2 * MAX_ADDRS_PER_PEER;
+
+/// Asks on an open stream about a key. Peers without a valid ID and addresses that make no sense are left out.
+///
+/// # Errors
+/// If the stream fails, or the answer is no answer to this.
+pub(crate) async fn ask<T>(io: &mut T, digest: &Digest, wanted: Wanted) -> io::Result<Said>
+where
+    T: AsyncRead + AsyncWrite + Unpin,
+{
+    let kind = match wanted {
+        Wanted::Providers => GET_PROVIDERS,
+        Wanted::Peers => FIND_NODE,
+    };
+    let answer = answer_to(io, &question(kind, digest_key(digest))).await?;
+    let named = |peers: Vec<KadPeer>| peers.iter().take(MAX_NAMED).filter_map(KadPeer::read).collect();
+    Ok(Said { closer: named(answer.closer), providers: named(answer.providers) })
+}
+
+impl KadPeer {
+    fn read(&self) -> Option<(PeerId, Vec<Multiaddr>)> {
+        let peer = PeerId::from_bytes(&self.id).ok()?;
+        let addrs = self.addrs.iter().take(MAX_NAMED_ADDRS);
+        Some((peer, addrs.filter_map(|addr| Multiaddr::try_from(addr.clone()).ok()).collect()))
+    }
+}
+
+fn question(kind: i32, key: Vec<u8>) -> KadMessage {
+    KadMessage { kind, key, closer: Vec::new(), providers: Vec::new() }
 }
 
 async fn answer_to<T>(io: &mut T, ask: &KadMessage) -> io::Result<KadMessage>
@@ -177,7 +235,7 @@ mod tests {
         let provider = PeerId::random();
         let peer = |id: PeerId| KadPeer { id: id.to_bytes(), addrs: Vec::new(), connection: 0 };
         let others: Vec<_> = (0..19).map(|_| peer(PeerId::random())).collect();
-        let mut answer = KadMessage { kind: GET_PROVIDERS, key: Vec::new(), providers: others };
+        let mut answer = KadMessage { kind: GET_PROVIDERS, key: Vec::new(), closer: Vec::new(), providers: others };
         assert!(!ask(answer.encode_length_delimited_to_vec(), provider).unwrap());
         answer.providers.push(peer(provider));
         assert!(ask(answer.encode_length_delimited_to_vec(), provider).unwrap());
