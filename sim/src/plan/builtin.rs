@@ -289,14 +289,14 @@ fn sybil_gets(count: usize) -> Plan {
         "that many identities closest to a file are there before it is added; all honest nodes fetch it by its CID",
         100 + count,
         mins(1),
-        mins(45),
+        mins(20),
     );
     plan.network.security = Security::Plaintext;
     let sybils = Group::fixed("sybils", count).role(RoleKind::Hostile(Hostile::SybilNear(Key::FirstTarget)));
     plan.groups.push(sybils.joins(mins(2).duration(), Duration::from_secs(60)));
-    plan.contents = vec![ContentPlan { at: mins(15), ..ContentPlan::file("film", 100_000, "peers", 3) }];
-    plan.probes = probes(mins(17), secs(10), 1);
-    plan.events = vec![get(mins(20), Who::of("peers"), Some("film"), mins(15))];
+    plan.contents = vec![ContentPlan { at: mins(8), ..ContentPlan::file("film", 100_000, "peers", 3) }];
+    plan.probes = probes(mins(9), secs(10), 1);
+    plan.events = vec![get(mins(10), Who::of("peers"), Some("film"), mins(7))];
     plan
 }
 
