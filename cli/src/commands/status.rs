@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use dhtfs_node::{
     Role,
-    api::types::{ContentStatus, ReachabilityInfo, Status},
+    api::types::{AnnounceScope, AnnounceStatus, ContentStatus, ReachabilityInfo, Status},
 };
 use serde_json::json;
 
@@ -102,12 +102,44 @@ fn content_lines(status: &ContentStatus) -> Vec<String> {
         ("here", vec![here]),
         ("name", optional(status.name.clone())),
         ("path", optional(status.path.as_ref().map(|path| path.display().to_string()))),
+        ("announced", status.announce.as_ref().map(announced_lines).unwrap_or_default()),
     ])
+}
+
+/// How far the announcement of a CID is: numbers first, then times.
+fn announced_lines(status: &AnnounceStatus) -> Vec<String> {
+    let keys = &status.keys;
+    let scope = match status.scope {
+        // Nothing, except what another share asks for.
+        Some(AnnounceScope::None) if keys.keys == 0 => return vec!["no (--announce none)".to_owned()],
+        Some(AnnounceScope::None) => " (--announce none; these are of other shares too)",
+        Some(AnnounceScope::Roots) => " (--announce roots)",
+        Some(AnnounceScope::All) | None => "",
+    };
+    let (done, all) = (format::thousands(keys.announced), format::count(keys.keys, "key"));
+    let holders = match keys.min_holders {
+        Some(holders) if keys.announced > 1 => {
+            format!(", on {} or more each", format::count(holders, "node"))
+        }
+        Some(holders) => format!(", on {}", format::count(holders, "node")),
+        None => String::new(),
+    };
+    let times = keys.oldest_unix.zip(status.next_unix).map(|(oldest, next)| {
+        let span = |secs| format::duration(Duration::from_secs(secs));
+        let ago = span(status.now_unix.saturating_sub(oldest));
+        let what = if keys.announced > 1 { "the oldest " } else { "" };
+        let next = match next.checked_sub(status.now_unix) {
+            Some(left) => format!("again in {}", span(left)),
+            None => format!("again due for {}", span(status.now_unix.saturating_sub(next))),
+        };
+        format!("{what}{ago} ago, {next}")
+    });
+    std::iter::once(format!("{done} of {all}{holders}{scope}")).chain(times).collect()
 }
 
 #[cfg(test)]
 mod tests {
-    use dhtfs_node::api::types::{ProvideInfo, TestedAddr};
+    use dhtfs_node::api::types::{Announced, ProvideInfo, TestedAddr};
 
     use super::*;
 
@@ -179,11 +211,44 @@ mod tests {
             len,
             have_len: 1 << 20,
             path: Some("/d/n".into()),
+            announce: None,
         };
         let expected =
             ["manifest  bafy", "here      partial, 1.0 MiB of 2.0 MiB", "name      n", "path      /d/n"];
         assert_eq!(content_lines(&content("partial", Some(2 << 20))), expected);
         let none = ContentStatus { name: None, path: None, ..content("none", None) };
         assert_eq!(content_lines(&none), ["manifest  bafy", "here      nothing of it is here"]);
+    }
+    #[test]
+    fn a_share_tells_how_far_its_announcement_is_and_when_it_is_renewed() {
+        let hours = |hours: u64| 1_000_000 + hours * 3600;
+        let keys =
+            Announced { keys: 1_025, announced: 1_024, min_holders: Some(18), oldest_unix: Some(hours(0)) };
+        let status = AnnounceStatus {
+            scope: Some(AnnounceScope::All),
+            keys,
+            next_unix: Some(hours(12)),
+            now_unix: hours(3) + 120,
+        };
+        assert_eq!(
+            announced_lines(&status),
+            [
+                "1,024 of 1,025 keys, on 18 nodes or more each",
+                "the oldest 3 h 2 min ago, again in 8 h 58 min"
+            ]
+        );
+        let late = AnnounceStatus { now_unix: hours(13), ..status };
+        assert_eq!(announced_lines(&late)[1], "the oldest 13 h 0 min ago, again due for 1 h 0 min");
+        let root = Announced { keys: 1, announced: 1, min_holders: Some(1), ..keys };
+        let root = AnnounceStatus { scope: Some(AnnounceScope::Roots), keys: root, ..status };
+        assert_eq!(
+            announced_lines(&root),
+            ["1 of 1 key, on 1 node (--announce roots)", "3 h 2 min ago, again in 8 h 58 min"]
+        );
+        let fresh = Announced { keys: 3, ..Announced::default() };
+        let fresh = AnnounceStatus { keys: fresh, next_unix: None, ..status };
+        assert_eq!(announced_lines(&fresh), ["0 of 3 keys"]);
+        let none = AnnounceStatus { scope: Some(AnnounceScope::None), ..AnnounceStatus::default() };
+        assert_eq!(announced_lines(&none), ["no (--announce none)"]);
     }
 }

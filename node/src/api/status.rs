@@ -108,8 +108,10 @@ impl Api {
             len: None,
             have_len: 0,
             path: None,
+            announce: None,
         };
         if let Some(share) = share {
+            status.announce = self.announced_share(root, share.announce).await?;
             state_name(&share.state).clone_into(&mut status.state);
             status.have_len = have_len(&share);
             status.len = Some(share.size);
@@ -118,6 +120,7 @@ impl Api {
             return Ok(status);
         }
         // Not a share of its own; it may be a file of a shared directory.
+        status.announce = self.announced_key(root.into()).await?;
         if let Some(resolved) = self.resolve_here(root).await? {
             let chunks = resolved.tree.unique_chunks();
             let held = self.inner.store.call(move |s| {
@@ -157,6 +160,7 @@ impl Api {
             len,
             have_len: len.unwrap_or(0),
             path: None,
+            announce: self.announced_key(cid.into()).await?,
         })
     }
 

@@ -37,6 +37,9 @@ const STORE_PAUSE: Duration = Duration::from_secs(60);
 /// How often the planner is told the time of day: a machine that slept shows in it.
 const CLOCK_EVERY: Duration = Duration::from_secs(30);
 
+/// Own keys above which the daemon says what so many of them mean.
+const MANY_KEYS: u64 = 1_000_000;
+
 /// Under which name the schedule is kept among the settings.
 const SCHEDULE_SETTING: &str = "provide-schedule";
 
@@ -155,6 +158,8 @@ struct Driver {
     running: Running,
     /// Roots that are being announced.
     roots: BTreeSet<KeyPosition>,
+    /// It was said that there are many keys.
+    told_many: bool,
 }
 
 impl ProvideTask {
@@ -178,6 +183,7 @@ impl ProvideTask {
             holders,
             running: Running::new(),
             roots: BTreeSet::new(),
+            told_many: false,
         };
         driver.answer_for(Some(KeyPosition::MIN));
         driver.count().await;
@@ -227,6 +233,7 @@ impl Driver {
     async fn count(&mut self) {
         match self.env.store.call(|s| s.provide_counts()).await {
             Ok(Ok(counts)) => {
+                self.tell_many(counts.keys);
                 let counts = Counts {
                     keys: counts.keys,
                     fresh_roots: counts.fresh_roots,
@@ -238,6 +245,19 @@ impl Driver {
             Ok(Err(error)) => warn!(%error, "counting the keys to announce failed"),
             Err(_) => {}
         }
+    }
+
+    /// Says once that so many keys are more than a node should announce.
+    fn tell_many(&mut self, keys: u64) {
+        if keys <= MANY_KEYS || self.told_many {
+            return;
+        }
+        self.told_many = true;
+        warn!(
+            keys,
+            "more than {MANY_KEYS} keys are to be announced every 12 h: that is much traffic, and other nodes keep at most \
+             a million records of one; `dhtfs add --announce roots` announces a share by a single key"
+        );
     }
 
     fn act(&mut self) {
