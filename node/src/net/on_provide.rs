@@ -32,8 +32,9 @@ impl EventLoop {
         self.pending.closest.insert(query, reply);
     }
 
-    pub(super) fn on_closest(&mut self, id: QueryId, result: GetClosestPeersResult) {
+    pub(super) fn on_closest(&mut self, id: QueryId, result: GetClosestPeersResult, requests: u32) {
         let Some(reply) = self.pending.closest.remove(&id) else { return };
+        self.counters.add(name::CLOSEST_REQUESTS, usize::try_from(requests).unwrap_or(usize::MAX));
         let peers = match result {
             Ok(found) => found.peers,
             // Those that were found in time may be the closest or not.
@@ -94,6 +95,7 @@ impl EventLoop {
     /// A peer is about to end: nobody is sent to it any more, until it is back.
     fn on_goodbye(&mut self, peer: PeerId) {
         self.counters.count(name::GOODBYES);
+        self.peers.on_goodbye(&peer);
         self.book.forget(&peer);
         let kad = &mut self.swarm.behaviour_mut().kad;
         kad.store_mut().away(&peer);

@@ -1,7 +1,9 @@
 //! Sends records to one holder: over the provide protocol, or as kad messages to a peer that lacks it.
 
+use std::cmp::Reverse;
 use std::fmt;
 use std::io;
+use std::sync::{MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures::AsyncWriteExt as _;
@@ -10,12 +12,14 @@ use libp2p_stream::{Control, OpenStreamError};
 use tokio::time::timeout;
 
 use super::kad_wire;
+use super::told::Told;
 use super::wire::{Answer, Frame, MAX_DIGESTS, read_answer, write_frame};
+use crate::net::addresses::{Scope, plausible, scope_of};
 use crate::net::client::Client;
 use crate::net::error::{DialFailure, NetGone};
 use crate::net::records::Digest;
 
-/// How long one frame and its answer, or as many kad messages, may take.
+/// How long each step may take: connecting, opening a stream, a frame with its answer, a batch of kad messages.
 const FRAME_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Bytes of kad messages that are written at once.
@@ -87,6 +91,15 @@ impl Announcer {
         Self { client, streams }
     }
 
+    pub(super) fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// Who was told in this run. Never held across an await.
+    pub(super) fn told(&self) -> MutexGuard<'_, Told> {
+        self.client.told().lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Tells `peer` that this node, which can be reached at `own`, provides `digests`; any number of them.
     ///
     /// # Errors
@@ -98,10 +111,13 @@ impl Announcer {
         own: &[Multiaddr],
         digests: &[Digest],
     ) -> Result<Receipt, SendFailure> {
-        self.client.connect(peer, addrs).await?;
+        let own = &self.told_addrs(own);
+        self.connect(peer, addrs.clone()).await?;
+        // Noted before it is told: it may hold records of a conversation that broke off.
+        self.told().on_told(peer, addrs);
         match self.open(peer, &self.streams.provide).await {
             Ok(mut stream) => {
-                let taken = in_time(provide(&mut stream, own, digests), digests.len()).await?;
+                let taken = provide(&mut stream, own, digests).await?;
                 // The records are stored; how the stream ends does not matter.
                 let _ = timeout(FRAME_TIMEOUT, stream.close()).await;
                 Ok(Receipt::Taken(taken))
@@ -117,11 +133,7 @@ impl Announcer {
     /// If the peer does not speak the provide protocol, or does not answer within 10 s.
     pub async fn goodbye(&self, peer: PeerId) -> Result<(), SendFailure> {
         let mut stream = self.open(peer, &self.streams.provide).await?;
-        let said = async {
-            write_frame(&mut stream, &Frame::Goodbye).await?;
-            answered(&mut stream, 0).await
-        };
-        in_time(said, 0).await.map(drop)
+        answered(&mut stream, &Frame::Goodbye, 0).await.map(drop)
     }
 
     /// Which of these records of this node `peer` holds.
@@ -157,9 +169,22 @@ impl Announcer {
         digests: &[Digest],
         frame: fn(Vec<Digest>) -> Frame,
     ) -> Result<Vec<bool>, SendFailure> {
-        self.client.connect(peer, addrs).await?;
+        self.connect(peer, addrs).await?;
         let mut stream = self.open(peer, &self.streams.provide).await?;
-        in_time(ask(&mut stream, digests, frame), digests.len()).await
+        ask(&mut stream, digests, frame).await
+    }
+
+    /// As many of the own addresses as a holder keeps, those that reach farthest first. A frame with more of them or a
+    /// longer one would end the stream, and a machine with some bridges has more.
+    fn told_addrs(&self, own: &[Multiaddr]) -> Vec<Multiaddr> {
+        let mut own = own.to_vec();
+        own.sort_by_key(|addr| Reverse(scope_of(addr)));
+        plausible(&own, &self.client.peer_id(), Scope::Loopback).addrs
+    }
+
+    /// Waits for a connection no longer than for an answer: a lookup has just found the peer alive.
+    async fn connect(&self, peer: PeerId, addrs: Vec<Multiaddr>) -> Result<(), SendFailure> {
+        in_time(async { Ok(self.client.connect(peer, addrs).await?) }).await
     }
 
     async fn open(&self, peer: PeerId, protocol: &StreamProtocol) -> Result<libp2p::Stream, SendFailure> {
@@ -181,38 +206,32 @@ impl Announcer {
     ) -> Result<Receipt, SendFailure> {
         let mut stream = self.open(peer, &self.streams.kad).await?;
         let local = self.client.peer_id();
-        let sent = async {
-            let mut batch = Vec::with_capacity(KAD_BATCH_LEN);
-            for digest in digests {
-                batch.extend(kad_wire::add_provider(digest, local, own));
-                if batch.len() >= KAD_BATCH_LEN {
-                    stream.write_all(&batch).await?;
-                    batch.clear();
-                }
+        let mut batch = Vec::with_capacity(KAD_BATCH_LEN);
+        for digest in digests {
+            batch.extend(kad_wire::add_provider(digest, local, own));
+            if batch.len() >= KAD_BATCH_LEN {
+                in_time(async { Ok(stream.write_all(&batch).await?) }).await?;
+                batch.clear();
             }
-            stream.write_all(&batch).await?;
-            stream.flush().await?;
-            let (mut asked, mut held) = (0, 0);
-            for digest in digests.iter().step_by(SAMPLE) {
-                asked += 1;
-                held += usize::from(kad_wire::is_named(&mut stream, digest, local).await?);
-            }
-            Ok(Receipt::Sampled { asked, held })
-        };
-        let receipt = in_time(sent, digests.len()).await?;
+        }
+        in_time(async { Ok(stream.write_all(&batch).await?) }).await?;
+        let (mut asked, mut held) = (0, 0);
+        for digest in digests.iter().step_by(SAMPLE) {
+            asked += 1;
+            let is_named = async { Ok(kad_wire::is_named(&mut stream, digest, local).await?) };
+            held += usize::from(in_time(is_named).await?);
+        }
+        let receipt = Receipt::Sampled { asked, held };
         // The records are stored; how the stream ends does not matter.
         let _ = timeout(FRAME_TIMEOUT, stream.close()).await;
         Ok(receipt)
     }
 }
 
-/// Fails if a conversation about `count` records takes longer than [`FRAME_TIMEOUT`] for each frame of them.
-async fn in_time<T>(
-    conversation: impl Future<Output = Result<T, SendFailure>>,
-    count: usize,
-) -> Result<T, SendFailure> {
-    let frames = u32::try_from(count / MAX_DIGESTS + 1).unwrap_or(u32::MAX);
-    timeout(FRAME_TIMEOUT.saturating_mul(frames), conversation).await.map_err(|_| SendFailure::Timeout)?
+/// Fails if one step takes longer than [`FRAME_TIMEOUT`]. A limit for all steps together would have to grow with their
+/// number, and a holder that is silent from the start would cost that much.
+async fn in_time<T>(step: impl Future<Output = Result<T, SendFailure>>) -> Result<T, SendFailure> {
+    timeout(FRAME_TIMEOUT, step).await.map_err(|_| SendFailure::Timeout)?
 }
 
 async fn provide(
@@ -220,7 +239,7 @@ async fn provide(
     own: &[Multiaddr],
     digests: &[Digest],
 ) -> Result<Vec<bool>, SendFailure> {
-    write_frame(stream, &Frame::Addresses(own.to_vec())).await?;
+    in_time(async { Ok(write_frame(stream, &Frame::Addresses(own.to_vec())).await?) }).await?;
     ask(stream, digests, Frame::Provide).await
 }
 
@@ -232,15 +251,23 @@ async fn ask(
 ) -> Result<Vec<bool>, SendFailure> {
     let mut bits = Vec::with_capacity(digests.len());
     for digests in digests.chunks(MAX_DIGESTS) {
-        write_frame(stream, &frame(digests.to_vec())).await?;
-        bits.extend(answered(stream, digests.len()).await?);
+        bits.extend(answered(stream, &frame(digests.to_vec()), digests.len()).await?);
     }
     Ok(bits)
 }
 
-async fn answered(stream: &mut libp2p::Stream, count: usize) -> Result<Vec<bool>, SendFailure> {
-    stream.flush().await?;
-    match read_answer(stream, count).await? {
+/// Sends a frame with `count` digests and waits for the answer.
+async fn answered(
+    stream: &mut libp2p::Stream,
+    frame: &Frame,
+    count: usize,
+) -> Result<Vec<bool>, SendFailure> {
+    let answer = in_time(async {
+        write_frame(stream, frame).await?;
+        stream.flush().await?;
+        Ok(read_answer(stream, count).await?)
+    });
+    match answer.await? {
         Answer::Done(bits) => Ok(bits),
         Answer::Busy => Err(SendFailure::Busy),
     }

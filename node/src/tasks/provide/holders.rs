@@ -5,7 +5,7 @@ use std::{
     time::Instant,
 };
 
-use dhtfs_store::{KeyPosition, ProvideClass, ProvideKey, ProvideMark};
+use dhtfs_store::{KeyPosition, ProvideClass, ProvideKey, ProvideMark, StoreError};
 use libp2p::Multiaddr;
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
 use tracing::{debug, warn};
@@ -16,6 +16,7 @@ use crate::{
         keyspace::{Position, Prefix, target_in},
         provide::{Due, FoundPeer, NetworkMap, RegionReport, RegionWalk, WalkAction, WalkConfig},
     },
+    env::StoreGone,
     net::Digest,
     tasks::now,
 };
@@ -134,49 +135,34 @@ impl Holders {
         }
     }
 
-    /// Keys that were never announced; none if the store fails, which is said.
+    /// Keys that were never announced; `None` if the store fails, which is said.
     pub(super) async fn fresh(
         &self,
         class: ProvideClass,
         from: KeyPosition,
         to: KeyPosition,
         max: usize,
-    ) -> Vec<ProvideKey> {
-        let keys = self.env.store.call(move |s| s.provide_fresh(class, from, to, max)).await;
-        match keys {
-            Ok(Ok(keys)) => keys,
-            Ok(Err(error)) => {
-                warn!(%error, "reading the keys to announce failed");
-                Vec::new()
-            }
-            Err(_) => Vec::new(),
-        }
+    ) -> Option<Vec<ProvideKey>> {
+        read(self.env.store.call(move |s| s.provide_fresh(class, from, to, max)).await)
     }
 
-    /// A page of keys of `region` from `from` on that are due, and where the next page begins.
+    /// A page of keys of `region` from `from` on that are due, and where the next page begins; `None` if the store
+    /// fails, which is said.
     pub(super) async fn due(
         &self,
         region: Prefix,
         from: KeyPosition,
         due: Due,
-    ) -> (Vec<ProvideKey>, Option<KeyPosition>) {
+    ) -> Option<(Vec<ProvideKey>, Option<KeyPosition>)> {
         let to = KeyPosition(region.last().0);
-        let page = self.env.store.call(move |s| s.provide_range(from, to, KEY_PAGE)).await;
-        let mut keys = match page {
-            Ok(Ok(keys)) => keys,
-            Ok(Err(error)) => {
-                warn!(%error, "reading the keys to announce failed");
-                Vec::new()
-            }
-            Err(_) => Vec::new(),
-        };
+        let mut keys = read(self.env.store.call(move |s| s.provide_range(from, to, KEY_PAGE)).await)?;
         let is_full = keys.len() == KEY_PAGE;
         let next = keys.last().filter(|_| is_full).and_then(|key| after(key.position));
         keys.retain(|key| {
             let last = key.last_unix.map_or(0, |unix| u32::try_from(unix).unwrap_or(u32::MAX));
             due.is_due(last)
         });
-        (keys, next)
+        Some((keys, next))
     }
 
     /// Notes what was announced; false if the store fails, which is said.
@@ -197,6 +183,17 @@ impl Holders {
         if let Ok(Err(error)) = saved {
             warn!(%error, "saving the schedule of announcements failed");
         }
+    }
+}
+
+fn read(keys: Result<Result<Vec<ProvideKey>, StoreError>, StoreGone>) -> Option<Vec<ProvideKey>> {
+    match keys {
+        Ok(Ok(keys)) => Some(keys),
+        Ok(Err(error)) => {
+            warn!(%error, "reading the keys to announce failed");
+            None
+        }
+        Err(StoreGone) => None,
     }
 }
 

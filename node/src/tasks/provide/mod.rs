@@ -277,14 +277,14 @@ impl Driver {
                 ProvideAction::FindFresh { from } => Box::pin(async move {
                     let keys =
                         holders.fresh(ProvideClass::Other, KeyPosition(from.0), KeyPosition::MAX, 1).await;
-                    Ended::FreshFound(keys.first().map(|key| Position(key.position.0)))
+                    Ended::FreshFound(keys.unwrap_or_default().first().map(|key| Position(key.position.0)))
                 }),
                 ProvideAction::ProvideRoots { from, max } => {
                     let asked = max + self.roots.len();
                     Box::pin(async move {
                         let from = KeyPosition(from.0);
                         let keys = holders.fresh(ProvideClass::Root, from, KeyPosition::MAX, asked).await;
-                        Ended::Roots { asked, keys }
+                        Ended::Roots { asked, keys: keys.unwrap_or_default() }
                     })
                 }
                 ProvideAction::Save(schedule) => Box::pin(async move {

@@ -1,6 +1,6 @@
 //! One sweep: the keys of a region that have their turn go to the peers closest to them.
 
-use std::{collections::BTreeSet, time::Instant};
+use std::{collections::BTreeMap, ops::Range, time::Instant};
 
 use dhtfs_store::{KeyPosition, ProvideClass, ProvideKey, ProvideMark};
 use futures::StreamExt as _;
@@ -37,46 +37,60 @@ pub(super) enum Which {
 /// Announces the keys of `region`; what the map learned before `since` does not count.
 pub(super) async fn run(holders: &Holders, region: Prefix, which: Which, since: Instant) -> SweepOutcome {
     let mut outcome = SweepOutcome::default();
-    let (mut keys, mut next) = page(holders, region, which, KeyPosition(region.first().0)).await;
+    if sweep(holders, region, which, since, &mut outcome).await.is_none() {
+        // How many keys were not read is not known. That it is not none makes the region due again soon.
+        outcome.keys += 1;
+    }
+    outcome.failed = outcome.keys - outcome.sent;
+    debug!(?region, ?outcome, "swept");
+    outcome
+}
+
+/// `None` if the store fails.
+async fn sweep(
+    holders: &Holders,
+    region: Prefix,
+    which: Which,
+    since: Instant,
+    outcome: &mut SweepOutcome,
+) -> Option<()> {
+    let (mut keys, mut next) = page(holders, region, which, KeyPosition(region.first().0)).await?;
     while keys.len() <= PLAIN_KEYS
         && let Some(from) = next
     {
-        let (more, after) = page(holders, region, which, from).await;
+        let (more, after) = page(holders, region, which, from).await?;
         keys.extend(more);
         next = after;
     }
     if keys.len() <= PLAIN_KEYS {
         for key in keys {
             outcome.keys += 1;
-            let taken = one::provide(holders, &key).await;
-            outcome.sent += u64::from(taken);
-            outcome.failed += u64::from(!taken);
+            outcome.sent += u64::from(one::provide(holders, &key).await);
         }
-        return outcome;
+        return Some(());
     }
     let report = holders.walk(region, since).await;
     loop {
-        send_page(holders, &keys, &report, since, &mut outcome).await;
-        let Some(from) = next else { break };
-        (keys, next) = page(holders, region, which, from).await;
+        send_page(holders, &keys, &report, since, outcome).await;
+        let Some(from) = next else { return Some(()) };
+        (keys, next) = page(holders, region, which, from).await?;
     }
-    debug!(?region, ?outcome, "swept");
-    outcome
 }
 
+/// Some keys of the region in order, and where the next ones begin; `None` if the store fails.
 async fn page(
     holders: &Holders,
     region: Prefix,
     which: Which,
     from: KeyPosition,
-) -> (Vec<ProvideKey>, Option<KeyPosition>) {
+) -> Option<(Vec<ProvideKey>, Option<KeyPosition>)> {
     match which {
         Which::Due(due) => holders.due(region, from, due).await,
         Which::Fresh => {
             let to = KeyPosition(region.last().0);
-            let keys = holders.fresh(ProvideClass::Other, from, to, KEY_PAGE).await;
+            let keys = holders.fresh(ProvideClass::Other, from, to, KEY_PAGE).await?;
             let next = keys.last().filter(|_| keys.len() == KEY_PAGE).and_then(|key| after(key.position));
-            (keys, next)
+            Some((keys, next))
         }
     }
 }
@@ -87,8 +101,8 @@ struct Page {
     digests: Vec<Digest>,
     /// Holders of each key.
     held: Vec<u8>,
-    /// Peers that took their keys, or refused them; each is told once.
-    told: BTreeSet<PeerId>,
+    /// Which keys each peer has taken or refused, in order: it is told each of them once.
+    told: BTreeMap<PeerId, Vec<usize>>,
 }
 
 async fn send_page(
@@ -111,7 +125,7 @@ async fn send_page(
         positions: known.iter().map(|key| Position(key.position.0)).collect(),
         digests: known.iter().map(|key| *key.cid.digest()).collect(),
         held: vec![0; known.len()],
-        told: BTreeSet::new(),
+        told: BTreeMap::new(),
     };
     for _ in 0..MAX_ROUNDS {
         if page.send(holders, report, since).await == 0 {
@@ -125,12 +139,12 @@ async fn send_page(
     let sent = marks.len() as u64;
     let marked = marks.is_empty() || holders.mark(marks).await;
     outcome.sent += if marked { sent } else { 0 };
-    outcome.failed = outcome.keys - outcome.sent;
 }
 
 impl Page {
-    /// Sends every key to those of its closest peers that were not told yet. Returns how many peers could not be
-    /// told; they are left out of the map, so that the next round finds others in their place.
+    /// Sends every key to those of its closest peers that were not told of it yet. Returns how many peers could not
+    /// be told; they are left out of the map, so that the next round finds others in their place. In a small network
+    /// these others have been told of other keys of the page before.
     async fn send(&mut self, holders: &Holders, report: &RegionReport, since: Instant) -> usize {
         let peers: Vec<(Position, PeerId, Vec<Multiaddr>)> = {
             let map = holders.map();
@@ -145,27 +159,24 @@ impl Page {
         let batches: Vec<_> = peers
             .into_iter()
             .zip(assignment.peers)
-            .filter(|((_, peer, _), ranges)| !ranges.is_empty() && !self.told.contains(peer))
-            .map(|((_, peer, addrs), ranges)| {
-                let places: Vec<usize> = ranges.into_iter().flatten().collect();
+            .map(|((_, peer, addrs), ranges)| (peer, addrs, self.untold(&peer, ranges)))
+            .filter(|(_, _, places)| !places.is_empty())
+            .collect();
+        let mut sending = futures::stream::iter(batches)
+            .map(|(peer, addrs, places)| {
                 let digests: Vec<Digest> =
                     places.iter().filter_map(|place| self.digests.get(*place)).copied().collect();
                 (peer, addrs, places, digests)
             })
-            .collect();
-        let mut sending = futures::stream::iter(batches)
             .map(|(peer, addrs, places, digests)| async move {
                 let told = holders.env.announcer.provide(peer, addrs, own, &digests).await;
                 (peer, places, told)
             })
             .buffer_unordered(MAX_PEERS_AT_ONCE);
-        let mut failed = Vec::new();
+        let (mut told_now, mut failed) = (Vec::new(), Vec::new());
         while let Some((peer, places, told)) = sending.next().await {
             match told {
-                Ok(receipt) => {
-                    self.told.insert(peer);
-                    note(&mut self.held, &places, &receipt);
-                }
+                Ok(receipt) => told_now.push((peer, places, receipt)),
                 Err(error) => {
                     debug!(%peer, %error, "a holder was not told");
                     failed.push(peer);
@@ -173,9 +184,25 @@ impl Page {
             }
         }
         drop(sending);
+        for (peer, places, receipt) in told_now {
+            note(&mut self.held, &places, &receipt);
+            self.remember(peer, places);
+        }
         let mut map = holders.map();
         failed.iter().for_each(|peer| map.remove(peer));
         failed.len()
+    }
+
+    /// Those of the keys in `ranges` that `peer` was not told of.
+    fn untold(&self, peer: &PeerId, ranges: Vec<Range<usize>>) -> Vec<usize> {
+        let told = self.told.get(peer).map_or(&[][..], Vec::as_slice);
+        ranges.into_iter().flatten().filter(|place| told.binary_search(place).is_err()).collect()
+    }
+
+    fn remember(&mut self, peer: PeerId, places: Vec<usize>) {
+        let told = self.told.entry(peer).or_default();
+        told.extend(places);
+        told.sort_unstable();
     }
 }
 
@@ -196,7 +223,22 @@ pub(super) fn note(held: &mut [u8], places: &[usize], receipt: &Receipt) {
 
 #[cfg(test)]
 mod tests {
-    use super::{Receipt, note};
+    use libp2p::PeerId;
+
+    use super::{Page, Receipt, note};
+
+    #[test]
+    fn a_peer_is_told_of_a_key_once_and_of_others_later() {
+        let peer = PeerId::random();
+        let mut page =
+            Page { positions: Vec::new(), digests: Vec::new(), held: Vec::new(), told: Default::default() };
+        let (first, second) = (0..3, 5..7);
+        assert_eq!(page.untold(&peer, vec![first.clone(), second.clone()]), [0, 1, 2, 5, 6]);
+        page.remember(peer, vec![5, 6]);
+        page.remember(peer, vec![1]);
+        assert_eq!(page.untold(&peer, vec![first, second]), [0, 2]);
+        assert_eq!(page.untold(&PeerId::random(), vec![1..3, 4..5]), [1, 2, 4]);
+    }
 
     #[test]
     fn only_what_was_taken_counts() {
