@@ -68,9 +68,12 @@ fn announced(status: &Status) -> String {
     let provide = &status.provide;
     let mut text =
         format!("{} of {}", format::thousands(provide.announced), format::count(provide.keys, "key"));
-    for (number, what) in
-        [(provide.in_flight, "under way"), (provide.pending, "waiting"), (provide.failed, "failed attempts")]
-    {
+    for (number, what) in [
+        (provide.pending, "to do"),
+        (provide.failed, "failed attempts"),
+        (provide.withdrawing, "being withdrawn"),
+        (provide.not_withdrawn, "not withdrawn"),
+    ] {
         if number > 0 {
             text.push_str(&format!(", {} {what}", format::thousands(number)));
         }
@@ -170,7 +173,13 @@ mod tests {
             requests_open: 0,
             shares: 2,
             shares_len: 3 << 30,
-            provide: ProvideInfo { keys: 1_026, announced: 1_024, pending: 2, in_flight: 0, failed: 0 },
+            provide: ProvideInfo {
+                keys: 1_026,
+                announced: 1_024,
+                pending: 2,
+                withdrawing: 1_500,
+                ..ProvideInfo::default()
+            },
             counters: [("busy".to_owned(), 0), ("served-len".to_owned(), 1_048_576)].into_iter().collect(),
         }
     }
@@ -188,7 +197,7 @@ mod tests {
             "reachable  reachable",
             "           /a reachable, tested by 12D4",
             "peers      3 connected, 20 in the routing table",
-            "announced  1,024 of 1,026 keys, 2 waiting",
+            "announced  1,024 of 1,026 keys, 2 to do, 1,500 being withdrawn",
             "counters   served-len 1,048,576",
         ];
         assert_eq!(lines(&status(), true), expected);

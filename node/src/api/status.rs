@@ -75,8 +75,7 @@ impl Api {
         let Ok(usage) = net.client.usage().await else { return Vec::new() };
         let (serve, provide) = (ServeConfig::default(), ProvideConfig::default());
         let served = *net.served.borrow();
-        let announcing = net.provide.as_ref().map_or(0, |provide| provide.stats().in_flight);
-        let announcing = usize::try_from(announcing).unwrap_or(usize::MAX);
+        let announcing = net.provide.as_ref().map_or(0, |provide| provide.stats().roots_in_flight);
         let network = usage.against(limits);
         let counts = [
             ("requests that wait to be served", served.queued, serve.max_queued),
@@ -225,13 +224,15 @@ impl Api {
         let Some(provide) = self.provide() else {
             return ProvideInfo::default();
         };
-        let stats = provide.stats();
+        let (stats, withdrawals) = (provide.stats(), provide.withdrawals());
         ProvideInfo {
             keys: stats.keys,
             announced: stats.announced,
             pending: stats.pending,
-            in_flight: stats.in_flight,
             failed: stats.failed,
+            withdrawing: withdrawals.waiting,
+            withdrawn: withdrawals.done,
+            not_withdrawn: withdrawals.lost,
         }
     }
 }

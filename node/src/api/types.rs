@@ -358,8 +358,13 @@ pub struct Removed {
     pub cid: String,
     /// Its name.
     pub name: String,
-    /// Provider records that are no longer announced.
+    /// Keys (manifests and chunks) that are no longer announced, whose records are being taken back from the nodes that
+    /// hold them; goes on after the answer.
     pub withdrawn: u64,
+    /// Keys that are no longer announced, whose records are left to run out since this node is in no network: without
+    /// a daemon nobody is told.
+    #[serde(default)]
+    pub left: u64,
 }
 
 /// `POST /v0/verify`: does a path hold exactly the content of a CID?
@@ -459,12 +464,19 @@ pub struct ProvideInfo {
     pub keys: u64,
     /// Of these, announced within the current interval.
     pub announced: u64,
-    /// Waiting for their turn.
+    /// Not announced, or due again: waiting for their turn or under way.
     pub pending: u64,
-    /// Being announced right now.
-    pub in_flight: u64,
     /// Attempts that failed since start.
     pub failed: u64,
+    /// Keys no longer provided whose holders are being told, or will be.
+    #[serde(default)]
+    pub withdrawing: u64,
+    /// Keys whose holders were told since start.
+    #[serde(default)]
+    pub withdrawn: u64,
+    /// Keys since start whose holders could not all be told; those records run out within 24 h.
+    #[serde(default)]
+    pub not_withdrawn: u64,
 }
 
 /// `POST /v0/status-of`: what is here of one CID.
