@@ -3,7 +3,7 @@
 
 mod common;
 
-use std::{fs, path::Path};
+use std::{fs, path::Path, time::Duration};
 
 use common::{
     CHUNK_LEN, Daemon, LONG, PATIENCE, Process, Scratch, args, chunk_cid, dhtfs, noise, run, run_in,
@@ -14,6 +14,13 @@ use serde::Deserialize;
 
 /// Chunks of the files of these tests.
 const CHUNKS: usize = 4;
+
+/// Keys of a share of such a file: its manifest and its chunks.
+const KEYS: u64 = 1 + CHUNKS as u64;
+
+/// Holders forget at once what is withdrawn; this long allows for a busy machine, and is far from the day after which
+/// they would forget it anyway.
+const SOON: Duration = Duration::from_secs(10);
 
 fn content(seed: u64) -> Vec<u8> {
     noise(seed, CHUNKS * CHUNK_LEN)
@@ -29,6 +36,10 @@ struct Waited {
 
 fn announce_of(daemon: &Daemon, cid: &str) -> AnnounceStatus {
     daemon.status_of(cid).announce.unwrap()
+}
+
+fn scope(status: &AnnounceStatus) -> Option<AnnounceScope> {
+    status.findable.as_ref().map(|found| found.scope)
 }
 
 /// Waits until every key of a share is announced.
@@ -51,19 +62,24 @@ fn a_share_announces_what_its_scope_says_and_keeps_it() {
     };
     let cid = add("roots").cid;
     let status = announce_of(&node, &cid);
-    assert_eq!((status.scope, status.keys.keys, status.keys.announced), (Some(AnnounceScope::Roots), 1, 1));
+    assert_eq!((scope(&status), status.keys.keys, status.keys.announced), (Some(AnnounceScope::Roots), 1, 1));
     assert_eq!(hub.providers(&cid).len(), 1);
     assert!(hub.providers(&chunk).is_empty() && node.providers(&chunk).is_empty(), "no chunk is announced");
 
     assert_eq!(node.add(&file).cid, cid);
-    assert_eq!(announce_of(&node, &cid).scope, Some(AnnounceScope::Roots), "left out, it stays as it is");
+    assert_eq!(scope(&announce_of(&node, &cid)), Some(AnnounceScope::Roots), "left out, it stays as it is");
     add("all");
-    assert_eq!(announce_of(&node, &cid).keys.keys, 1 + CHUNKS as u64);
+    assert_eq!(announce_of(&node, &cid).keys.keys, KEYS);
     assert_eq!(hub.providers(&chunk).len(), 1);
 
+    add("roots");
+    wait_until("the hub forgets the chunks", SOON, || {
+        (hub.providers(&chunk).is_empty() && hub.providers(&cid).len() == 1).then_some(())
+    });
     node.run(args!["add", "--announce", "none", file]).ok();
+    wait_until("the hub forgets all of it", SOON, || hub.providers(&cid).is_empty().then_some(()));
     let status = announce_of(&node, &cid);
-    assert_eq!((status.scope, status.keys.keys), (Some(AnnounceScope::None), 0));
+    assert_eq!((scope(&status), status.keys.keys), (Some(AnnounceScope::None), 0));
     assert_eq!(node.status().provide.keys, 0);
     let shown = node.run(args!["status", cid]).ok();
     assert!(shown.text().contains("announced  no (--announce none)"), "{}", shown.text());
@@ -176,17 +192,97 @@ fn the_status_of_a_share_says_how_far_its_announcement_is_and_when_it_is_renewed
     let node = Daemon::start(&scratch.path("node"), &[&hub]);
     let bytes = content(1);
     let cid = node.add(&scratch.file("file", &bytes)).cid;
-    let keys = 1 + CHUNKS as u64;
-    let status = wait_share(&node, &cid, keys);
-    assert_eq!((status.scope, status.keys.min_holders), (Some(AnnounceScope::All), Some(1)));
+    let status = wait_share(&node, &cid, KEYS);
+    assert_eq!((scope(&status), status.keys.min_holders), (Some(AnnounceScope::All), Some(1)));
     let oldest = status.keys.oldest_unix.unwrap();
     assert_eq!(status.next_unix, Some(oldest + 12 * 3600));
     let shown = node.run(args!["status", cid]).ok();
-    assert!(shown.text().contains("announced  5 of 5 keys, on 1 node or more each\n"), "{}", shown.text());
+    assert!(
+        shown.text().contains("announced  findable: manifest on 1 of 1, chunks 4 of 4 on >= 1\n"),
+        "{}",
+        shown.text()
+    );
     assert!(shown.text().contains(" ago, again in 1"), "{}", shown.text());
     let chunk = announce_of(&node, &chunk_cid(&bytes[..CHUNK_LEN]));
-    assert_eq!((chunk.scope, chunk.keys.keys, chunk.keys.announced), (None, 1, 1));
+    assert_eq!((scope(&chunk), chunk.keys.keys, chunk.keys.announced), (None, 1, 1));
     assert!(hub.status_of(&cid).announce.is_none(), "the hub shares nothing");
+}
+
+/// A share on `node` that both others keep the records of; its CID and that of its first chunk.
+fn known_to(node: &Daemon, others: &[&Daemon], file: &Path, bytes: &[u8]) -> (String, String) {
+    let cid = node.run(args!["add", "--wait", file]).ok().line().to_owned();
+    for other in others {
+        wait_until("it keeps the records", LONG, || (other.status().records_held == KEYS).then_some(()));
+    }
+    (cid, chunk_cid(&bytes[..CHUNK_LEN]))
+}
+
+/// Waits until these nodes keep no record any more and name nobody.
+fn wait_forgotten(others: &[&Daemon], cids: &[&str]) {
+    for other in others {
+        wait_until("the records are forgotten", SOON, || (other.status().records_held == 0).then_some(()));
+        for cid in cids {
+            assert!(other.providers(cid).is_empty(), "nobody is named");
+        }
+    }
+}
+
+#[test]
+fn what_is_no_longer_shared_is_taken_back_from_those_who_hold_its_records() {
+    let scratch = Scratch::new();
+    let hub = Daemon::start(&scratch.path("hub"), &[]);
+    let other = Daemon::start(&scratch.path("other"), &[&hub]);
+    let node = Daemon::start(&scratch.path("node"), &[&hub, &other]);
+    node.wait_routing(2);
+    let bytes = content(1);
+    let file = scratch.file("file", &bytes);
+    let (cid, chunk) = known_to(&node, &[&hub, &other], &file, &bytes);
+    let output = node.run(args!["rm", cid]).ok();
+    assert!(output.stderr.contains("telling others for 5 keys"), "{}", output.stderr);
+    wait_forgotten(&[&hub, &other], &[&cid, &chunk]);
+    assert!(node.providers(&cid).is_empty());
+    wait_until("nothing is left to do", SOON, || {
+        let provide = node.status().provide;
+        (provide.withdrawing == 0 && provide.withdrawn == KEYS && provide.not_withdrawn == 0).then_some(())
+    });
+
+    // A file that is gone is noticed when somebody asks for it.
+    assert_eq!(known_to(&node, &[&hub, &other], &file, &bytes).0, cid);
+    fs::remove_file(&file).unwrap();
+    let out = scratch.path("out");
+    assert_eq!(hub.run(args!["get", cid, "-o", out, "--timeout", "5"]).code, Some(4));
+    wait_until("the chunks are forgotten", SOON, || hub.providers(&chunk).is_empty().then_some(()));
+}
+
+#[test]
+fn what_is_removed_and_shared_again_at_once_is_found() {
+    let scratch = Scratch::new();
+    let hub = Daemon::start(&scratch.path("hub"), &[]);
+    let node = Daemon::start(&scratch.path("node"), &[&hub]);
+    let bytes = content(1);
+    let file = scratch.file("file", &bytes);
+    let (cid, chunk) = known_to(&node, &[&hub], &file, &bytes);
+    for _ in 0..5 {
+        node.run(args!["rm", cid]).ok();
+        assert_eq!(node.add(&file).cid, cid);
+    }
+    wait_until("all is done", LONG, || {
+        let provide = node.status().provide;
+        (provide.withdrawing == 0 && provide.keys == KEYS && provide.pending == 0).then_some(())
+    });
+    for cid in [&cid, &chunk] {
+        assert_eq!(hub.providers(cid).len(), 1);
+    }
+    assert_eq!(hub.status().records_held, KEYS);
+}
+
+#[test]
+fn a_share_that_is_removed_without_a_daemon_says_that_others_may_still_name_it() {
+    let scratch = Scratch::new();
+    let dir = scratch.path("data");
+    let added: Added = run(&dir, args!["add", "--json", scratch.file("file", content(1))]).ok().json();
+    let output = run(&dir, args!["rm", added.cid]).ok();
+    assert!(output.stderr.contains("no daemon runs here to tell others"), "{}", output.stderr);
 }
 
 fn check<'a>(found: &'a [Provider], peer: &str) -> &'a dhtfs_node::api::types::ProviderCheck {

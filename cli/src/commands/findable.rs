@@ -90,12 +90,13 @@ fn underway(found: &Findable) -> String {
 }
 
 /// On how many nodes the records are.
-fn counts(found: &Findable) -> String {
-    let mut text = format!(
-        "manifest on {} of {}",
-        format::thousands(found.root_holders),
-        format::thousands(found.target)
-    );
+pub(crate) fn counts(found: &Findable) -> String {
+    let holders = format::thousands(found.root_holders);
+    let mut text = match found.target {
+        // Without a network it is not known how many there should be.
+        0 => format!("manifest on {holders}"),
+        target => format!("manifest on {holders} of {}", format::thousands(target)),
+    };
     for (what, announced, least) in [("blocks below it", &found.manifests, 1), ("chunks", &found.chunks, 0)] {
         if announced.keys > least {
             text.push_str(&format!(", {what} {}", part(announced, least)));
@@ -174,6 +175,8 @@ mod tests {
         let root = Findable { scope: AnnounceScope::Roots, chunks: Announced::default(), ..found() };
         assert_eq!(line(&root), "findable: manifest on 20 of 20 (announced by its root only)");
         let several = Wait::new(None, 2).line(&added(), &found());
+        let offline = Findable { dht_nodes: 0, target: 0, ..found() };
+        assert_eq!(counts(&offline), "manifest on 20, chunks 1,024 of 1,024 on >= 18");
         assert!(several.starts_with("a.mp4: findable: manifest on 20 of 20"), "{several}");
     }
 

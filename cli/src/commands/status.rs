@@ -4,10 +4,13 @@ use std::time::Duration;
 
 use dhtfs_node::{
     Role,
-    api::types::{AnnounceScope, AnnounceStatus, ContentStatus, ReachabilityInfo, Status},
+    api::types::{
+        AnnounceScope, AnnounceStatus, Announced, ContentStatus, Findable, ReachabilityInfo, Status,
+    },
 };
 use serde_json::json;
 
+use super::findable;
 use crate::{
     args::StatusArgs,
     context::{Context, check_cid},
@@ -112,20 +115,12 @@ fn content_lines(status: &ContentStatus) -> Vec<String> {
 /// How far the announcement of a CID is: numbers first, then times.
 fn announced_lines(status: &AnnounceStatus) -> Vec<String> {
     let keys = &status.keys;
-    let scope = match status.scope {
-        // Nothing, except what another share asks for.
-        Some(AnnounceScope::None) if keys.keys == 0 => return vec!["no (--announce none)".to_owned()],
-        Some(AnnounceScope::None) => " (--announce none; these are of other shares too)",
-        Some(AnnounceScope::Roots) => " (--announce roots)",
-        Some(AnnounceScope::All) | None => "",
-    };
-    let (done, all) = (format::thousands(keys.announced), format::count(keys.keys, "key"));
-    let holders = match keys.min_holders {
-        Some(holders) if keys.announced > 1 => {
-            format!(", on {} or more each", format::count(holders, "node"))
+    let first = match &status.findable {
+        Some(found) if found.scope == AnnounceScope::None && keys.keys == 0 => {
+            return vec!["no (--announce none)".to_owned()];
         }
-        Some(holders) => format!(", on {}", format::count(holders, "node")),
-        None => String::new(),
+        Some(found) => share_line(found),
+        None => key_line(keys),
     };
     let times = keys.oldest_unix.zip(status.next_unix).map(|(oldest, next)| {
         let span = |secs| format::duration(Duration::from_secs(secs));
@@ -137,7 +132,29 @@ fn announced_lines(status: &AnnounceStatus) -> Vec<String> {
         };
         format!("{what}{ago} ago, {next}")
     });
-    std::iter::once(format!("{done} of {all}{holders}{scope}")).chain(times).collect()
+    std::iter::once(first).chain(times).collect()
+}
+
+/// The same as at the end of `add --wait`.
+fn share_line(found: &Findable) -> String {
+    let counts = findable::counts(found);
+    match (found.scope, found.findable) {
+        // Nothing, except what another share asks for.
+        (AnnounceScope::None, _) => {
+            format!("no (--announce none), but other shares have parts of it: {counts}")
+        }
+        (_, true) => format!("findable: {counts}"),
+        (_, false) if found.dht_nodes == 0 => format!("{counts}; no other node is known now"),
+        (_, false) => format!("not findable yet: {counts}"),
+    }
+}
+
+/// Of a single key.
+fn key_line(key: &Announced) -> String {
+    match key.min_holders {
+        Some(holders) => format!("on {}", format::count(holders, "node")),
+        None => "not yet".to_owned(),
+    }
 }
 
 #[cfg(test)]
@@ -228,36 +245,57 @@ mod tests {
         let none = ContentStatus { name: None, path: None, ..content("none", None) };
         assert_eq!(content_lines(&none), ["manifest  bafy", "here      nothing of it is here"]);
     }
+
     #[test]
     fn a_share_tells_how_far_its_announcement_is_and_when_it_is_renewed() {
         let hours = |hours: u64| 1_000_000 + hours * 3600;
         let keys =
             Announced { keys: 1_025, announced: 1_024, min_holders: Some(18), oldest_unix: Some(hours(0)) };
+        let found = Findable {
+            findable: true,
+            dht_nodes: 500,
+            target: 20,
+            root_holders: 20,
+            manifests: Announced { keys: 1, announced: 1, ..keys },
+            chunks: Announced { keys: 1_024, announced: 1_023, ..keys },
+            ..Findable::default()
+        };
         let status = AnnounceStatus {
-            scope: Some(AnnounceScope::All),
+            findable: Some(found.clone()),
             keys,
             next_unix: Some(hours(12)),
             now_unix: hours(3) + 120,
         };
+        let lines =
+            |found: Findable| announced_lines(&AnnounceStatus { findable: Some(found), ..status.clone() });
+        let counts = "manifest on 20 of 20, chunks 1,023 of 1,024 on >= 18";
+        let times = "the oldest 3 h 2 min ago, again in 8 h 58 min";
+        assert_eq!(lines(found.clone()), [format!("findable: {counts}"), times.to_owned()]);
+        let part = Findable { findable: false, ..found.clone() };
+        assert_eq!(lines(part.clone())[0], format!("not findable yet: {counts}"));
+        let offline = Findable { dht_nodes: 0, target: 0, ..part };
         assert_eq!(
-            announced_lines(&status),
-            [
-                "1,024 of 1,025 keys, on 18 nodes or more each",
-                "the oldest 3 h 2 min ago, again in 8 h 58 min"
-            ]
+            lines(offline)[0],
+            "manifest on 20, chunks 1,023 of 1,024 on >= 18; no other node is known now"
         );
-        let late = AnnounceStatus { now_unix: hours(13), ..status };
+        let others = Findable { scope: AnnounceScope::None, ..found };
+        assert!(lines(others)[0].starts_with("no (--announce none), but other shares"));
+        let late = AnnounceStatus { now_unix: hours(13), ..status.clone() };
         assert_eq!(announced_lines(&late)[1], "the oldest 13 h 0 min ago, again due for 1 h 0 min");
-        let root = Announced { keys: 1, announced: 1, min_holders: Some(1), ..keys };
-        let root = AnnounceStatus { scope: Some(AnnounceScope::Roots), keys: root, ..status };
-        assert_eq!(
-            announced_lines(&root),
-            ["1 of 1 key, on 1 node (--announce roots)", "3 h 2 min ago, again in 8 h 58 min"]
-        );
-        let fresh = Announced { keys: 3, ..Announced::default() };
-        let fresh = AnnounceStatus { keys: fresh, next_unix: None, ..status };
-        assert_eq!(announced_lines(&fresh), ["0 of 3 keys"]);
-        let none = AnnounceStatus { scope: Some(AnnounceScope::None), ..AnnounceStatus::default() };
+        let none = Findable { scope: AnnounceScope::None, ..Findable::default() };
+        let none = AnnounceStatus { findable: Some(none), ..AnnounceStatus::default() };
         assert_eq!(announced_lines(&none), ["no (--announce none)"]);
+    }
+
+    #[test]
+    fn a_single_key_tells_on_how_many_nodes_it_is() {
+        let key = Announced { keys: 1, announced: 1, min_holders: Some(1), oldest_unix: Some(1_000) };
+        let status = AnnounceStatus { keys: key, next_unix: Some(4_600), now_unix: 1_120, findable: None };
+        assert_eq!(announced_lines(&status), ["on 1 node", "2 min 0 s ago, again in 58 min 0 s"]);
+        let fresh = AnnounceStatus {
+            keys: Announced { keys: 1, ..Announced::default() },
+            ..AnnounceStatus::default()
+        };
+        assert_eq!(announced_lines(&fresh), ["not yet"]);
     }
 }

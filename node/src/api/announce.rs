@@ -4,7 +4,7 @@ use dhtfs_store::{AnnounceScope, ContentCid, KeySummary, ManifestCid, StoreError
 
 use super::{
     Api,
-    types::{AnnounceStatus, ApiError},
+    types::{AnnounceStatus, Announced, ApiError, Findable},
 };
 use crate::core::provide::ProvideConfig;
 
@@ -40,24 +40,24 @@ impl Api {
     pub(super) async fn announced_share(
         &self,
         root: ManifestCid,
-        scope: AnnounceScope,
     ) -> Result<Option<AnnounceStatus>, ApiError> {
-        let summary = self.inner.store.call(move |s| s.provide_summary(&root)).await??;
-        Ok(summary.map(|summary| self.announce_status(Some(scope), summary.all())))
+        let Some(found) = self.findable(root).await? else { return Ok(None) };
+        let keys = found.manifests.and(found.chunks);
+        Ok(Some(self.announce_status(keys, Some(found))))
     }
 
     /// How far the announcement of a single key is; none if it is not to be announced.
     pub(super) async fn announced_key(&self, cid: ContentCid) -> Result<Option<AnnounceStatus>, ApiError> {
         let key = self.inner.store.call(move |s| s.provide_key(&cid)).await??;
-        Ok(key.map(|key| self.announce_status(None, KeySummary::of(&key))))
+        Ok(key.map(|key| self.announce_status(KeySummary::of(&key).into(), None)))
     }
 
-    fn announce_status(&self, scope: Option<AnnounceScope>, summary: KeySummary) -> AnnounceStatus {
+    fn announce_status(&self, keys: Announced, findable: Option<Findable>) -> AnnounceStatus {
         let interval = ProvideConfig::default().interval.as_secs();
         AnnounceStatus {
-            scope,
-            keys: summary.into(),
-            next_unix: summary.oldest_unix.map(|oldest| oldest.saturating_add(interval)),
+            findable,
+            keys,
+            next_unix: keys.oldest_unix.map(|oldest| oldest.saturating_add(interval)),
             now_unix: (self.inner.wall_clock)(),
         }
     }

@@ -110,7 +110,7 @@ impl Api {
             announce: None,
         };
         if let Some(share) = share {
-            status.announce = self.announced_share(root, share.announce).await?;
+            status.announce = self.announced_share(root).await?;
             state_name(&share.state).clone_into(&mut status.state);
             status.have_len = have_len(&share);
             status.len = Some(share.size);

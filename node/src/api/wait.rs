@@ -62,10 +62,11 @@ impl Api {
             steps.mark_unchanged();
             routing.mark_unchanged();
             let looked = Instant::now();
-            let known = self.known(root).await?;
-            let nodes = dht_nodes(*routing.borrow(), provide);
-            let seconds = begun.elapsed().as_secs_f64();
-            let found = Findable { seconds, ..findable(root, &known, nodes, (self.inner.wall_clock)()) };
+            let found = self.findable(root).await?.ok_or_else(|| {
+                let message = format!("{root} is not shared here; share it with `dhtfs add`");
+                ApiError::new(ErrorKind::NotFound, message)
+            })?;
+            let found = Findable { seconds: begun.elapsed().as_secs_f64(), ..found };
             progress.send_replace(found.clone());
             let is_hopeless = found.scope == AnnounceScope::None;
             if found.findable || is_hopeless || Instant::now() >= deadline {
@@ -84,7 +85,15 @@ impl Api {
         }
     }
 
-    async fn known(&self, root: ManifestCid) -> Result<Known, ApiError> {
+    /// Whether others find a share; `None` if it is no share of this node.
+    pub(super) async fn findable(&self, root: ManifestCid) -> Result<Option<Findable>, ApiError> {
+        let Some(known) = self.known(root).await? else { return Ok(None) };
+        let net = self.inner.net.as_ref();
+        let nodes = net.and_then(|net| Some(dht_nodes(*net.routing.borrow(), net.provide.as_ref()?)));
+        Ok(Some(findable(root, &known, nodes.unwrap_or(0), (self.inner.wall_clock)())))
+    }
+
+    async fn known(&self, root: ManifestCid) -> Result<Option<Known>, ApiError> {
         let known = self.inner.store.call(move |s| {
             let (share, summary) = (s.share(&root)?, s.provide_summary(&root)?);
             let key = s.provide_key(&root.into())?;
@@ -96,12 +105,7 @@ impl Api {
                 summary,
             }))
         });
-        known.await??.ok_or_else(|| {
-            ApiError::new(
-                ErrorKind::NotFound,
-                format!("{root} is not shared here; share it with `dhtfs add`"),
-            )
-        })
+        Ok(known.await??)
     }
 }
 

@@ -29,6 +29,18 @@ impl From<KeySummary> for Announced {
     }
 }
 
+impl Announced {
+    /// The same of these keys and of others together.
+    pub fn and(self, other: Self) -> Self {
+        Self {
+            keys: self.keys + other.keys,
+            announced: self.announced + other.announced,
+            min_holders: self.min_holders.into_iter().chain(other.min_holders).min(),
+            oldest_unix: self.oldest_unix.into_iter().chain(other.oldest_unix).min(),
+        }
+    }
+}
+
 /// `POST /v0/wait`: wait until a share is findable. Streams [`Findable`] as progress and ends with one, at the latest
 /// after the timeout.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -50,7 +62,7 @@ pub struct Findable {
     /// What of it is announced: `all`, `roots` or `none`.
     pub scope: AnnounceScope,
     /// Other nodes of the DHT that are known: the peers in the routing table or, if that is more, the estimated size
-    /// of the network.
+    /// of the network; 0 also without a daemon.
     pub dht_nodes: u64,
     /// How many of them are to hold each record: all of them, at most 20.
     pub target: u64,
@@ -62,15 +74,15 @@ pub struct Findable {
     pub manifests: Announced,
     /// Its chunks that are to be announced.
     pub chunks: Announced,
-    /// How long was waited.
+    /// How long was waited; 0 in a status.
     pub seconds: f64,
 }
 
 /// How far the announcement of a CID is, in `POST /v0/status-of`.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct AnnounceStatus {
-    /// What of the share is announced; absent if the CID is no share of its own.
-    pub scope: Option<AnnounceScope>,
+    /// Whether others find it, as `wait` says it; absent if the CID is no share of its own.
+    pub findable: Option<Findable>,
     /// The keys: of a share all that its scope names, else the CID itself.
     #[serde(flatten)]
     pub keys: Announced,

@@ -198,7 +198,10 @@ impl Holders {
             }
             // What was removed while it was announced: the withdrawal may have been there before the record.
             let is_gone = |cid: &ContentCid| s.provide_key(cid).map(|key| key.is_none());
-            cids.into_iter().map(|cid| Ok(is_gone(&cid)?.then_some(cid))).filter_map(Result::transpose).collect()
+            cids.into_iter()
+                .map(|cid| Ok(is_gone(&cid)?.then_some(cid)))
+                .filter_map(Result::transpose)
+                .collect()
         };
         match self.env.store.call(marked).await {
             Ok(Ok(gone)) => {

@@ -9,6 +9,8 @@ mod holders;
 mod one;
 mod page;
 mod sweep;
+#[cfg(test)]
+mod tests;
 mod withdraw;
 
 use std::{collections::BTreeSet, pin::Pin, sync::Arc, time::Duration};
@@ -367,21 +369,4 @@ fn after(position: KeyPosition) -> Option<KeyPosition> {
         }
     }
     None
-}
-
-#[cfg(test)]
-mod tests {
-    use super::{KeyPosition, after};
-
-    #[test]
-    fn positions_are_counted_through() {
-        let with_end = |end: [u8; 2]| {
-            let mut bytes = [7; 32];
-            bytes[30..].copy_from_slice(&end);
-            KeyPosition(bytes)
-        };
-        assert_eq!(after(with_end([0, 0])), Some(with_end([0, 1])));
-        assert_eq!(after(with_end([0, 255])), Some(with_end([1, 0])));
-        assert_eq!(after(KeyPosition::MAX), None);
-    }
 }

@@ -26,11 +26,20 @@ fn within_the_budget_everything_due_has_its_turn() {
 
 #[test]
 fn beyond_it_the_chunks_on_the_fewest_nodes_have_theirs() {
-    let page = [chunk(true, INTERVAL, 20), chunk(true, INTERVAL, 3), chunk(true, INTERVAL, 9), chunk(true, INTERVAL, 15)];
+    let page = [
+        chunk(true, INTERVAL, 20),
+        chunk(true, INTERVAL, 3),
+        chunk(true, INTERVAL, 9),
+        chunk(true, INTERVAL, 15),
+    ];
     assert_eq!(budget(2_000_000, 1_000_000).choose(&page, NOW), [1, 2]);
     let run_out = Standing { last_unix: NOW - TTL, ..page[0] };
     let page = [page[1], page[2], page[3], run_out];
-    assert_eq!(budget(2_000_000, 1_000_000).choose(&page, NOW), [0, 3], "a record that has run out is on no node");
+    assert_eq!(
+        budget(2_000_000, 1_000_000).choose(&page, NOW),
+        [0, 3],
+        "a record that has run out is on no node"
+    );
 }
 
 #[test]
