@@ -247,7 +247,7 @@ pub(crate) struct LsArgs {
     pub(crate) hints: HintArgs,
 }
 
-/// Stop sharing something; never deletes your files
+/// Stop sharing something and have others forget who provided it; never deletes your files
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:

@@ -123,7 +123,11 @@ fn announced_lines(status: &AnnounceStatus) -> Vec<String> {
         None => key_line(keys),
     };
     let times = keys.oldest_unix.zip(status.next_unix).map(|(oldest, next)| {
-        let span = |secs| format::duration(Duration::from_secs(secs));
+        // The times are whole seconds, so nothing is shown below them.
+        let span = |secs| match secs {
+            0..10 => format!("{secs} s"),
+            _ => format::duration(Duration::from_secs(secs)),
+        };
         let ago = span(status.now_unix.saturating_sub(oldest));
         let what = if keys.announced > 1 { "the oldest " } else { "" };
         let next = match next.checked_sub(status.now_unix) {
