@@ -51,7 +51,7 @@ pub use options::{
     Progress, ProgressFn, no_progress,
 };
 pub use position::KeyPosition;
-pub use provide::{ProvideClass, ProvideCounts, ProvideKey, ProvideMark, ProvideSummary};
+pub use provide::{KeySummary, ProvideClass, ProvideCounts, ProvideKey, ProvideMark, ProvideSummary};
 pub use settings::{
     MAX_SAVED_ADDR_LEN, MAX_SAVED_ADDRS, MAX_SAVED_PEER_LEN, MAX_SAVED_PEERS, MAX_SETTING_KEY_LEN,
     MAX_SETTING_LEN, SavedPeer,

@@ -52,17 +52,6 @@ impl Api {
             ContentCid::Chunk(cid) => get.chunk(cid, &link, &request).await,
         }
     }
-
-    /// Announces everything of a share, after a download or an import.
-    pub(super) async fn announce_share(&self, root: ManifestCid) -> Result<(), ApiError> {
-        let Some(provide) = self.provide() else { return Ok(()) };
-        if let Some(resolved) = self.resolve_here(root).await? {
-            let manifests = resolved.manifests.iter().copied().map(ContentCid::from);
-            let chunks = resolved.tree.unique_chunks().into_iter().map(|(cid, _)| cid.into());
-            provide.held(manifests.chain(chunks).collect()).await;
-        }
-        Ok(())
-    }
 }
 
 impl Get<'_> {
