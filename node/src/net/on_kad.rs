@@ -63,6 +63,9 @@ impl EventLoop {
             let Some(lookup) = self.pending.lookups.next() else { return };
             let query = self.swarm.behaviour_mut().kad.get_providers(record_key(lookup.cid));
             self.counters.count(name::LOOKUPS);
+            if matches!(lookup.cid, ContentCid::Chunk(_)) {
+                self.counters.count(name::LOOKUPS_CHUNKS);
+            }
             self.pending.lookups.start(query, lookup, self.limits.max_lookup_providers, Instant::now());
         }
     }

@@ -49,6 +49,8 @@ pub(super) struct Lookups {
     root_stored: usize,
     /// Own lookups in flight.
     running: usize,
+    /// Own lookups started so far.
+    made: u64,
     queue: VecDeque<WantIx>,
     retry: BTreeSet<(Instant, WantIx)>,
     /// No doubting before this.
@@ -69,6 +71,7 @@ impl Lookups {
             more_attempt: 0,
             root_stored: 0,
             running: 0,
+            made: 0,
             queue: VecDeque::new(),
             retry: BTreeSet::new(),
             doubt_at: now,
@@ -89,6 +92,16 @@ impl Lookups {
     /// Lookups in flight.
     pub(super) fn running(&self) -> usize {
         self.running + usize::from(self.root_running)
+    }
+
+    /// Whether own lookups are in flight.
+    pub(super) fn are_running(&self) -> bool {
+        self.running > 0
+    }
+
+    /// Own lookups started so far.
+    pub(super) fn made(&self) -> u64 {
+        self.made
     }
 
     /// One place is kept for the root.
@@ -271,6 +284,7 @@ impl Fetch {
                 room -= 1;
                 state.lookup = OwnLookup::Running;
                 self.lookups.running += 1;
+                self.lookups.made += 1;
                 self.actions.push_back(Action::Lookup(state.cid));
             }
         }
@@ -299,6 +313,7 @@ impl Fetch {
             if self.needs_lookup(want) {
                 self.wants[want].lookup = OwnLookup::Running;
                 self.lookups.running += 1;
+                self.lookups.made += 1;
                 self.actions.push_back(Action::Lookup(self.wants[want].cid));
             } else {
                 self.wants[want].lookup = OwnLookup::Idle;

@@ -72,9 +72,9 @@ fn input() -> impl Strategy<Value = Input> {
 /// Every seventh want is a manifest.
 fn want(n: u32) -> Want {
     if n.is_multiple_of(7) {
-        Want { cid: manifest(n), len: None }
+        Want { cid: manifest(n), len: None, place: None }
     } else {
-        Want { cid: chunk(n), len: Some(MIB) }
+        Want { cid: chunk(n), len: Some(MIB), place: None }
     }
 }
 

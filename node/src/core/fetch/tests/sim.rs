@@ -194,11 +194,11 @@ pub(super) struct World {
 
 /// Content of `manifests` child manifests (and a root) and `chunks` chunks, the last of them short.
 pub(super) fn content(manifests: usize, chunks: usize) -> Vec<Want> {
-    let mut content = vec![Want { cid: root(), len: None }];
-    content.extend((0..manifests).map(|n| Want { cid: manifest(u32::try_from(n).unwrap()), len: None }));
+    let mut content = vec![Want { cid: root(), len: None, place: None }];
+    content.extend((0..manifests).map(|n| Want { cid: manifest(u32::try_from(n).unwrap()), len: None, place: None }));
     content.extend((0..chunks).map(|n| {
         let len = if n + 1 == chunks { MIB / 3 } else { MIB };
-        Want { cid: chunk(u32::try_from(n).unwrap()), len: Some(len) }
+        Want { cid: chunk(u32::try_from(n).unwrap()), len: Some(len), place: None }
     }));
     content
 }

@@ -29,7 +29,7 @@ impl Hand {
     fn of_chunks(config: FetchConfig, count: u32) -> Self {
         let mut hand = Self::new(config);
         hand.with(|fetch, now| {
-            fetch.on_wants((0..count).map(|n| Want { cid: chunk(n), len: Some(MIB) }).collect(), now);
+            fetch.on_wants((0..count).map(|n| Want { cid: chunk(n), len: Some(MIB), place: None }).collect(), now);
             fetch.on_wants_complete(now);
         });
         hand
@@ -140,7 +140,7 @@ fn each_chunk_comes_from_somebody_who_holds_it() {
 #[test]
 fn the_root_is_looked_up_first_and_its_provider_is_dialled_and_asked() {
     let mut hand = Hand::new(FetchConfig::default());
-    hand.with(|fetch, now| fetch.on_wants(vec![Want { cid: root(), len: None }], now));
+    hand.with(|fetch, now| fetch.on_wants(vec![Want { cid: root(), len: None, place: None }], now));
     assert_eq!(hand.log, [Action::Lookup(root())]);
     hand.with(|fetch, now| fetch.on_provider(root(), peer(1), now));
     assert_eq!(hand.log[1..], [Action::Dial(peer(1))]);
@@ -155,7 +155,7 @@ fn a_fetch_of_nothing_finishes_at_once_and_nothing_follows() {
     assert_eq!(hand.log.last(), Some(&Action::Finished));
     let before = hand.log.len();
     hand.with(|fetch, now| fetch.on_hint(peer(1), now));
-    hand.with(|fetch, now| fetch.on_wants(vec![Want { cid: chunk(1), len: Some(1) }], now));
+    hand.with(|fetch, now| fetch.on_wants(vec![Want { cid: chunk(1), len: Some(1), place: None }], now));
     hand.wait(secs(1000));
     assert_eq!(hand.log.len(), before);
     assert_eq!(hand.fetch.next_deadline(), None);
@@ -164,7 +164,7 @@ fn a_fetch_of_nothing_finishes_at_once_and_nothing_follows() {
 #[test]
 fn a_want_given_twice_is_requested_once() {
     let mut hand = Hand::of_chunks(FetchConfig::default(), 3);
-    hand.with(|fetch, now| fetch.on_wants(vec![Want { cid: chunk(1), len: Some(MIB) }], now));
+    hand.with(|fetch, now| fetch.on_wants(vec![Want { cid: chunk(1), len: Some(MIB), place: None }], now));
     hand.root_provider(1);
     (0..3).for_each(|_| hand.data(1));
     assert_eq!(hand.log.last(), Some(&Action::Finished));
@@ -198,7 +198,7 @@ fn two_seeds_start_at_different_places_and_stay_sequential_for_a_while() {
         .map(|seed| {
             let now = Instant::now();
             let mut fetch = Fetch::new(FetchConfig::default(), root(), seed, now);
-            fetch.on_wants((0..1000).map(|n| Want { cid: chunk(n), len: Some(MIB) }).collect(), now);
+            fetch.on_wants((0..1000).map(|n| Want { cid: chunk(n), len: Some(MIB), place: None }).collect(), now);
             fetch.on_hint(peer(1), now);
             fetch.on_connected(peer(1), now);
             let mut asked = Vec::new();
@@ -333,7 +333,7 @@ fn a_peer_that_has_answered_something_is_given_longer_for_its_first_block() {
 #[test]
 fn bytes_are_wasted_when_they_arrive_and_not_before() {
     let mut hand = Hand::new(in_order());
-    hand.with(|fetch, now| fetch.on_wants(vec![Want { cid: chunk(0), len: Some(MIB) }], now));
+    hand.with(|fetch, now| fetch.on_wants(vec![Want { cid: chunk(0), len: Some(MIB), place: None }], now));
     hand.root_provider(1);
     hand.root_provider(2);
     let slow = hand.open[0].0;
@@ -348,7 +348,7 @@ fn bytes_are_wasted_when_they_arrive_and_not_before() {
     assert_eq!(lens(&hand), [2, 2, 1]);
     // What a banned peer was asked for before arrives too.
     hand.with(|fetch, now| {
-        fetch.on_wants((1..9).map(|n| Want { cid: chunk(n), len: Some(MIB) }).collect(), now);
+        fetch.on_wants((1..9).map(|n| Want { cid: chunk(n), len: Some(MIB), place: None }).collect(), now);
     });
     (0..3).for_each(|_| hand.data(2));
     let late: Vec<RequestId> = hand.open.iter().filter(|open| open.1 == 2).map(|open| open.0).collect();
@@ -453,7 +453,7 @@ fn garbage_to_a_forgotten_request_costs_its_sender_as_much_as_any_other() {
     };
     for input in [bad, short, Fetch::on_malformed] {
         let mut hand = Hand::new(in_order());
-        hand.with(|fetch, now| fetch.on_wants(vec![Want { cid: chunk(0), len: Some(MIB) }], now));
+        hand.with(|fetch, now| fetch.on_wants(vec![Want { cid: chunk(0), len: Some(MIB), place: None }], now));
         hand.root_provider(1);
         hand.root_provider(2);
         let forgotten = hand.open[0].0;
@@ -493,12 +493,12 @@ fn nothing_more_is_asked_of_an_unknown_peer_until_its_block_is_verified() {
 #[test]
 fn a_good_manifest_makes_up_for_no_bad_chunk() {
     let mut hand = Hand::new(in_order());
-    hand.with(|fetch, now| fetch.on_wants(vec![Want { cid: root(), len: None }], now));
+    hand.with(|fetch, now| fetch.on_wants(vec![Want { cid: root(), len: None, place: None }], now));
     hand.root_provider(1);
     hand.answer(1, |fetch, id, now| {
         assert!(fetch.on_block(id, 1000, now));
         fetch.on_stored(id, now);
-        fetch.on_wants((0..9).map(|n| Want { cid: chunk(n), len: Some(MIB) }).collect(), now);
+        fetch.on_wants((0..9).map(|n| Want { cid: chunk(n), len: Some(MIB), place: None }).collect(), now);
     });
     assert_eq!(hand.asked(1), [chunk(0)]);
     hand.answer(1, Fetch::on_malformed);
@@ -594,7 +594,7 @@ fn a_chunk_that_every_root_provider_lacks_is_looked_up_itself_again_and_again() 
 #[test]
 fn child_manifests_are_looked_up_like_chunks() {
     let mut hand = Hand::new(FetchConfig::default());
-    hand.with(|fetch, now| fetch.on_wants(vec![Want { cid: manifest(1), len: None }], now));
+    hand.with(|fetch, now| fetch.on_wants(vec![Want { cid: manifest(1), len: None, place: None }], now));
     hand.with(|fetch, now| fetch.on_lookup_done(root(), now));
     hand.wait(secs(2));
     assert_eq!(hand.count(Action::Lookup(manifest(1))), 1);
@@ -670,7 +670,7 @@ fn more_wants_than_a_fetch_may_have_end_it() {
 #[test]
 fn without_anybody_the_root_is_not_found_after_the_time_without_progress() {
     let mut hand = Hand::new(FetchConfig::default());
-    hand.with(|fetch, now| fetch.on_wants(vec![Want { cid: root(), len: None }], now));
+    hand.with(|fetch, now| fetch.on_wants(vec![Want { cid: root(), len: None, place: None }], now));
     for _ in 0..30 {
         assert!(!hand.log.iter().any(|action| matches!(action, Action::Failed(_))));
         hand.with(|fetch, now| fetch.on_lookup_done(root(), now));
