@@ -99,7 +99,9 @@ impl Walk {
 
     fn chunk(&mut self, chunk: &ChunkCid) -> Result<(), StoreError> {
         if u64::from(self.held.len()) >= MAX_FILE_CHUNKS {
-            return Err(StoreError::Corrupt("a share unfolds to more chunks than a tree may have".to_owned()));
+            return Err(StoreError::Corrupt(
+                "a share unfolds to more chunks than a tree may have".to_owned(),
+            ));
         }
         let (first, last) = location_range(chunk.digest());
         let found = self.locations.range::<&LocationKey>(&first..=&last)?.next().transpose()?;

@@ -74,7 +74,7 @@ pub use self::error::{
 };
 pub use self::event_loop::EventLoop;
 pub use self::exchange::ExchangeResponse;
-pub use self::have::{Asked, HaveEnd, HaveStream, HaveUpdate, Incoming, Said, Step};
+pub use self::have::{Asked, HaveEnd, HaveStream, Incoming, Said, Step};
 pub use self::limits::NetLimits;
 pub use self::provide::{Announcer, Receipt, SendFailure};
 pub use self::records::Digest;

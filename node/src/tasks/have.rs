@@ -80,8 +80,10 @@ impl HaveTask {
                 self.machine.on_question(id, root, now());
             }
             Done::Step(id, Step::Took(asked)) => {
-                self.wait(id, asked, running);
                 self.machine.on_told(id, now());
+                if self.machine.is_open(id) {
+                    self.wait(id, asked, running);
+                }
             }
             Done::Step(id, Step::Closed) => {
                 self.waiting.remove(&id);

@@ -86,7 +86,15 @@ impl Db {
         let database =
             backend::open(&builder(cache_len), &*disk, &path).map_err(|error| open_error(&path, error))?;
         let (inner, is_broken) = (RwLock::new(Some(database)), AtomicBool::new(false));
-        let db = Self { disk, path, cache_len, inner, is_broken, cached: AtomicU32::new(0), changed: Changed::default() };
+        let db = Self {
+            disk,
+            path,
+            cache_len,
+            inner,
+            is_broken,
+            cached: AtomicU32::new(0),
+            changed: Changed::default(),
+        };
         migrate::migrate(&db)?;
         Ok(db)
     }

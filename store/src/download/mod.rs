@@ -136,7 +136,14 @@ impl Download {
         chunks.filter(|(index, _)| !bits.has(*index)).map(|(_, chunk)| *chunk).collect()
     }
 
-    /// The same, each with its first position in the unfolded manifest: see [`Held::Some`](crate::Held::Some).
+    /// How many chunks the manifest unfolds to, repeated ones counted each time.
+    #[must_use]
+    pub fn places(&self) -> u32 {
+        let chunks = self.state.plan.files.iter().map(|file| file.chunks.len()).sum::<usize>();
+        u32::try_from(chunks).unwrap_or(u32::MAX)
+    }
+
+    /// The same as [`Self::missing`], each with its first position in the unfolded manifest: see [`Held::Some`](crate::Held::Some).
     #[must_use]
     pub fn missing_places(&self) -> Vec<(ChunkCid, u32, u32)> {
         let plan = &self.state.plan;

@@ -6,7 +6,7 @@
 //!
 //! # Lies
 //! Missing for what the map says takes the chunk out of the map. A peer that said it holds everything is asked for its
-//! map again after a pause. After [`MAX_LIES`] in a row the map is worth nothing: its peer counts as holding nothing
+//! map again after a pause, and believed nothing until then if it has served nothing. After [`MAX_LIES`] in a row the map is worth nothing: its peer counts as holding nothing
 //! until it is found to hold something, and with the second such map it gets a strike and is not asked for another.
 //!
 //! # Invariants
@@ -21,7 +21,7 @@ use dhtfs_store::ChunkSet;
 use super::{
     Action, Fetch, HaveEnd, HaveId, HaveUpdate,
     config::MAX_STRIKES,
-    peers::{Peer, PeerIx},
+    peers::{Link, Peer, PeerIx},
     wants::{OwnLookup, WantIx},
 };
 
@@ -35,6 +35,9 @@ const MAX_MAPS: usize = 64;
 /// Answers of Missing in a row to what the map says that peer holds, after which the map is worth nothing.
 const MAX_LIES: u32 = 16;
 
+/// One chunk that is missing of everything says more than one that is missing of a list.
+const LIES_PER_ALL: u32 = 4;
+
 /// Maps of a peer that were worth nothing, after which it gets a strike and no other is asked for.
 const MAX_BAD_MAPS: u8 = 2;
 
@@ -43,6 +46,9 @@ const MAX_WHOLE_MAPS: u8 = 16;
 
 /// How long a peer is left alone that was busy, broke off, or holds less than it said.
 const ASK_PAUSE: Duration = Duration::from_secs(15);
+
+/// How long a peer may take to tell until nobody waits for it.
+const TELL_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Chunks that a peer says it holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -65,7 +71,8 @@ impl Map {
 pub(super) enum Asking {
     #[default]
     Unasked,
-    Asked(HaveId),
+    /// Since then.
+    Asked(HaveId, Instant),
     Told(HaveId, Map),
     /// To be asked (again) then.
     Paused(Instant),
@@ -95,13 +102,13 @@ impl Maps {
 
     fn id(&self) -> Option<HaveId> {
         match self.asking {
-            Asking::Asked(id) | Asking::Told(id, _) => Some(id),
+            Asking::Asked(id, _) | Asking::Told(id, _) => Some(id),
             _ => None,
         }
     }
 
     fn takes_a_place(&self) -> bool {
-        matches!(self.asking, Asking::Asked(_) | Asking::Told(_, Map::Some(_)))
+        matches!(self.asking, Asking::Asked(..) | Asking::Told(_, Map::Some(_)))
     }
 
     /// When it may be asked.
@@ -158,7 +165,7 @@ impl Coverage {
 }
 
 impl Fetch {
-    /// See [`Fetch::on_have`].
+    /// See [`Fetch::on_map`].
     pub(super) fn have(&mut self, id: HaveId, update: HaveUpdate, now: Instant) {
         let Some(ix) = self.peer_of(id) else { return };
         let is_new = self.peers[ix].maps.is_told();
@@ -175,7 +182,7 @@ impl Fetch {
         self.dials.dirty = true;
     }
 
-    /// See [`Fetch::on_have_end`].
+    /// See [`Fetch::on_map_end`].
     pub(super) fn have_end(&mut self, id: HaveId, end: HaveEnd, now: Instant) {
         let Some(ix) = self.peer_of(id) else { return };
         let next = match end {
@@ -201,7 +208,7 @@ impl Fetch {
             places -= 1;
             let id = HaveId(self.next_have);
             self.next_have += 1;
-            peer.maps.asking = Asking::Asked(id);
+            peer.maps.asking = Asking::Asked(id, now);
             peer.maps.whole = 0;
             self.actions.push_back(Action::AskHave { id, peer: peer.id });
         }
@@ -213,6 +220,18 @@ impl Fetch {
             Asking::Paused(until) if until > self.now && self.needs_maps() => Some(until),
             _ => None,
         }
+    }
+
+    /// Whether a peer that was found is about to tell what it holds, which may be what would be looked up.
+    pub(super) fn is_about_to_be_told(&self) -> bool {
+        let is_coming = |peer: &Peer| match peer.link {
+            Link::Dialling { patient, .. } => patient,
+            Link::Connected => {
+                matches!(peer.maps.asking, Asking::Asked(_, since) if since + TELL_PATIENCE > self.now)
+            }
+            _ => false,
+        };
+        self.needs_maps() && self.peers.iter().any(|(_, peer)| is_coming(peer))
     }
 
     fn needs_maps(&self) -> bool {
@@ -236,12 +255,18 @@ impl Fetch {
     /// The peer lacks a want after all; `lied` if it says so itself.
     pub(super) fn not_held(&mut self, ix: PeerIx, want: WantIx, lied: bool, now: Instant) {
         let Some(place) = self.wants.place(want) else { return };
+        let served = self.peers[ix].served;
         let maps = &mut self.peers[ix].maps;
         let Asking::Told(_, map) = &mut maps.asking else { return };
         if !map.contains(place) {
             return;
         }
-        maps.lies += u32::from(lied);
+        let weight = match map {
+            Map::Some(_) => 1,
+            Map::All if served == 0 => MAX_LIES,
+            Map::All => LIES_PER_ALL,
+        };
+        maps.lies += if lied { weight } else { 0 };
         let is_worthless = maps.lies >= MAX_LIES;
         match map {
             Map::Some(set) => {
@@ -286,8 +311,11 @@ impl Fetch {
 
     /// The same for a stream that has ended by itself.
     fn drop_map(&mut self, ix: PeerIx, next: Asking, now: Instant) {
-        let old = std::mem::replace(&mut self.peers[ix].maps.asking, next);
-        if let Asking::Told(_, map) = old {
+        let asking = &mut self.peers[ix].maps.asking;
+        if matches!(asking, Asking::Liar) {
+            return;
+        }
+        if let Asking::Told(_, map) = std::mem::replace(asking, next) {
             self.uncover(&map);
             let recheck = &mut self.peers[ix].recheck;
             recheck.at = recheck.at.max(now + self.config.recheck.ceiling(recheck.attempt));
@@ -327,7 +355,7 @@ impl Fetch {
         }
         self.coverage.all += 1;
         self.peers[ix].lacks_nothing();
-        if self.lookups.are_running() && self.peers[ix].counts() {
+        if self.lookups.are_running() && self.peers[ix].counts() && self.peers[ix].maps.lies == 0 {
             for want in self.wants.ixs() {
                 self.cancel_lookup(want);
             }
@@ -340,11 +368,14 @@ impl Fetch {
         let nothing = ChunkSet::new(set.len());
         let maps = &mut self.peers[ix].maps;
         maps.whole = maps.whole.saturating_add(1);
-        let (came, went, old) = match std::mem::replace(&mut maps.asking, Asking::Told(id, Map::Some(set.clone()))) {
-            Asking::Told(_, Map::Some(old)) => (set.without(&old), old.without(&set), None),
-            Asking::Told(_, Map::All) => (set.clone(), ChunkSet::full(set.len()).without(&set), Some(Map::All)),
-            _ => (set.clone(), ChunkSet::full(set.len()).without(&set), Some(Map::Some(nothing))),
-        };
+        let (came, went, old) =
+            match std::mem::replace(&mut maps.asking, Asking::Told(id, Map::Some(set.clone()))) {
+                Asking::Told(_, Map::Some(old)) => (set.without(&old), old.without(&set), None),
+                Asking::Told(_, Map::All) => {
+                    (set.clone(), ChunkSet::full(set.len()).without(&set), Some(Map::All))
+                }
+                _ => (set.clone(), ChunkSet::full(set.len()).without(&set), Some(Map::Some(nothing))),
+            };
         if let Some(Map::All) = old {
             self.coverage.all -= 1;
         }
@@ -376,7 +407,8 @@ impl Fetch {
 
     /// The map of a peer has got these.
     fn cover(&mut self, ix: PeerIx, came: &ChunkSet) {
-        let counts = self.peers[ix].counts();
+        let counts = self.peers[ix].counts() && self.peers[ix].maps.lies == 0;
+        let mut cancelled = Vec::new();
         for (start, end) in came.ranges() {
             for want in self.wants.at_places(start, end) {
                 self.coverage.add(want);
@@ -384,10 +416,11 @@ impl Fetch {
                 let is_pending = self.wants.is_pending(rank);
                 self.peers[ix].now_holds(want, rank, is_pending);
                 if counts && self.wants[want].lookup == OwnLookup::Running {
-                    self.cancel_lookup(want);
+                    cancelled.push(want);
                 }
             }
         }
+        cancelled.into_iter().for_each(|want| self.cancel_lookup(want));
     }
 
     pub(super) fn check_maps(&self) {

@@ -19,7 +19,7 @@
 //! again with backoff. The peer with the most room in its window is asked first, so equal peers get equal shares
 //! and fast peers more.
 //!
-//! A peer that tells which chunks it holds (a have-map, [`Fetch::on_have`]) is asked for these and no others.
+//! A peer that tells which chunks it holds (a have-map, [`Fetch::on_map`]) is asked for these and no others.
 //!
 //! # Invariants
 //! - The bytes requested or received and not yet stored never exceed the budget, and in order the want that is
@@ -39,8 +39,8 @@
 //!   [`on_connected`](Fetch::on_connected) (also if the peer was connected already) or
 //!   [`on_dial_failed`](Fetch::on_dial_failed).
 //! - Connections and disconnections of any peer may be reported; those of strangers are ignored.
-//! - Every [`Action::AskHave`] must bring [`on_have`](Fetch::on_have) with everything, or end in
-//!   [`on_have_end`](Fetch::on_have_end), unless [`Action::EndHave`] comes first.
+//! - Every [`Action::AskHave`] must bring [`on_map`](Fetch::on_map) with everything, or end in
+//!   [`on_map_end`](Fetch::on_map_end), unless [`Action::EndHave`] comes first.
 //! - After [`Action::Finished`] or [`Action::Failed`] nothing follows, and everything outstanding is void.
 
 mod answers;
@@ -72,7 +72,8 @@ use rand::{SeedableRng as _, rngs::StdRng};
 
 pub use config::{FetchConfig, MAX_COPIES, MAX_SOURCES_PER_WANT, MAX_STRIKES, Order};
 pub use types::{
-    Action, FetchFailure, FetchProgress, HaveEnd, HaveId, HaveUpdate, PeerProgress, PeerState, RequestId, Want,
+    Action, FetchFailure, FetchProgress, HaveEnd, HaveId, HaveUpdate, PeerProgress, PeerState, RequestId,
+    Want,
 };
 
 use dials::Dials;
@@ -189,7 +190,7 @@ impl Fetch {
     }
 
     /// A peer that was asked for its have-map tells something.
-    pub fn on_have(&mut self, id: HaveId, update: HaveUpdate, now: Instant) {
+    pub fn on_map(&mut self, id: HaveId, update: HaveUpdate, now: Instant) {
         if self.ended {
             return;
         }
@@ -198,7 +199,7 @@ impl Fetch {
     }
 
     /// A peer that was asked for its have-map tells no more. Not to be called after [`HaveUpdate::All`].
-    pub fn on_have_end(&mut self, id: HaveId, end: HaveEnd, now: Instant) {
+    pub fn on_map_end(&mut self, id: HaveId, end: HaveEnd, now: Instant) {
         if self.ended {
             return;
         }

@@ -197,6 +197,11 @@ impl Have {
         self.tell_news(id);
     }
 
+    /// Whether there is this stream: after the last has been said on it there is not.
+    pub fn is_open(&self, id: StreamId) -> bool {
+        self.streams.contains_key(&id)
+    }
+
     /// A stream is gone.
     pub fn on_closed(&mut self, id: StreamId, now: Instant) {
         let Some(stream) = self.streams.remove(&id) else { return };

@@ -4,7 +4,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use dhtfs_store::{ChunkSet, ManifestCid};
+use dhtfs_store::ManifestCid;
 use futures::AsyncWriteExt as _;
 use libp2p::{PeerId, Stream, StreamProtocol};
 use libp2p_stream::{Control, OpenStreamError};
@@ -12,21 +12,11 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use super::tally::{Count, Place, Tally};
 use super::wire::{Told, read_kind, read_rest, write_question};
+use crate::core::fetch::HaveUpdate;
 use crate::net::limits::{HAVE_FRAME_BURST, HAVE_FRAME_PAUSE, HAVE_FRAME_TIMEOUT};
 
 /// How long opening a stream may take.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// What a peer tells about a content.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum HaveUpdate {
-    /// It holds every chunk; nothing follows.
-    All,
-    /// It holds these chunks and no others.
-    Map(ChunkSet),
-    /// It holds these too.
-    More(ChunkSet),
-}
 
 /// Why a peer tells no more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -12,5 +12,5 @@ mod serve;
 pub(super) mod tally;
 mod wire;
 
-pub use self::ask::{HaveEnd, HaveStream, HaveUpdate};
+pub use self::ask::{HaveEnd, HaveStream};
 pub use self::serve::{Asked, Incoming, Said, Step};

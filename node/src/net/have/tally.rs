@@ -143,7 +143,8 @@ mod tests {
             places.push(place);
         }
         assert_eq!(places.len(), MAX_HAVE_ASKS);
-        let refused = |tally: &Tally| tally.snapshot().find(|(name, _)| *name == "net_have_ask_refused").unwrap().1;
+        let refused =
+            |tally: &Tally| tally.snapshot().find(|(name, _)| *name == "net_have_ask_refused").unwrap().1;
         assert_eq!(refused(&tally), 2);
         drop(places);
         assert!(tally.place(peer).is_some());

@@ -11,16 +11,16 @@ use super::super::*;
 use super::sim::{MIB, chunk, manifest, ms, peer, root, secs};
 
 /// A fetch and everything it asked for.
-struct Hand {
-    fetch: Fetch,
-    now: Instant,
+pub(super) struct Hand {
+    pub(super) fetch: Fetch,
+    pub(super) now: Instant,
     /// Requests without an answer: id, peer, CID.
-    open: Vec<(RequestId, usize, ContentCid)>,
-    log: Vec<Action>,
+    pub(super) open: Vec<(RequestId, usize, ContentCid)>,
+    pub(super) log: Vec<Action>,
 }
 
 impl Hand {
-    fn new(config: FetchConfig) -> Self {
+    pub(super) fn new(config: FetchConfig) -> Self {
         let now = Instant::now();
         Self { fetch: Fetch::new(config, root(), 1, now), now, open: Vec::new(), log: Vec::new() }
     }
@@ -29,14 +29,17 @@ impl Hand {
     fn of_chunks(config: FetchConfig, count: u32) -> Self {
         let mut hand = Self::new(config);
         hand.with(|fetch, now| {
-            fetch.on_wants((0..count).map(|n| Want { cid: chunk(n), len: Some(MIB), place: None }).collect(), now);
+            fetch.on_wants(
+                (0..count).map(|n| Want { cid: chunk(n), len: Some(MIB), place: None }).collect(),
+                now,
+            );
             fetch.on_wants_complete(now);
         });
         hand
     }
 
     /// Gives an input and takes the actions that follow.
-    fn with<T>(&mut self, input: impl FnOnce(&mut Fetch, Instant) -> T) -> T {
+    pub(super) fn with<T>(&mut self, input: impl FnOnce(&mut Fetch, Instant) -> T) -> T {
         let result = input(&mut self.fetch, self.now);
         while let Some(action) = self.fetch.next_action() {
             match action {
@@ -53,13 +56,13 @@ impl Hand {
         result
     }
 
-    fn root_provider(&mut self, n: usize) {
+    pub(super) fn root_provider(&mut self, n: usize) {
         self.with(|fetch, now| fetch.on_provider(root(), peer(n), now));
         self.with(|fetch, now| fetch.on_connected(peer(n), now));
     }
 
     /// Lets time pass, keeping the deadlines.
-    fn wait(&mut self, time: Duration) {
+    pub(super) fn wait(&mut self, time: Duration) {
         let stop = self.now + time;
         while let Some(at) = self.fetch.next_deadline().filter(|at| *at <= stop) {
             self.now = self.now.max(at);
@@ -69,29 +72,33 @@ impl Hand {
     }
 
     /// Open requests of one peer.
-    fn asked(&self, n: usize) -> Vec<ContentCid> {
+    pub(super) fn asked(&self, n: usize) -> Vec<ContentCid> {
         self.open.iter().filter(|(_, to, _)| *to == n).map(|(.., cid)| *cid).collect()
     }
 
     /// Answers the oldest open request of one peer.
-    fn answer<T>(&mut self, n: usize, input: impl FnOnce(&mut Fetch, RequestId, Instant) -> T) -> T {
+    pub(super) fn answer<T>(
+        &mut self,
+        n: usize,
+        input: impl FnOnce(&mut Fetch, RequestId, Instant) -> T,
+    ) -> T {
         let place = self.open.iter().position(|(_, to, _)| *to == n).unwrap();
         let (id, ..) = self.open.remove(place);
         self.with(|fetch, now| input(fetch, id, now))
     }
 
-    fn data(&mut self, n: usize) {
+    pub(super) fn data(&mut self, n: usize) {
         self.answer(n, |fetch, id, now| {
             assert!(fetch.on_block(id, MIB, now));
             fetch.on_stored(id, now);
         });
     }
 
-    fn count(&self, action: Action) -> usize {
+    pub(super) fn count(&self, action: Action) -> usize {
         self.log.iter().filter(|logged| **logged == action).count()
     }
 
-    fn state(&self, n: usize) -> PeerState {
+    pub(super) fn state(&self, n: usize) -> PeerState {
         let progress = self.fetch.progress();
         progress.peers.iter().find(|state| state.peer == peer(n)).unwrap().state
     }
@@ -198,7 +205,10 @@ fn two_seeds_start_at_different_places_and_stay_sequential_for_a_while() {
         .map(|seed| {
             let now = Instant::now();
             let mut fetch = Fetch::new(FetchConfig::default(), root(), seed, now);
-            fetch.on_wants((0..1000).map(|n| Want { cid: chunk(n), len: Some(MIB), place: None }).collect(), now);
+            fetch.on_wants(
+                (0..1000).map(|n| Want { cid: chunk(n), len: Some(MIB), place: None }).collect(),
+                now,
+            );
             fetch.on_hint(peer(1), now);
             fetch.on_connected(peer(1), now);
             let mut asked = Vec::new();
@@ -453,7 +463,9 @@ fn garbage_to_a_forgotten_request_costs_its_sender_as_much_as_any_other() {
     };
     for input in [bad, short, Fetch::on_malformed] {
         let mut hand = Hand::new(in_order());
-        hand.with(|fetch, now| fetch.on_wants(vec![Want { cid: chunk(0), len: Some(MIB), place: None }], now));
+        hand.with(|fetch, now| {
+            fetch.on_wants(vec![Want { cid: chunk(0), len: Some(MIB), place: None }], now)
+        });
         hand.root_provider(1);
         hand.root_provider(2);
         let forgotten = hand.open[0].0;
