@@ -12,6 +12,8 @@ use super::error::{
     BootstrapFailure, ClosestError, DialFailure, ListenError, NetGone, ProvideError, RequestError,
 };
 use super::exchange::ExchangeResponse;
+#[cfg(test)]
+use super::have::tally::Tally;
 use super::have::{HaveEnd, HaveStream, Incoming};
 use super::provide::told::Told;
 use super::provide::{Announcer, BulkStreams};
@@ -182,6 +184,12 @@ impl Client {
     pub async fn have(&self, peer: PeerId, content: (ManifestCid, u32)) -> Result<HaveStream, HaveEnd> {
         let (protocol, tally) = self.streams.have.clone();
         HaveStream::open(self.streams.control.clone(), protocol, tally, peer, content).await
+    }
+
+    /// Opens and accepts streams of the have protocol.
+    #[cfg(test)]
+    pub(super) fn have_streams(&self) -> (libp2p_stream::Control, (libp2p::StreamProtocol, Arc<Tally>)) {
+        (self.streams.control.clone(), self.streams.have.clone())
     }
 
     /// The streams on which others ask what this node holds. `None` for all callers but the first.

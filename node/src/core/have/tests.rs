@@ -20,7 +20,9 @@ fn root(n: u8) -> ManifestCid {
 
 fn set(held: impl IntoIterator<Item = u32>) -> ChunkSet {
     let mut set = ChunkSet::new(CHUNKS);
-    held.into_iter().for_each(|index| drop(set.insert(index)));
+    for index in held {
+        set.insert(index);
+    }
     set
 }
 
@@ -352,7 +354,9 @@ proptest! {
                     scene.with(|have, now| have.on_closed(StreamId(id), now));
                 }
                 Input::Add(content, new) => change(&mut scene, content, |held| held.extend(new)),
-                Input::Lose(content, lost) => change(&mut scene, content, |held| drop(held.remove(&lost))),
+                Input::Lose(content, lost) => change(&mut scene, content, |held| {
+                    held.remove(&lost);
+                }),
                 Input::Share(content, shared) => {
                     let held = scene.store.remove(&root(content)).flatten().unwrap_or_default();
                     scene.change(content, shared.then(|| held.into_iter().collect()));
