@@ -219,7 +219,7 @@ impl Api {
             return Ok((data, None));
         }
         let mut driver = self.driver(cid.into(), Order::InOrder, hints)?;
-        driver.want(vec![Want { cid: cid.into(), len: None }]);
+        driver.want(vec![Want { cid: cid.into(), len: None, place: None }]);
         loop {
             match driver.next().await {
                 Turn::Block { id, data, .. } if cid.matches(&data) => {

@@ -15,6 +15,7 @@
 
 pub mod backoff;
 pub mod fetch;
+pub mod have;
 pub mod keyspace;
 pub mod lookup;
 pub mod offers;

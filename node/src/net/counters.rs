@@ -30,6 +30,8 @@ pub(crate) mod name {
     pub(crate) const EVENTS_DELAYED: &str = "net_events_delayed";
     /// Lookups started.
     pub(crate) const LOOKUPS: &str = "net_lookups_started";
+    /// Of these, lookups of single chunks: those that no connected peer is known to hold.
+    pub(crate) const LOOKUPS_CHUNKS: &str = "net_lookups_of_chunks";
     /// Lookups refused because the queue was full.
     pub(crate) const LOOKUPS_REFUSED: &str = "net_lookups_refused";
     /// Lookups ended early because they had found enough providers.
@@ -132,6 +134,7 @@ pub(crate) mod name {
         BUSY_OPEN,
         EVENTS_DELAYED,
         LOOKUPS,
+        LOOKUPS_CHUNKS,
         LOOKUPS_REFUSED,
         LOOKUPS_FULL,
         PROVIDERS_UNREACHABLE,

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
 use futures::StreamExt as _;
 use futures::future::BoxFuture;
@@ -26,6 +27,7 @@ use super::behaviour::{Behaviour, BehaviourEvent, Protocols};
 use super::command::{Command, Reply};
 use super::counters::{Counters, name};
 use super::dials::Dials;
+use super::have::tally::Tally;
 use super::limits::{NetLimits, SHUTDOWN_TIMEOUT};
 use super::outbox::Outbox;
 use super::peers::Peers;
@@ -78,6 +80,8 @@ pub struct EventLoop {
     /// The routing table in numbers, to tell which keys are near.
     pub(super) near: Neighbourhood,
     pub(super) next_serve: u64,
+    /// What have-maps did; counted by those who carry them.
+    pub(super) have: Arc<Tally>,
     /// When the next step of the sweep of foreign records is due; `None` while there are none.
     pub(super) next_sweep: Option<Instant>,
     /// Dropped with the loop, which ends the task that answers the provide protocol.

@@ -97,6 +97,21 @@ pub const MAX_PROVIDE_STREAMS: usize = 256;
 /// Such streams of one peer: one, and the next while the last is being closed.
 pub const MAX_PROVIDE_STREAMS_PER_PEER: usize = 2;
 
+/// Streams on which this node is told have-maps, in all: sixteen useful peers each for sixteen fetches.
+pub const MAX_HAVE_ASKS: usize = 256;
+
+/// Such streams to one peer: one for each content that is fetched at the same time. No more than it serves.
+pub const MAX_HAVE_ASKS_PER_PEER: usize = 8;
+
+/// Frames of a have-map that may come one upon the other.
+pub const HAVE_FRAME_BURST: u32 = 4;
+
+/// The pause between the others. An honest peer sends at most one a second; the longest takes milliseconds to decode.
+pub const HAVE_FRAME_PAUSE: Duration = Duration::from_millis(250);
+
+/// How long a frame of a have-map may take: the longest has 2 MiB.
+pub const HAVE_FRAME_TIMEOUT: Duration = Duration::from_secs(60);
+
 /// Peers remembered as told about own records, for the goodbye at the end.
 pub const MAX_TOLD_PEERS: usize = 1_024;
 

@@ -12,6 +12,7 @@
 //! | `behaviour`, `kad`, `nat_*`   | the protocols of a node                                            |
 //! | `records`, `peers`, `address_book`, `addresses` | bounded state, and what enters it                |
 //! | `exchange`                    | the bytes of the exchange protocol                                 |
+//! | `provide`, `have`             | protocols with streams of their own: records in bulk, have-maps    |
 //! | `identity`, `transport`, `exclusive` | what a real node puts into [`NetEnv`]                              |
 //! | `limits`, `counters`, `error` | numbers, what they did, what went wrong                            |
 
@@ -39,6 +40,7 @@ mod error;
 mod event_loop;
 pub mod exchange;
 mod exclusive;
+mod have;
 pub mod identity;
 mod kad;
 pub mod limits;
@@ -74,6 +76,7 @@ pub use self::error::{
 };
 pub use self::event_loop::EventLoop;
 pub use self::exchange::ExchangeResponse;
+pub use self::have::{Asked, HaveEnd, HaveStream, Incoming, Said, Step};
 pub use self::limits::NetLimits;
 pub use self::provide::{Announcer, Receipt, SendFailure};
 pub use self::records::Digest;
@@ -169,8 +172,13 @@ pub fn new(
     if let Some(incoming) = incoming {
         spawn(Box::pin(provide::answer::serve(incoming, commands_tx.downgrade(), ending)));
     }
-    let streams =
-        provide::BulkStreams { control, provide: protocols.provide.clone(), kad: protocols.kad.clone() };
+    let have = Arc::new(have::tally::Tally::default());
+    let streams = provide::BulkStreams {
+        control,
+        provide: protocols.provide.clone(),
+        kad: protocols.kad.clone(),
+        have: (protocols.have.clone(), have.clone()),
+    };
     let client = Client::new(commands_tx, local, limits.max_lookup_providers, record_changes, streams);
     let event_loop = EventLoop {
         swarm: Swarm::new(transport, behaviour, local, swarm_config),
@@ -200,6 +208,7 @@ pub fn new(
         mode: ModeRule::new(),
         near: records::near::Neighbourhood::new(local),
         next_serve: 0,
+        have,
         next_sweep: None,
         _ended: loop_ended,
     };

@@ -66,6 +66,9 @@ impl EventLoop {
             let Some(lookup) = self.pending.lookups.next() else { break };
             self.counters.count(name::LOOKUPS);
             let cid = lookup.cid;
+            if matches!(cid, ContentCid::Chunk(_)) {
+                self.counters.count(name::LOOKUPS_CHUNKS);
+            }
             let walk = self.start_walk(*cid.digest(), Wanted::Providers);
             self.pending.lookups.start(walk, lookup, self.limits.max_lookup_providers, Instant::now());
             let known = self.swarm.behaviour_mut().kad.store_mut().providers(&record_key(cid));

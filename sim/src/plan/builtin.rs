@@ -292,6 +292,7 @@ fn sybil_gets(count: usize) -> Plan {
         mins(20),
     );
     plan.network.security = Security::Plaintext;
+    plan.network.idle_timeout = Some(secs(15));
     let sybils = Group::fixed("sybils", count).role(RoleKind::Hostile(Hostile::SybilNear(Key::FirstTarget)));
     plan.groups.push(sybils.joins(mins(2).duration(), Duration::from_secs(60)));
     plan.contents = vec![ContentPlan { at: mins(8), ..ContentPlan::file("film", 100_000, "peers", 3) }];
