@@ -353,7 +353,10 @@ fn add_and_get_with_seed_stay_and_serve_until_ctrl_c() {
     let mut add =
         Process::spawn(dhtfs(&scratch.path("adder")).args(args!["--config", config, "add", "--seed", file]));
     let addr = serving_addr(&mut add);
-    let cid = add.stdout_so_far().trim_end().to_owned();
+    // Another thread reads this stream: that the other one has come so far says nothing of it.
+    let cid = wait_until("it names the share", PATIENCE, || {
+        add.stdout_so_far().strip_suffix('\n').map(str::to_owned)
+    });
     let out = scratch.path("out");
     let line = args!["--config", config, "get", "--seed", cid, "-o", out, "--peer", addr];
     let mut get = Process::spawn(dhtfs(&scratch.path("getter")).args(line));

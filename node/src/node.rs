@@ -23,7 +23,7 @@ use crate::{
     core::{provide::ProvideConfig, serve::ServeConfig},
     env::{Env, Executor},
     http, listen,
-    net::{self, NetConfig, NetEnv},
+    net::{self, NetConfig, NetEnv, limits::GOODBYE_TIMEOUT},
     tasks::{
         dispatch::{Dispatch, MAX_WAITING_SERVE_EVENTS},
         join::JoinTask,
@@ -181,13 +181,18 @@ impl Node {
         self.api.shutdown_requested().await;
     }
 
-    /// Ends the node in order: no new calls, no new work, routing peers saved, connections closed.
+    /// Ends the node in order: no new calls, no new work, routing peers saved, others told, connections closed.
     pub async fn shutdown(self) {
         let Tasks { shutdown, running, mut ended, .. } = self.tasks;
         shutdown.send_replace(true);
         let client = self.api.inner().net.as_ref().map(|net| net.client.clone());
         drop(running);
         if let Some(client) = client {
+            if self.api.inner().role == Role::Server {
+                // Only servers are in tables and named in records.
+                let heard = client.announcer().goodbye_to_all(GOODBYE_TIMEOUT).await;
+                debug!(heard, "said goodbye");
+            }
             // The drivers end first; then the loop closes the connections and with them the dispatcher.
             if timeout(SHUTDOWN_WITHIN, client.shutdown()).await.is_err() {
                 warn!("the network did not close in time");

@@ -34,6 +34,7 @@ pub mod run;
 pub mod scenario;
 pub mod tasks;
 pub mod timeline;
+pub mod whole;
 pub mod world;
 
 /// A seed for one purpose, so that draws for one thing never shift those for another.

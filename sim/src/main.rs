@@ -10,7 +10,7 @@ mod shell;
 use std::{
     fs,
     io::{self, Write},
-    path::Path,
+    path::{Path, PathBuf},
     process::ExitCode,
     sync::atomic::{AtomicBool, Ordering},
 };
@@ -21,6 +21,7 @@ use dhtfs_sim::{
     record::RunRecord,
     report, run,
     scenario::{self, Options, Scenario},
+    whole,
     world::{self, Failure},
 };
 
@@ -54,8 +55,7 @@ fn main() -> ExitCode {
         Ok(0) if OUTPUT_FAILED.load(Ordering::Relaxed) => ExitCode::from(FAILED),
         Ok(code) => ExitCode::from(code),
         Err(Ended { message, code }) => {
-            // Nothing is left to do if stderr is closed.
-            let _ = writeln!(std::io::stderr(), "dhtfs-sim: {message}");
+            complain(&message);
             ExitCode::from(code)
         }
     }
@@ -78,13 +78,21 @@ fn failed(message: impl std::fmt::Display) -> Ended {
 /// Set when a line of results could not be written.
 static OUTPUT_FAILED: AtomicBool = AtomicBool::new(false);
 
-/// Prints a line of results. A reader that has seen enough is no failure; the run goes on to its exit code.
-fn print(line: &str) {
-    if let Err(error) = writeln!(std::io::stdout(), "{line}")
-        && error.kind() != std::io::ErrorKind::BrokenPipe
+/// Says on stderr what is wrong. What steers a terminal is not passed on: names come from files.
+fn complain(message: &str) {
+    let lines: Vec<String> = message.lines().map(report::printable).collect();
+    // Nothing is left to do if stderr is closed.
+    let _ = writeln!(io::stderr(), "dhtfs-sim: {}", lines.join("\n"));
+}
+
+/// Prints lines of results. A reader that has seen enough is no failure; the run goes on to its exit code.
+fn print(lines: &str) {
+    let lines: Vec<String> = lines.split('\n').map(report::printable).collect();
+    if let Err(error) = writeln!(io::stdout(), "{}", lines.join("\n"))
+        && error.kind() != io::ErrorKind::BrokenPipe
         && !OUTPUT_FAILED.swap(true, Ordering::Relaxed)
     {
-        let _ = writeln!(std::io::stderr(), "dhtfs-sim: cannot write to standard output: {error}");
+        complain(&format!("cannot write to standard output: {error}"));
     }
 }
 
@@ -141,50 +149,83 @@ fn run_scenario(args: &Run) -> Result<u8, Ended> {
     let command = args.replay_command();
     // Before the outputs are tried: what makes no sense leaves no files.
     scenario.settings(&options).map_err(|e| usage(e.to_string()))?;
+    all_differ(args)?;
     try_outputs(args)?;
     let trace = create_trace(args.trace.as_deref())?;
     let record = simulate(scenario, &options, &command, (trace.as_ref(), args.quiet));
-    let traced = write_trace(trace.as_ref());
     let record = record.map_err(|e| match e.code {
         USAGE => e,
         _ => Ended { message: format!("{}\nreplay: {command}", e.message), ..e },
-    })?;
-    let written = write_files(args, &record).and(traced);
-    // How the run ended comes first: it took longer than the files.
-    finish(&record)?;
-    written.map(|()| 0)
+    });
+    let mut unwritten: Vec<String> = write_trace(trace.as_ref()).err().into_iter().collect();
+    let ended = record.and_then(|record| {
+        unwritten.extend(write_files(args, &record));
+        finish(&record)
+    });
+    conclude(unwritten, ended)
+}
+
+/// Tells what could not be written, before how the run ended: that has the last line.
+fn conclude(unwritten: Vec<String>, ended: Result<u8, Ended>) -> Result<u8, Ended> {
+    unwritten.iter().for_each(|why| complain(why));
+    ended.map(|code| if unwritten.is_empty() { code } else { FAILED })
+}
+
+/// Fails if an output would overwrite an input or another output.
+fn all_differ(args: &Run) -> Result<(), Ended> {
+    let mut all = Vec::new();
+    if scenario::named(&args.scenario).is_none() {
+        all.push(("the scenario", PathBuf::from(&args.scenario)));
+    }
+    all.extend(args.trace.iter().map(|file| ("--trace", file.clone())));
+    if let Some(dir) = &args.report {
+        all.push(("--report", dir.clone()));
+        all.extend(report::file_names().into_iter().map(|name| ("--report", dir.join(name))));
+    }
+    // The record of a report and that of --json are the same, byte for byte: they may be one file.
+    let is_record = |file: &Path| {
+        args.report.as_ref().is_some_and(|dir| files::is_same(file, &dir.join(report::RECORD_NAME)))
+    };
+    all.extend(args.json.iter().filter(|file| !is_record(file)).map(|file| ("--json", file.clone())));
+    files::all_differ(&all).map_err(usage)
 }
 
 /// Fails now, not after hours, if what comes out could not be written.
 fn try_outputs(args: &Run) -> Result<(), Ended> {
-    let tried = |path: &Path, tried: io::Result<()>| tried.map_err(|e| unwritable(path, &e));
-    args.json.as_ref().map_or(Ok(()), |file| tried(file, files::try_file(file)))?;
-    args.report.as_ref().map_or(Ok(()), |dir| tried(dir, files::try_report(dir)))
+    let tried = |tried: Result<(), files::Unwritable>| tried.map_err(|(path, e)| unwritable(&path, &e));
+    // The file may lie in the directory.
+    args.report.as_ref().map_or(Ok(()), |dir| tried(files::try_report(dir)))?;
+    args.json.as_ref().map_or(Ok(()), |file| tried(files::try_file(file)))
 }
 
 fn create_trace(file: Option<&Path>) -> Result<Option<Trace>, Ended> {
     file.map(|file| Trace::create(file).map_err(|e| unwritable(file, &e))).transpose()
 }
 
-fn write_trace(trace: Option<&Trace>) -> Result<(), Ended> {
-    trace.map_or(Ok(()), |trace| trace.finish().map_err(failed))
+fn write_trace(trace: Option<&Trace>) -> Result<(), String> {
+    trace.map_or(Ok(()), Trace::finish)
 }
 
 fn unwritable(path: &Path, error: &io::Error) -> Ended {
     usage(format!("cannot write {}: {error}", path.display()))
 }
 
-fn write_files(args: &Run, record: &RunRecord) -> Result<(), Ended> {
+/// Writes what was asked for, each whatever becomes of the other; gives what could not be written, and why.
+fn write_files(args: &Run, record: &RunRecord) -> Vec<String> {
+    let mut unwritten = Vec::new();
     if let Some(file) = &args.json {
-        let json = serde_json::to_string_pretty(record).map_err(failed)?;
-        fs::write(file, json + "\n").map_err(|e| failed(format!("cannot write {}: {e}", file.display())))?;
+        let written = report::json(record).and_then(|json| whole::write(file, json.as_bytes()));
+        unwritten.extend(written.err().map(|e| format!("cannot write {}: {e}", file.display())));
     }
     if let Some(dir) = &args.report {
-        let written = report::write(record, dir)
-            .map_err(|e| failed(format!("cannot write the report to {}: {e}", dir.display())))?;
-        print(&format!("report: {} ({} files)", dir.join("index.html").display(), written.len()));
+        match report::write(record, dir) {
+            Ok(files) => {
+                print(&format!("report: {} ({} files)", dir.join("index.html").display(), files.len()));
+            }
+            Err(e) => unwritten.push(format!("cannot write the report to {}: {e}", dir.display())),
+        }
     }
-    Ok(())
+    unwritten
 }
 
 /// Prints the last lines and says how it ended.
@@ -199,11 +240,12 @@ fn finish(record: &RunRecord) -> Result<u8, Ended> {
     let failures = record.checks.iter().filter(|check| check.failed > 0);
     let failures: Vec<String> = failures
         .map(|check| {
-            let first = check.first_failure.as_deref().unwrap_or("");
+            // A line each: none may look like the command that comes last.
+            let first = report::printable(check.first_failure.as_deref().unwrap_or(""));
             format!("failed: {} ({} of {}): {first}", check.name, check.failed, check.looked)
         })
         .collect();
-    Err(failed(format!("{}\nreplay: {}", failures.join("\n"), record.replay)))
+    Err(failed(format!("{}\nreplay: {}", failures.join("\n"), report::printable(&record.replay))))
 }
 
 fn simulate(
@@ -214,7 +256,7 @@ fn simulate(
 ) -> Result<RunRecord, Ended> {
     let settings = scenario.settings(options).map_err(|e| usage(e.to_string()))?;
     if let (left_out @ 1.., all) = scenario.events_left_out(options) {
-        eprintln!("dhtfs-sim: {left_out} of {all} events come after the end (--hours) and are left out");
+        complain(&format!("{left_out} of {all} events come after the end (--hours) and are left out"));
     }
     print(command);
     let settings: Vec<String> = settings.iter().map(|(name, value)| format!("{name} {value}")).collect();

@@ -13,7 +13,8 @@ use dhtfs_sim::{
 use crate::{
     Ended,
     args::{Args, Command},
-    create_trace, failed, find_scenario, finish, print, read_file, shell, simulate, usage, write_trace,
+    complain, conclude, create_trace, failed, files, find_scenario, finish, print, read_file, shell,
+    simulate, usage, write_trace,
 };
 
 /// Runs what `file` records and says what is not the same.
@@ -21,23 +22,29 @@ pub(crate) fn replay(file: &Path, trace: Option<&Path>) -> Result<u8, Ended> {
     let before: RunRecord = serde_json::from_str(&read_file(file)?)
         .map_err(|e| usage(format!("{} is no record of a run: {e}", file.display())))?;
     let (scenario, options) = recorded(&before, file)?;
+    let outputs = trace.map(|trace| ("--trace", trace.to_owned()));
+    let all: Vec<_> = [("the record", file.to_owned())].into_iter().chain(outputs).collect();
+    files::all_differ(&all).map_err(usage)?;
     let trace = create_trace(trace)?;
     if before.version != env!("CARGO_PKG_VERSION") {
-        eprintln!("dhtfs-sim: recorded by version {}, this is {}", before.version, env!("CARGO_PKG_VERSION"));
+        complain(&format!("recorded by version {}, this is {}", before.version, env!("CARGO_PKG_VERSION")));
     }
     let record = simulate(scenario, &options, &before.replay, (trace.as_ref(), false));
-    let written = write_trace(trace.as_ref());
-    let mut record = record?;
+    let unwritten = write_trace(trace.as_ref()).err().into_iter().collect();
+    conclude(unwritten, record.and_then(|record| compared(&before, record)))
+}
+
+/// Says how the two runs differ, and how this one ended if they do not.
+fn compared(before: &RunRecord, mut record: RunRecord) -> Result<u8, Ended> {
     if let (false, Some(chaos)) = (before.plan.is_empty(), before.options.get("chaos")) {
         // The plan in the record has the faults that were drawn.
         record.options.insert("chaos".to_owned(), chaos.clone());
     }
-    let differences = report::differences(&before, &record);
+    let differences = report::differences(before, &record);
     let is_same = record.trace_hash == before.trace_hash;
     if is_same && differences.is_empty() {
         print("the same run, byte for byte");
-        finish(&record)?;
-        return written.map(|()| 0);
+        return finish(&record);
     }
     print(&format!("trace hash: {}", record.trace_hash));
     let head = if is_same {

@@ -165,6 +165,10 @@ impl Scenario {
                 if sizes(options).is_empty() {
                     return Err("growth-law needs at least 30 nodes".into());
                 }
+                for nodes in sizes(options) {
+                    let options = Options { nodes: Some(nodes), ..options.clone() };
+                    options.apply(builtin::named("lookups").ok_or("no plan of lookups")?)?;
+                }
                 set("nodes", sizes(options).iter().map(usize::to_string).collect::<Vec<_>>().join(" "));
             }
             Self::MassDeath => {

@@ -270,14 +270,7 @@ fn finish(world: &Rc<World>) -> RunRecord {
         });
     }
     if let Some(least) = expect.gets_complete {
-        let (all, complete) = (record.gets.len(), record.gets.iter().filter(|g| g.complete).count());
-        let share = complete as f64 / all.max(1) as f64;
-        world.checks.look(Promise::GetsComplete, all > 0 && share >= least, || {
-            let why = record.gets.iter().find_map(|get| get.error.clone()).unwrap_or_default();
-            format!(
-                "{complete} of {all} gets completed, share {least} expected; the first that did not: {why}"
-            )
-        });
+        judge_gets(world, &record, least);
     }
     world.judge_unfinished(&record.gets);
     if expect.tables_recover && !world.checks.was_looked_at(Promise::TablesRecover) {
@@ -294,6 +287,30 @@ fn finish(world: &Rc<World>) -> RunRecord {
     record.cpu_secs = clock::cpu_time().as_secs_f64();
     record.peak_rss_mib = crate::peak_rss_mib();
     record
+}
+
+/// Whether enough gets were complete, of those that count.
+fn judge_gets(world: &World, record: &RunRecord, least: f64) {
+    let mended_from = world.plan.expect.mended_from.map(|at| at.duration().as_secs_f64());
+    let is_mended = |at: f64| mended_from.is_none_or(|from| at >= from);
+    let gets = record.gets.iter().enumerate();
+    let counted: Vec<_> = gets
+        .filter(|(place, get)| is_mended(get.at) || world.had_steady_holder(*place))
+        .map(|(_, get)| get)
+        .collect();
+    let never_begun = world.never_begun().into_iter().filter(|at| is_mended(*at)).count();
+    let complete = counted.iter().filter(|get| get.complete).count();
+    let all = counted.len() + never_begun;
+    // Faults may keep everybody from asking; without them a plan that expects gets has some.
+    if all == 0 && mended_from.is_some() {
+        return;
+    }
+    let share = complete as f64 / all.max(1) as f64;
+    world.checks.look(Promise::GetsComplete, all > 0 && share >= least, || {
+        let why = counted.iter().find_map(|get| get.error.clone());
+        let why = why.or_else(|| (never_begun > 0).then(|| "it never began".to_owned())).unwrap_or_default();
+        format!("{complete} of {all} gets completed, share {least} expected; the first that did not: {why}")
+    });
 }
 
 /// Waits in simulated time, for scenarios that are more than a plan.

@@ -141,6 +141,45 @@ fn a_node_that_is_not_heard_hears_others_and_gets_nothing() {
 }
 
 #[test]
+fn before_all_is_mended_only_gets_with_a_holder_in_reach_count() {
+    let lasts = Millis::from_mins(10);
+    let expect = Expect { gets_complete: Some(1.0), ..Expect::default() };
+    let events = vec![event(2, What::Mute { who: who("holder"), lasts }), get(3, "peers", 60)];
+    let plan = Plan { events, expect, ..small() };
+    assert!(failed(&run(plan.clone(), 1), "gets complete"));
+    let mended = |mins| {
+        let expect = Expect { mended_from: Some(Millis::from_mins(mins)), ..plan.expect.clone() };
+        run(Plan { expect, ..plan.clone() }, 1)
+    };
+    assert!(mended(14).passed && !mended(14).gets[0].complete);
+    assert!(failed(&mended(2), "gets complete"));
+}
+
+#[test]
+fn a_get_that_never_begins_is_one_that_does_not_complete() {
+    let what = What::Get {
+        who: who("peers"),
+        content: None,
+        within: Millis::from_hours(1),
+        timeout: Millis::from_secs(60),
+    };
+    let expect = Expect { gets_complete: Some(1.0), ..Expect::default() };
+    let record = run(Plan { events: vec![event(20, what)], expect, ..small() }, 1);
+    assert!(record.gets.iter().all(|get| get.complete) && !record.gets.is_empty());
+    assert!(failed(&record, "gets complete"), "{:?}", record.checks);
+}
+
+#[test]
+fn a_holder_that_is_asleep_when_its_content_is_due_adds_it_when_it_wakes() {
+    let mut plan = small();
+    plan.contents[0].at = Millis::from_mins(5);
+    let lasts = Millis::from_mins(4);
+    plan.events = vec![event(3, What::Sleep { who: who("holder"), lasts }), get(10, "peers", 60)];
+    let record = run(plan, 1);
+    assert!(record.gets[0].complete && record.passed, "{:?} {:?}", record.gets, record.checks);
+}
+
+#[test]
 fn a_cut_of_one_way_between_two_groups_leaves_the_others_alone() {
     let cut = What::partition_of(&["holder", "peers"], Millis::from_mins(10)).in_one_way();
     let plan = Plan {

@@ -122,6 +122,7 @@ fn a_recorded_run_is_run_again_and_compared() {
     {
         assert!(error.contains(words), "{words} is not in {error}");
     }
+    assert!(error.contains("first difference: gets[0].complete: "), "{error}");
     let (first, rest) = hash.split_at(1);
     record["trace_hash"] = format!("{}{rest}", if first == "0" { "1" } else { "0" }).into();
     record["hours"][0]["hash"] = "0123".into();
@@ -220,6 +221,96 @@ fn files_that_cannot_be_written_are_noticed_before_the_run() {
     assert!(!dir.path().join("out").exists());
 }
 
+#[test]
+fn outputs_that_are_the_same_file_as_another_or_as_an_input_are_refused() {
+    let dir = small();
+    fs::create_dir(dir.path().join("sub")).unwrap();
+    #[cfg(unix)]
+    std::os::unix::fs::symlink("small.toml", dir.path().join("link")).unwrap();
+    let cases: [(&[&str], &str); 7] = [
+        (&["--json", "small.toml"], "the scenario and --json are the same file: small.toml"),
+        (&["--trace", "sub/../small.toml"], "the scenario and --trace are the same file"),
+        (&["--json", "link"], "the scenario and --json are the same file: link"),
+        (&["--json", "x", "--trace", "./x"], "--trace and --json are the same file: x"),
+        (&["--json", "x", "--report", "x"], "--report and --json are the same file: x"),
+        (&["--json", "new/../new/hops.svg", "--report", "new"], "--report and --json are the same file"),
+        (&["--trace", "new/run.json", "--report", "new"], "--trace and --report are the same file"),
+    ];
+    for (outputs, words) in cases {
+        let run = sim(dir.path(), &[&["run", "small.toml"], outputs].concat());
+        let error = stderr(&run);
+        assert_eq!(run.status.code(), Some(2), "{outputs:?}: {error}");
+        assert!(error.starts_with(&format!("dhtfs-sim: {words}")), "{outputs:?}: {error}");
+        assert_eq!(error.lines().count(), 1, "{error}");
+    }
+    assert_eq!(fs::read_to_string(dir.path().join("small.toml")).unwrap(), SMALL);
+    assert!(!dir.path().join("new").exists() && !dir.path().join("x").exists());
+    let record = dhtfs_sim::record::RunRecord { plan: SMALL.to_owned(), ..Default::default() };
+    fs::write(dir.path().join("run.json"), dhtfs_sim::report::json(&record).unwrap()).unwrap();
+    let error = stderr(&sim(dir.path(), &["replay", "run.json", "--trace", "./run.json"]));
+    assert_eq!(error, "dhtfs-sim: the record and --trace are the same file: ./run.json\n");
+}
+
+#[test]
+fn every_file_of_a_report_is_tried_and_a_link_to_nothing_stays() {
+    let dir = small();
+    fs::create_dir_all(dir.path().join("out/hops.svg")).unwrap();
+    let run = sim(dir.path(), &["run", "small.toml", "--report", "out"]);
+    assert_eq!(run.status.code(), Some(2));
+    assert!(stderr(&run).starts_with("dhtfs-sim: cannot write out/hops.svg: "), "{}", stderr(&run));
+    #[cfg(unix)]
+    {
+        std::os::unix::fs::symlink("target.json", dir.path().join("link.json")).unwrap();
+        let args = ["run", "small.toml", "--json", "link.json", "--report", "out"];
+        assert_eq!(sim(dir.path(), &args).status.code(), Some(2));
+        assert!(fs::symlink_metadata(dir.path().join("link.json")).unwrap().is_symlink());
+        assert!(!dir.path().join("target.json").exists());
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn an_output_that_fails_takes_no_other_with_it_and_the_replay_line_is_the_last() {
+    let dir = small();
+    let fatal = SMALL
+        .replace("disk = \"torn\"\nback_after = \"1m\"", "disk = \"kept\"")
+        .replace("who = { group = \"peers\", share = 0.5 }", "who = { group = \"boot\" }");
+    fs::write(dir.path().join("fatal.toml"), fatal.replace("at = \"2m\"", "at = \"4m\"")).unwrap();
+    let args = ["--quiet", "--json", "/dev/full", "--trace", "/dev/full", "--report", "out"];
+    let run = sim(dir.path(), &[&["run", "fatal.toml", "--seed", "5"], &args[..]].concat());
+    assert_eq!(run.status.code(), Some(1));
+    hash(&run);
+    let error = stderr(&run);
+    let lines: Vec<&str> = error.lines().collect();
+    assert!(lines[0].starts_with("dhtfs-sim: cannot write the trace to /dev/full: "), "{error}");
+    assert!(lines[1].starts_with("dhtfs-sim: cannot write /dev/full: "), "{error}");
+    assert!(lines[2].starts_with("dhtfs-sim: failed: gets complete"), "{error}");
+    assert_eq!(lines.last(), Some(&"replay: dhtfs-sim run fatal.toml --seed 5"));
+    assert!(dir.path().join("out/index.html").exists());
+    // The record in a report that is not there yet may be the one that is asked for.
+    let run = sim(
+        dir.path(),
+        &["run", "fatal.toml", "--hours", "0.05", "--quiet", "--json", "rr/run.json", "--report", "rr"],
+    );
+    hash(&run);
+    assert!(dir.path().join("rr/run.json").exists() && !stderr(&run).contains("cannot write"));
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_stderr_that_cannot_be_written_is_no_panic() {
+    let dir = small();
+    let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let run = Command::new(env!("CARGO_BIN_EXE_dhtfs-sim"))
+        .current_dir(dir.path())
+        .args(["run", "small.toml", "--seed", "2", "--quiet", "--hours", "0.08"])
+        .stderr(full)
+        .output()
+        .unwrap();
+    hash(&run);
+    assert_ne!(run.status.code(), Some(101));
+}
+
 #[cfg(target_os = "linux")]
 #[test]
 fn a_trace_that_ends_early_is_a_failure_at_the_end() {
@@ -248,7 +339,9 @@ fn what_makes_no_sense_is_refused_before_anything_runs() {
     fs::write(dir.path().join("text.json"), "not a record").unwrap();
     let misspelt = SMALL.replace("back_after", "bakc_after");
     fs::write(dir.path().join("misspelt.toml"), misspelt).unwrap();
-    let cases: [(&[&str], &str); 15] = [
+    let cases: [(&[&str], &str); 17] = [
+        (&["run", "growth-law", "--hours", "NaN"], "--hours NaN"),
+        (&["run", "growth-law", "--hours", "99999"], "duration"),
         (&["run", "misspelt.toml"], "event kill at 3m: unknown field `bakc_after`"),
         (&["run", "small.toml", "--hours", "0"], "duration"),
         (&["run", "nat-mix", "--nodes", "20"], "--nodes means nothing to nat-mix"),

@@ -55,6 +55,11 @@ impl AddressBook {
         }
     }
 
+    /// Whether anything is known of `peer`. Counts as no use.
+    pub(crate) fn knows(&self, peer: &PeerId) -> bool {
+        self.peers.contains_key(peer)
+    }
+
     /// What is known of `peer`, newest first. Counts as a use.
     pub(crate) fn addrs_of(&mut self, peer: &PeerId) -> Vec<Multiaddr> {
         let Some(entry) = self.peers.get_mut(peer) else { return Vec::new() };

@@ -1,7 +1,7 @@
 //! The handle to the event loop: cloneable, answers always, also when the loop has ended.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use dhtfs_store::ContentCid;
 use libp2p::{Multiaddr, PeerId};
@@ -12,6 +12,7 @@ use super::error::{
     BootstrapFailure, ClosestError, DialFailure, ListenError, NetGone, ProvideError, RequestError,
 };
 use super::exchange::ExchangeResponse;
+use super::provide::told::Told;
 use super::provide::{Announcer, BulkStreams};
 use super::records::{Changes, Digest, Page, Restored};
 use super::report::{BlockAnswer, LookupEvent, NetStatus, PeerInfo, ServeTicket};
@@ -28,6 +29,8 @@ pub struct Client {
     local: PeerId,
     record_changes: Arc<Notify>,
     streams: BulkStreams,
+    /// Peers that were told about records of this node.
+    told: Arc<Mutex<Told>>,
 }
 
 impl Client {
@@ -38,7 +41,12 @@ impl Client {
         record_changes: Arc<Notify>,
         streams: BulkStreams,
     ) -> Self {
-        Self { commands, next_lookup: Arc::default(), max_lookup_providers, local, record_changes, streams }
+        let (next_lookup, told) = (Arc::default(), Arc::default());
+        Self { commands, next_lookup, max_lookup_providers, local, record_changes, streams, told }
+    }
+
+    pub(super) fn told(&self) -> &Mutex<Told> {
+        &self.told
     }
 
     /// The ID of this node.

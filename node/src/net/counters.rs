@@ -34,6 +34,10 @@ pub(crate) mod name {
     pub(crate) const LOOKUPS_REFUSED: &str = "net_lookups_refused";
     /// Lookups ended early because they had found enough providers.
     pub(crate) const LOOKUPS_FULL: &str = "net_lookups_full";
+    /// Providers that could not be dialled and are offered last for some time.
+    pub(crate) const PROVIDERS_UNREACHABLE: &str = "net_providers_unreachable";
+    /// Providers found by lookups that were offered last: they failed lately, or have no address.
+    pub(crate) const PROVIDERS_LATE: &str = "net_providers_offered_last";
     /// Announcements started.
     pub(crate) const PROVIDES: &str = "net_provides_started";
     /// Requests that announcements have sent, the records themselves included.
@@ -90,6 +94,18 @@ pub(crate) mod name {
     pub(crate) const ROUTING_FOREIGN: &str = "net_routing_refused_foreign";
     /// Peers that found no place in the routing table.
     pub(crate) const ROUTING_FULL: &str = "net_routing_refused_full";
+    /// Peers that found no place in the routing table because too many from their part of the internet are in it.
+    pub(crate) const ROUTING_CROWDED: &str = "net_routing_refused_subnet";
+    /// Peers that found no place in the routing table because they did not answer a question about the DHT.
+    pub(crate) const ROUTING_SILENT: &str = "net_routing_refused_silent";
+    /// Peers that were not probed for the routing table because too many were.
+    pub(crate) const ROUTING_PROBES_REFUSED: &str = "net_routing_refused_probes";
+    /// Peers of the routing table that were asked whether they are still there.
+    pub(crate) const ROUTING_PROBES: &str = "net_routing_probed";
+    /// Times this node stopped serving the DHT because nobody could dial it.
+    pub(crate) const MODE_CLIENT: &str = "net_mode_client";
+    /// Times it began to serve it again.
+    pub(crate) const MODE_SERVER: &str = "net_mode_server";
     /// External address candidates that were not tested: implausible or too many.
     pub(crate) const NAT_CANDIDATES_DROPPED: &str = "net_nat_candidates_dropped";
     /// Dial-backs for others that were refused.
@@ -114,6 +130,8 @@ pub(crate) mod name {
         LOOKUPS,
         LOOKUPS_REFUSED,
         LOOKUPS_FULL,
+        PROVIDERS_UNREACHABLE,
+        PROVIDERS_LATE,
         PROVIDES,
         PROVIDE_REQUESTS,
         PROVIDES_REFUSED,
@@ -142,6 +160,12 @@ pub(crate) mod name {
         ROUTING_DEAD,
         ROUTING_FOREIGN,
         ROUTING_FULL,
+        ROUTING_CROWDED,
+        ROUTING_SILENT,
+        ROUTING_PROBES_REFUSED,
+        ROUTING_PROBES,
+        MODE_CLIENT,
+        MODE_SERVER,
         NAT_CANDIDATES_DROPPED,
         DIAL_BACKS_REFUSED,
         DIAL_WAITERS_REFUSED,

@@ -8,11 +8,18 @@ use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
 use futures::StreamExt as _;
+use futures::future::BoxFuture;
+use futures::stream::FuturesUnordered;
 use libp2p::core::transport::ListenerId;
 use libp2p::swarm::{Swarm, SwarmEvent};
 use libp2p::{Multiaddr, PeerId};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep, sleep_until};
+
+use crate::core::routing::diversity::Diversity;
+use crate::core::routing::liveness::Liveness;
+use crate::core::routing::mode::ModeRule;
+use crate::core::unreachable::Unreachable;
 
 use super::address_book::AddressBook;
 use super::behaviour::{Behaviour, BehaviourEvent, Protocols};
@@ -23,6 +30,7 @@ use super::limits::{NetLimits, SHUTDOWN_TIMEOUT};
 use super::outbox::Outbox;
 use super::peers::Peers;
 use super::pending::Pending;
+use super::probe::Probed;
 use super::records::near::Neighbourhood;
 
 /// Drives the network. Made by [`super::new`]; does nothing until it is run.
@@ -35,6 +43,8 @@ pub struct EventLoop {
     pub(super) protocols: Protocols,
     pub(super) peers: Peers,
     pub(super) book: AddressBook,
+    /// Providers that could not be dialled lately.
+    pub(super) unreachable: Unreachable,
     pub(super) dials: Dials,
     pub(super) pending: Pending,
     pub(super) counters: Counters,
@@ -49,6 +59,19 @@ pub struct EventLoop {
     /// Connections established since the start.
     pub(super) established: u64,
     pub(super) routing_len: usize,
+    /// Where the peers of the routing table come from.
+    pub(super) diversity: Diversity,
+    /// When they are asked whether they are still there.
+    pub(super) liveness: Liveness,
+    /// Peers that are probed for a place in the table, with their addresses; at most
+    /// [`super::limits::MAX_ADMISSION_PROBES`].
+    pub(super) candidates: BTreeMap<PeerId, Vec<Multiaddr>>,
+    /// Probes under way: one for each candidate, and those of `liveness`.
+    pub(super) probes: FuturesUnordered<BoxFuture<'static, Probed>>,
+    /// Whether this node serves the DHT while it can be reached.
+    pub(super) may_serve: bool,
+    /// Whether it can be reached.
+    pub(super) mode: ModeRule,
     /// The routing table in numbers, to tell which keys are near.
     pub(super) near: Neighbourhood,
     pub(super) next_serve: u64,
@@ -87,6 +110,7 @@ impl EventLoop {
                         ControlFlow::Break(asked) => break asked,
                     }
                 }
+                Some(probed) = self.probes.next() => self.on_probed(probed),
                 () = self.outbox.ready(), if self.outbox.has_backlog() => {}
                 event = self.swarm.select_next_some() => self.on_swarm_event(event),
             }
@@ -211,14 +235,20 @@ impl EventLoop {
     }
 
     fn next_deadline(&self) -> Option<Instant> {
+        let machines = [self.liveness.next_deadline(), self.mode.next_deadline()];
         let deadlines = [self.dials.next_deadline(), self.pending.next_deadline(), self.next_sweep];
-        deadlines.into_iter().flatten().min()
+        deadlines.into_iter().chain(machines.map(|at| at.map(Instant::from_std))).flatten().min()
     }
 
     pub(super) fn on_timeout(&mut self, now: Instant) {
         self.dials.on_timeout(now);
         for id in self.pending.on_timeout(now) {
             self.swarm.remove_listener(id);
+        }
+        self.liveness.on_timeout(now.into_std());
+        self.pump_liveness();
+        if self.mode.next_deadline().is_some_and(|at| at <= now.into_std()) {
+            self.update_mode();
         }
         if self.next_sweep.is_some_and(|at| at <= now) {
             self.sweep_records(now);

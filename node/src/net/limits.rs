@@ -85,6 +85,18 @@ pub const MAX_PROVIDE_STREAMS: usize = 256;
 /// Such streams of one peer: one, and the next while the last is being closed.
 pub const MAX_PROVIDE_STREAMS_PER_PEER: usize = 2;
 
+/// Peers remembered as told about own records, for the goodbye at the end.
+pub const MAX_TOLD_PEERS: usize = 1_024;
+
+/// Peers that are told goodbye: as many as fit into a second when each takes a few round trips.
+pub const MAX_GOODBYES: usize = 1_024;
+
+/// Goodbyes that are said at the same time; below [`MAX_PENDING_OUTGOING`], because most of them need a dial.
+pub const MAX_GOODBYES_AT_ONCE: usize = 128;
+
+/// How long saying goodbye may delay the end of a node. Whoever has not heard it by then notices as after a crash.
+pub const GOODBYE_TIMEOUT: Duration = Duration::from_secs(1);
+
 /// Provider records held for others, 60 bytes each: 2^20, so that a small network can announce a tebibyte in chunks of
 /// 1 MiB. With the most providers and addresses allowed the whole store takes less than 128 MiB.
 pub const MAX_FOREIGN_RECORDS: usize = 1_048_576;
@@ -138,6 +150,10 @@ pub const SWEEP_PAUSE: Duration = Duration::from_millis(50);
 /// Length in bytes of a kad message that is accepted. The sender has no limit, so a table full of peers with
 /// many addresses must not become unreadable.
 pub const MAX_KAD_MESSAGE_LEN: usize = 256 * 1024;
+
+/// Peers that are probed at the same time before they get into the routing table. Who finds no place is looked at again
+/// when it identifies itself the next time.
+pub const MAX_ADMISSION_PROBES: usize = 64;
 
 /// Failed dials in a row after which a peer leaves the routing table. A failure counts only if this node has
 /// connected to somebody since the one before, so that a node without a network keeps its table.

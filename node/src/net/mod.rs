@@ -8,7 +8,7 @@
 //! |-------------------------------|--------------------------------------------------------------------|
 //! | `client`, `command`, `report` | the API, how it reaches the loop, what it answers                  |
 //! | `event_loop`, `on_*`, `status`, `usage` | the loop and its handlers, one file per family of events |
-//! | `dials`, `pending`, `outbox`  | who waits for what, and events on their way out                    |
+//! | `dials`, `pending`, `outbox`, `probe` | who waits for what, and events on their way out            |
 //! | `behaviour`, `kad`, `nat_*`   | the protocols of a node                                            |
 //! | `records`, `peers`, `address_book`, `addresses` | bounded state, and what enters it                |
 //! | `exchange`                    | the bytes of the exchange protocol                                 |
@@ -20,6 +20,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use futures::future::BoxFuture;
+use futures::stream::FuturesUnordered;
 use libp2p::PeerId;
 use libp2p::core::muxing::StreamMuxerBox;
 use libp2p::core::transport::Boxed;
@@ -50,9 +51,11 @@ mod on_identify;
 mod on_kad;
 mod on_provide;
 mod on_record;
+mod on_routing;
 mod outbox;
 mod peers;
 mod pending;
+mod probe;
 pub mod provide;
 pub mod records;
 mod report;
@@ -77,6 +80,11 @@ pub use self::report::{
     Reachability, ServeId, ServeTicket, TestedAddr, Verdict,
 };
 pub use self::usage::NetUsage;
+
+use crate::core::routing::diversity::{Diversity, DiversityConfig};
+use crate::core::routing::liveness::{Liveness, LivenessConfig};
+use crate::core::routing::mode::ModeRule;
+use crate::core::unreachable::{Unreachable, UnreachableConfig};
 
 use self::behaviour::Behaviour;
 
@@ -171,6 +179,7 @@ pub fn new(
         protocols,
         peers: peers::Peers::default(),
         book: address_book::AddressBook::default(),
+        unreachable: Unreachable::new(UnreachableConfig::default()),
         dials: dials::Dials::default(),
         pending: pending::Pending::default(),
         counters: counters::Counters::new(),
@@ -180,6 +189,12 @@ pub fn new(
         failing: BTreeMap::new(),
         established: 0,
         routing_len: 0,
+        diversity: Diversity::new(DiversityConfig::default()),
+        liveness: Liveness::new(LivenessConfig::default()),
+        candidates: BTreeMap::new(),
+        probes: FuturesUnordered::new(),
+        may_serve: kad_server,
+        mode: ModeRule::new(),
         near: records::near::Neighbourhood::new(local),
         next_serve: 0,
         next_sweep: None,

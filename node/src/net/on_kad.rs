@@ -20,7 +20,7 @@ use super::error::{BootstrapFailure, ProvideError};
 use super::event_loop::EventLoop;
 use super::kad::{peers_told, record_key};
 use super::limits::MAX_ADDRS_PER_PEER;
-use super::pending::{PendingBootstrap, QueuedLookup, RunningLookup};
+use super::pending::{PendingBootstrap, QueuedLookup};
 use super::report::{LookupEvent, LookupOutcome, LookupStats};
 
 impl EventLoop {
@@ -63,7 +63,7 @@ impl EventLoop {
             let Some(lookup) = self.pending.lookups.next() else { return };
             let query = self.swarm.behaviour_mut().kad.get_providers(record_key(lookup.cid));
             self.counters.count(name::LOOKUPS);
-            self.pending.lookups.start(query, lookup, Instant::now());
+            self.pending.lookups.start(query, lookup, self.limits.max_lookup_providers, Instant::now());
         }
     }
 
@@ -118,6 +118,8 @@ impl EventLoop {
             }
             Event::RoutingUpdated { peer, addresses, .. } => {
                 self.tidy_routed(peer, &addresses);
+                let addrs: Vec<Multiaddr> = addresses.iter().cloned().collect();
+                self.note_routed(peer, &addrs);
                 self.routing_changed();
             }
             _ => {}
@@ -182,7 +184,9 @@ impl EventLoop {
             Ok(GetProvidersOk::FinishedWithNoAdditionalRecord { .. }) => LookupOutcome::Complete,
             Err(kad::GetProvidersError::Timeout { .. }) => LookupOutcome::TimedOut,
         };
-        if let Some(lookup) = self.pending.lookups.end(&id) {
+        if let Some(mut lookup) = self.pending.lookups.end(&id) {
+            lookup.offers.on_ended();
+            lookup.hand_out();
             let done = LookupStats {
                 outcome,
                 requests: stats.num_requests(),
@@ -199,27 +203,41 @@ impl EventLoop {
 
     /// Reports providers while the query still runs: only then does kad know their addresses.
     fn on_found(&mut self, query: QueryId, providers: BTreeSet<PeerId>, stats: &QueryStats) {
+        let now = Instant::now().into_std();
         for peer in providers {
-            let max = self.limits.max_lookup_providers;
-            let local = self.local;
             let Some(lookup) = self.pending.lookups.running_mut(&query) else { return };
             if lookup.events.is_closed() {
                 let id = lookup.id;
                 self.cancel_lookup(id);
                 return;
             }
-            if !note_provider(lookup, peer, local, max, stats) {
+            if lookup.offers.knows(&peer) {
                 continue;
             }
             let addrs = self.addrs_of_provider(peer);
+            let is_likely = self.is_likely(&peer, &addrs);
             let Some(lookup) = self.pending.lookups.running_mut(&query) else { return };
-            // There is room for all events; a caller that has gone is noticed above.
-            let _ = lookup.events.try_send(LookupEvent::Provider { peer, addrs });
-            if lookup.found.len() >= max {
+            if peer != self.local {
+                lookup.first_provider_after.get_or_insert(stats.num_successes());
+            }
+            lookup.offers.on_found((peer, addrs), is_likely, now);
+            lookup.hand_out();
+            let is_full = lookup.offers.is_full();
+            if !is_likely {
+                self.counters.count(name::PROVIDERS_LATE);
+            }
+            if is_full {
                 self.counters.count(name::LOOKUPS_FULL);
                 self.finish_query(&query);
+                return;
             }
         }
+    }
+
+    /// Whether a provider can probably be dialled. Who is connected need not be.
+    fn is_likely(&self, peer: &PeerId, addrs: &[Multiaddr]) -> bool {
+        let here = *peer == self.local || self.peers.get(peer).is_some();
+        here || !addrs.is_empty() && !self.unreachable.is_listed(peer, Instant::now().into_std())
     }
 
     /// Where a provider can be dialled, as kad and its running queries know; remembered for `connect`.
@@ -242,26 +260,19 @@ impl EventLoop {
         let buckets = self.swarm.behaviour_mut().kad.kbuckets();
         self.near.update(buckets.map(|bucket| (bucket.range().0.ilog2().unwrap_or(0), bucket.num_entries())));
         let peers = self.near.routed();
+        if self.diversity.len() > peers {
+            self.forget_removed();
+        }
         if self.routing_len != peers {
             self.routing_len = peers;
             self.outbox.routing(peers);
         }
     }
-}
 
-/// Notes a provider of a lookup; false if it was reported before or there are enough.
-fn note_provider(
-    lookup: &mut RunningLookup,
-    peer: PeerId,
-    local: PeerId,
-    max: usize,
-    stats: &QueryStats,
-) -> bool {
-    if lookup.found.len() >= max || !lookup.found.insert(peer) {
-        return false;
+    /// Keeps the books about the table to those who are in it.
+    fn forget_removed(&mut self) {
+        let in_table: BTreeSet<PeerId> = self.routing_peers().into_iter().map(|(peer, _)| peer).collect();
+        self.diversity.retain(|peer| in_table.contains(peer));
+        self.liveness.retain(|peer| in_table.contains(peer));
     }
-    if peer != local {
-        lookup.first_provider_after.get_or_insert(stats.num_successes());
-    }
-    true
 }

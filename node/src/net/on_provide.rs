@@ -95,6 +95,7 @@ impl EventLoop {
     /// A peer is about to end: nobody is sent to it any more, until it is back.
     fn on_goodbye(&mut self, peer: PeerId) {
         self.counters.count(name::GOODBYES);
+        self.peers.on_goodbye(&peer);
         self.book.forget(&peer);
         let kad = &mut self.swarm.behaviour_mut().kad;
         kad.store_mut().away(&peer);

@@ -18,9 +18,10 @@ impl EventLoop {
     }
 
     /// What a connected peer brings to each of its records: where it comes from, and those of the addresses it tells
-    /// that it can have. `None` if it is not connected any more.
+    /// that it can have. `None` if it is not connected any more, or has said goodbye: what comes after that was sent
+    /// before, on another stream.
     pub(super) fn offer_of(&mut self, peer: PeerId, addrs: &[Multiaddr]) -> Option<Offer> {
-        let known = self.peers.get(&peer)?;
+        let known = self.peers.get(&peer).filter(|known| !known.leaving)?;
         let kept = plausible(addrs, &peer, known.scope());
         let offer = Offer::new(peer, &kept.addrs, known.group());
         self.counters.add(name::ADDRS_DROPPED, kept.dropped + offer.dropped());

@@ -39,6 +39,8 @@ pub(crate) struct Peer {
     pub(crate) kad: bool,
     /// Whether it answers exchange requests.
     pub(crate) exchange: bool,
+    /// Whether it has said goodbye over these connections: what it told before counts no more.
+    pub(crate) leaving: bool,
     /// Last measured round trip.
     pub(crate) rtt: Option<Duration>,
     /// How many provider records it may leave; made with the first one. Whoever connects anew gets a full one, as
@@ -84,6 +86,7 @@ impl Peers {
         let direction = if endpoint.is_dialer() { Direction::Outbound } else { Direction::Inbound };
         let addr = endpoint.get_remote_address().clone();
         let entry = self.0.entry(peer).or_default();
+        entry.leaving = false;
         entry.connections.push(Connection { id, addr, direction, since: now, failed_pings: 0 });
         entry.connections.len() == 1
     }
@@ -106,6 +109,13 @@ impl Peers {
         entry.agent = Some(agent.chars().filter(printable).take(MAX_AGENT_LEN).collect());
         entry.kad = kad;
         entry.exchange = exchange;
+    }
+
+    /// A peer has said goodbye. A new connection shows that it is back.
+    pub(crate) fn on_goodbye(&mut self, peer: &PeerId) {
+        if let Some(entry) = self.0.get_mut(peer) {
+            entry.leaving = true;
+        }
     }
 
     /// Notes the result of a ping; returns the failures in a row on that connection.
@@ -193,6 +203,20 @@ mod tests {
         assert!(peers.on_closed(&peer, id(2)));
         assert!(!peers.on_closed(&peer, id(2)));
         assert_eq!((peers.len(), peers.connections()), (0, 0));
+    }
+
+    #[test]
+    fn a_goodbye_holds_until_the_next_connection() {
+        let mut peers = Peers::default();
+        let (peer, other, now) = (PeerId::random(), PeerId::random(), Instant::now());
+        peers.on_goodbye(&peer);
+        for (peer, n) in [(peer, 1), (other, 2)] {
+            peers.on_established(peer, ConnectionId::new_unchecked(n), &from("/memory/2"), now);
+        }
+        peers.on_goodbye(&peer);
+        assert!(peers.get(&peer).unwrap().leaving && !peers.get(&other).unwrap().leaving);
+        peers.on_established(peer, ConnectionId::new_unchecked(3), &from("/memory/2"), now);
+        assert!(!peers.get(&peer).unwrap().leaving);
     }
 
     #[test]

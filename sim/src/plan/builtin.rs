@@ -182,7 +182,7 @@ fn partition_heal() -> Plan {
     plan.probes = probes(mins(10), secs(15), 1);
     plan.events =
         vec![Event { at: Millis::from_hours(1), what: What::partition(&[0.5, 0.5], Millis::from_hours(1)) }];
-    plan.expect = Expect { probes_found: Some(1.0), tables_recover: true, gets_complete: None };
+    plan.expect = Expect { probes_found: Some(1.0), tables_recover: true, ..Expect::default() };
     plan
 }
 
@@ -310,7 +310,7 @@ fn rolling_upgrade() -> Plan {
     for at in [10, 25, 35, 50, 70, 80, 100] {
         plan.events.push(get(mins(at), Who::up_to(4), None, mins(2)));
     }
-    plan.expect = Expect { gets_complete: Some(1.0), tables_recover: true, probes_found: None };
+    plan.expect = Expect { gets_complete: Some(1.0), tables_recover: true, ..Expect::default() };
     plan
 }
 

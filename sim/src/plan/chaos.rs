@@ -17,6 +17,9 @@ const PER_HOUR: f64 = 12.0;
 /// Least length of the healthy phase: tables have ten minutes to recover.
 const QUIET: Duration = Duration::from_secs(15 * 60);
 
+/// When in the healthy phase gets must complete again: nodes have come back and announced what they hold by then.
+const MENDS: Duration = Duration::from_secs(QUIET.as_secs() / 2);
+
 /// Most faults in one run.
 const MAX_FAULTS: usize = 2_000;
 
@@ -34,11 +37,13 @@ pub fn add(plan: &mut Plan, seed: u64) {
         let what = draw(&mut rng, lasts.max(Duration::from_millis(1)).into());
         plan.events.push(Event { at: at.into(), what });
     }
+    // Before that a fault may keep the only holder from everybody: then a get that fails is nobody's failing.
+    plan.expect.mended_from = Some((phase + MENDS).into());
     // What must work again when all is mended.
     if !plan.contents.is_empty() && duration >= phase + QUIET {
         let who = Who::up_to(5);
         let timeout = Millis::from_secs(120);
-        let at = (phase + QUIET / 2).into();
+        let at = (phase + MENDS).into();
         plan.events.push(Event { at, what: What::Get { who, content: None, within: Millis::ZERO, timeout } });
         plan.expect.tables_recover = true;
     }

@@ -245,6 +245,10 @@ pub struct Expect {
     /// Smallest share of gets that complete.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub gets_complete: Option<f64>,
+    /// From when on everything is mended: of gets that begin before only those count whose content a complete holder
+    /// had that was reachable all the time. All count when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mended_from: Option<Millis>,
     /// Whether routing tables must recover within ten minutes of the end of every fault.
     pub tables_recover: bool,
 }

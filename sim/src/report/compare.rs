@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use serde_json::Value;
+
 use super::text::{hour_heading, hour_line, result_lines};
 use super::units;
 use crate::record::RunRecord;
@@ -12,8 +14,20 @@ const MAX_LINES: usize = 20;
 /// The scenario whose results are measured CPU times, which are never the same.
 const MEASURED: &str = "cost";
 
-/// What differs, in lines: options, the first hour of another hash, results. Empty if nothing does. CPU time and memory
-/// of the process do not count.
+/// What is not the same every time, or says nothing about what came out.
+const NOT_COMPARED: [&str; 4] = ["cpu_secs", "peak_rss_mib", "version", "replay"];
+
+/// What is measured, of [`MEASURED`]; and what follows from it.
+const MEASURED_FIELDS: [&str; 4] = ["figures", "tables", "checks", "passed"];
+
+/// Most characters of a value that is shown.
+const MAX_VALUE_LEN: usize = 60;
+
+/// Reading a number back may make so many of the smallest steps between numbers of it.
+const MAX_STEPS: u64 = 4;
+
+/// What differs, in lines: options, the first hour of another hash, results, and the first place in the records. Empty
+/// if nothing does. CPU time and memory of the process do not count.
 #[must_use]
 pub fn differences(then: &RunRecord, now: &RunRecord) -> Vec<String> {
     let mut lines = Vec::new();
@@ -36,7 +50,59 @@ pub fn differences(then: &RunRecord, now: &RunRecord) -> Vec<String> {
     if now.scenario != MEASURED {
         lines.extend(results(then, now));
     }
+    lines.extend(first_place(then, now));
     lines
+}
+
+/// The first place at which the records as a whole differ.
+fn first_place(then: &RunRecord, now: &RunRecord) -> Option<String> {
+    let value = |record: &RunRecord| {
+        let mut value = serde_json::to_value(record).unwrap_or_default();
+        let measured: &[&str] = if now.scenario == MEASURED { &MEASURED_FIELDS } else { &[] };
+        if let Value::Object(fields) = &mut value {
+            fields.retain(|name, _| {
+                !NOT_COMPARED.contains(&name.as_str()) && !measured.contains(&name.as_str())
+            });
+        }
+        value
+    };
+    let (then, now) = (value(then), value(now));
+    let (path, then, now) = first_difference(String::new(), Some(&then), Some(&now))?;
+    let word = |value: Option<&Value>| {
+        value.map_or("nothing".to_owned(), |value| units::clip(&value.to_string(), MAX_VALUE_LEN))
+    };
+    let line = format!("first difference: {path}: {} was recorded, {} now", word(then), word(now));
+    Some(units::printable(&line))
+}
+
+type Difference<'a> = (String, Option<&'a Value>, Option<&'a Value>);
+
+fn first_difference<'a>(
+    path: String,
+    then: Option<&'a Value>,
+    now: Option<&'a Value>,
+) -> Option<Difference<'a>> {
+    match (then, now) {
+        (Some(Value::Object(old)), Some(Value::Object(new))) => {
+            let names: BTreeSet<&String> = old.keys().chain(new.keys()).collect();
+            names.into_iter().find_map(|name| {
+                let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
+                first_difference(path, old.get(name), new.get(name))
+            })
+        }
+        (Some(Value::Array(old)), Some(Value::Array(new))) => (0..old.len().max(new.len()))
+            .find_map(|place| first_difference(format!("{path}[{place}]"), old.get(place), new.get(place))),
+        (Some(Value::Number(old)), Some(Value::Number(new))) if is_same_number(old, new) => None,
+        _ => (then != now).then_some((path, then, now)),
+    }
+}
+
+fn is_same_number(old: &serde_json::Number, new: &serde_json::Number) -> bool {
+    let fractions = (old.as_f64().filter(|_| old.is_f64()), new.as_f64().filter(|_| new.is_f64()));
+    match fractions {
+        (Some(old), Some(new)) => old.to_bits().abs_diff(new.to_bits()) <= MAX_STEPS,
+        _ => old == new,
+    }
 }
 
 /// The first hour in which they are not the same, as each has it.
@@ -94,6 +160,35 @@ mod tests {
     fn a_record_does_not_differ_from_itself_by_what_it_cost() {
         let other = RunRecord { cpu_secs: 9.0, peak_rss_mib: 9.0, replay: "x".to_owned(), ..record() };
         assert_eq!(differences(&record(), &other), Vec::<String>::new());
+    }
+
+    #[test]
+    fn the_first_place_at_which_records_differ_is_named() {
+        let differ = |change: fn(&mut RunRecord)| {
+            let mut other = record();
+            change(&mut other);
+            differences(&record(), &other)
+        };
+        let first = |lines: Vec<String>| lines.last().cloned().unwrap_or_default();
+        assert_eq!(
+            first(differ(|r| r.gets[1].node = 5)),
+            "first difference: gets[1].node: 0 was recorded, 5 now"
+        );
+        assert_eq!(
+            first(differ(|r| r.hours.truncate(1))).split(": {").next(),
+            Some("first difference: hours[1]")
+        );
+        assert_eq!(first(differ(|r| r.secs = 1.5)), "first difference: secs: 0.0 was recorded, 1.5 now");
+        assert_eq!(differ(|r| r.gets[0].total_secs = Some(2.0f64.next_up())), Vec::<String>::new());
+    }
+
+    #[test]
+    fn what_cost_measured_may_differ_but_not_what_it_was_asked() {
+        let cost = || RunRecord { scenario: MEASURED.to_owned(), passed: true, ..RunRecord::default() };
+        let other = RunRecord { figures: BTreeMap::from([("CPU".to_owned(), 2.0)]), ..cost() };
+        assert_eq!(differences(&cost(), &other), Vec::<String>::new());
+        let other = RunRecord { nodes: 9, ..cost() };
+        assert_ne!(differences(&cost(), &other), Vec::<String>::new());
     }
 
     #[test]

@@ -54,6 +54,9 @@ impl World {
                 nodes.iter().for_each(|index| self.sleep(*index, true));
                 tokio::time::sleep(lasts.duration()).await;
                 nodes.iter().for_each(|index| self.sleep(*index, false));
+                for index in nodes {
+                    self.add_planned(index).await?;
+                }
             }
             What::Weather { loss, jitter, lasts } => {
                 let number = self.fault_number();
@@ -246,12 +249,15 @@ impl World {
         let pause = within / u32::try_from(wanted.len().max(1)).unwrap_or(1);
         let gets = wanted.into_iter().enumerate().map(|(place, (index, number))| {
             let world = self.clone();
+            let after = pause * u32::try_from(place).unwrap_or(0);
+            let waiting = self.get_waits(self.now() + after.as_secs_f64());
             async move {
-                tokio::time::sleep(pause * u32::try_from(place).unwrap_or(0)).await;
+                tokio::time::sleep(after).await;
                 // One at a time: what a node receives is counted by node.
                 while !world.getting.borrow_mut().insert(index) {
                     tokio::time::sleep(Duration::from_secs(1)).await;
                 }
+                world.get_begins(waiting);
                 if !world.holds_whole(index, number) {
                     world.get(index, number, timeout).await;
                 }

@@ -9,7 +9,7 @@ use dhtfs_node::{
 use dhtfs_store::Store;
 use tokio::{sync::watch, time::Instant};
 
-use super::{Death, Fetching, Hold, NodeIndex, Steady, Up, World, disk};
+use super::{Allowance, Death, Fetching, Hold, NodeIndex, Steady, Up, World, disk};
 use crate::{checks::Promise, content::Content, plan::DiskFate, record::Get};
 
 /// How often the world looks whether a complete provider is still reachable.
@@ -23,11 +23,11 @@ struct Attempts<'a> {
     world: &'a World,
     index: NodeIndex,
     number: usize,
+    /// In the record.
+    place: usize,
     get: Get,
     begun: Instant,
-    fetched_before: u64,
-    /// What crashes made come again, in bytes.
-    lost_len: u64,
+    allowance: Allowance,
     /// Holders that were reachable at every look so far.
     steady: Vec<NodeIndex>,
 }
@@ -39,17 +39,18 @@ impl World {
         let len = self.contents[number].len;
         let get = Get { at: self.now(), node: index, len, ..Get::default() };
         let steady = self.live_holders(number, index);
-        let (begun, fetched_before) = (Instant::now(), self.fetched_len(index));
-        let mut attempts =
-            Attempts { world: self, index, number, get, begun, fetched_before, lost_len: 0, steady };
         let place = {
             let mut record = self.record.borrow_mut();
-            record.gets.push(Get {
-                error: Some("not finished when the run ended".to_owned()),
-                ..attempts.get.clone()
-            });
+            record
+                .gets
+                .push(Get { error: Some("not finished when the run ended".to_owned()), ..get.clone() });
             record.gets.len() - 1
         };
+        let fetched_before = self.fetched_len(index);
+        let allowance = Allowance { node: index, number, fetched_before, lost_len: 0 };
+        self.open_gets.borrow_mut().insert(place, allowance);
+        let begun = Instant::now();
+        let mut attempts = Attempts { world: self, index, number, place, get, begun, allowance, steady };
         loop {
             let Some(up) = self.up_again(index).await else {
                 attempts.get.error = Some("the node is gone for good".to_owned());
@@ -59,7 +60,7 @@ impl World {
             if self.hold(index, number).is_none() {
                 self.set_hold(index, number, Hold::Part);
             }
-            attempts.watch(place, timeout);
+            attempts.watch(timeout);
             match attempts.once(&up, timeout).await {
                 Some(Ok(report)) => {
                     attempts.arrived(&report);
@@ -73,7 +74,12 @@ impl World {
             }
         }
         self.steady_gets.borrow_mut().remove(&place);
-        let mut get = attempts.get;
+        self.open_gets.borrow_mut().remove(&place);
+        self.judge_received(attempts.allowance);
+        let Attempts { mut get, steady, .. } = attempts;
+        if !steady.is_empty() {
+            self.held_gets.borrow_mut().insert(place);
+        }
         get.received_len = self.fetched_len(index) - fetched_before;
         self.note(&format!("get {index} {number} {:?} {:?}", get.total_secs, get.error));
         self.record.borrow_mut().gets[place] = get;
@@ -101,7 +107,7 @@ impl World {
         }
     }
 
-    /// Gets that should have ended long before the end of the run, and did not.
+    /// Gets that have not ended: whether they should have long before the end of the run, and what they received.
     pub fn judge_unfinished(&self, gets: &[Get]) {
         for (place, steady) in self.steady_gets.borrow().iter() {
             let node = gets.get(*place).map_or(0, |get| get.node);
@@ -110,6 +116,51 @@ impl World {
                 format!("node {node} neither gets nor gives up, although node {} has it", steady.holder)
             });
         }
+        for allowance in self.open_gets.borrow().values() {
+            let fetches = self.fetches.borrow();
+            let attempt = fetches.get(&(allowance.node, allowance.number)).map_or(0, |f| f.lost_len);
+            self.judge_received(Allowance { lost_len: allowance.lost_len + attempt, ..*allowance });
+        }
+    }
+
+    /// Whether the get with this place in the record had a complete, reachable provider all the time.
+    pub fn had_steady_holder(&self, place: usize) -> bool {
+        self.held_gets.borrow().contains(&place) || self.steady_gets.borrow().contains_key(&place)
+    }
+
+    /// A get that is to begin at this time; gives its number for [`Self::get_begins`].
+    pub(super) fn get_waits(&self, at: f64) -> usize {
+        let mut waiting = self.waiting_gets.borrow_mut();
+        waiting.push(Some(at));
+        waiting.len() - 1
+    }
+
+    /// A get begins, or is not needed any more.
+    pub(super) fn get_begins(&self, number: usize) {
+        if let Some(waiting) = self.waiting_gets.borrow_mut().get_mut(number) {
+            *waiting = None;
+        }
+    }
+
+    /// When gets should have begun that never did.
+    pub fn never_begun(&self) -> Vec<f64> {
+        self.waiting_gets.borrow().iter().flatten().copied().collect()
+    }
+
+    /// Compares what a node has received for a get, however that ends, with what it may receive.
+    fn judge_received(&self, allowance: Allowance) {
+        let Allowance { node, number, fetched_before, lost_len } = allowance;
+        let (content, received) = (&self.contents[number], self.fetched_len(node) - fetched_before);
+        let per_hostile = self.hostile_nodes() as u64 * (1 << 20);
+        let allowed = content.len
+            + content.len / 20
+            + FRAME_LEN * (content.chunks().len() + content.blocks.len()) as u64
+            + content.manifests_len()
+            + per_hostile
+            + lost_len;
+        self.checks.look(Promise::ReceivesOnce, received <= allowed, || {
+            format!("node {node} received {received} bytes for {} of them, {allowed} allowed", content.len)
+        });
     }
 
     /// The node, once it is up; `None` if it never will be.
@@ -160,17 +211,20 @@ impl Attempts<'_> {
         };
         self.look();
         let ended = self.world.fetches.borrow_mut().remove(&(self.index, self.number));
-        self.lost_len += ended.map_or(0, |fetching| fetching.lost_len);
+        self.allowance.lost_len += ended.map_or(0, |fetching| fetching.lost_len);
+        self.world.open_gets.borrow_mut().insert(self.place, self.allowance);
         result
     }
 
     /// Notes that this get should succeed, if there is anybody to get from.
-    fn watch(&self, place: usize, timeout: Duration) {
+    fn watch(&self, timeout: Duration) {
         let mut steady_gets = self.world.steady_gets.borrow_mut();
         if let Some(holder) = self.steady.first() {
             // Twice the time without progress, and what a slow line may take.
             let overdue_at = Instant::now() + timeout * 2 + Duration::from_secs(1 + self.get.len / 10_000);
-            steady_gets.insert(place, Steady { holder: *holder, overdue_at });
+            steady_gets.insert(self.place, Steady { holder: *holder, overdue_at });
+        } else {
+            steady_gets.remove(&self.place);
         }
     }
 
@@ -181,6 +235,12 @@ impl Attempts<'_> {
         }
         let now = self.world.live_holders(self.number, self.index);
         self.steady.retain(|holder| now.contains(holder));
+        let mut steady_gets = self.world.steady_gets.borrow_mut();
+        match (self.steady.first(), steady_gets.get_mut(&self.place)) {
+            (Some(holder), Some(known)) => known.holder = *holder,
+            (None, Some(_)) => drop(steady_gets.remove(&self.place)),
+            (_, None) => {}
+        }
     }
 
     fn arrived(&mut self, report: &GetReport) {
@@ -195,19 +255,7 @@ impl Attempts<'_> {
         get.complete = is_right;
         get.total_secs = Some(secs);
         get.first_byte_secs.get_or_insert(secs);
-        get.received_len = world.fetched_len(self.index) - self.fetched_before;
         get.sources = report.sources.len();
-        let per_hostile = world.hostile_nodes() as u64 * (1 << 20);
-        let allowed = content.len
-            + content.len / 20
-            + FRAME_LEN * (content.chunks().len() + content.blocks.len()) as u64
-            + content.manifests_len()
-            + per_hostile
-            + self.lost_len;
-        world.checks.look(Promise::ReceivesOnce, get.received_len <= allowed, || {
-            let (node, received, len) = (self.index, get.received_len, content.len);
-            format!("node {node} received {received} bytes for {len} of them, {allowed} allowed")
-        });
         world.checks.look(Promise::ArrivesIfHeld, true, String::new);
         world.set_hold(self.index, self.number, Hold::Whole);
     }

@@ -62,7 +62,19 @@ impl World {
         for index in 0..self.len() {
             let Some(up) = self.up(index) else { continue };
             let used = timeout(ANSWERS_WITHIN, up.run(up.node.api().limits_in_use(&limits))).await;
-            let Ok(Some(used)) = used else { continue };
+            let used = match used {
+                // It died over the question.
+                Ok(None) => continue,
+                Ok(Some(used)) => used,
+                Err(_) => Vec::new(),
+            };
+            // Who has fallen asleep over it cannot answer; who is awake has to.
+            if used.is_empty() && !self.is_up(index) {
+                continue;
+            }
+            self.checks.look(Promise::CapsKept, !used.is_empty(), || {
+                format!("node {index} does not say what it uses at {:.0} s", self.now())
+            });
             let streams = self.slots.borrow()[index].meter.most_streams();
             let streams = ("streams on one connection", streams as u64, MAX_MUXER_STREAMS as u64);
             for (what, used, limit) in used.into_iter().chain([streams]) {

@@ -118,12 +118,16 @@ impl World {
         let env = self.peer_env(index, tasks)?;
         Ok(match role {
             RoleKind::Honest | RoleKind::ClientOnly => {
-                if self.slots.borrow()[index].life == 1 {
+                let is_first = self.slots.borrow()[index].life == 1;
+                if is_first {
                     self.put_parts(index)?;
                 }
                 let store = disk::open_store(&self.disk(index))
                     .map_err(|e| format!("node {index} cannot open its store: {e}"))?;
-                self.check_store(index, &store);
+                // A disk that nothing has died on shows nothing.
+                if !is_first {
+                    self.check_store(index, &store);
+                }
                 self.spoil_disk(index);
                 let node = self.start_node(index, env, store.clone()).await?;
                 (Process::Node(Rc::new(node)), Some(store))
@@ -385,7 +389,8 @@ impl World {
         }
     }
 
-    /// Lets a machine fall asleep or wake up: its process stands still, nothing reaches it.
+    /// Lets a machine fall asleep or wake up: its process stands still, nothing reaches it. Who wakes it sees to what
+    /// it was to add meanwhile: [`Self::add_planned`].
     pub(super) fn sleep(&self, index: NodeIndex, asleep: bool) {
         let mut slots = self.slots.borrow_mut();
         let slot = &mut slots[index];

@@ -91,6 +91,12 @@ pub struct World {
     fetches: RefCell<BTreeMap<(NodeIndex, usize), Fetching>>,
     /// Gets that have had a complete, reachable provider at every look so far, by their place in the record.
     steady_gets: RefCell<BTreeMap<usize, Steady>>,
+    /// Gets that have ended and had such a provider until then.
+    held_gets: RefCell<BTreeSet<usize>>,
+    /// What gets that have not ended may receive, by their place in the record.
+    open_gets: RefCell<BTreeMap<usize, Allowance>>,
+    /// When gets should have begun that have not, by the order in which they were planned.
+    waiting_gets: RefCell<Vec<Option<f64>>>,
 }
 
 /// One machine and what runs on it.
@@ -131,6 +137,18 @@ enum Cut {
 struct Fetching {
     progress: watch::Receiver<GetProgress>,
     /// What has to come again because the node died, in bytes.
+    lost_len: u64,
+}
+
+/// What a get may receive.
+#[derive(Debug, Clone, Copy)]
+struct Allowance {
+    node: NodeIndex,
+    /// Number of the content.
+    number: usize,
+    /// What the node had received before it began, in bytes.
+    fetched_before: u64,
+    /// What crashes in attempts that are over made come again, in bytes.
     lost_len: u64,
 }
 

@@ -11,7 +11,7 @@
 //!    roots are right.
 //!
 //! Each function keeps the first four, so any sequence of them in one transaction does; of what concerns the other
-//! two it takes note ([`Tables::touch`]), and [`Tables::settle`] ends every transaction ([`Db::change`]). [`check`]
+//! two it takes note ([`Tables::touch`]), and [`Tables::settle`] ends every transaction ([`Db::change`](super::Db::change)). [`check`]
 //! looks at every row.
 
 use std::path::{Path, PathBuf};

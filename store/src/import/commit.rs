@@ -40,12 +40,8 @@ impl Store {
         }
         let sources = self.source_records(found, scanned, built)?;
         let noted: Noted = inner.db.change(|tables| {
-            for source in &sources {
-                if let Some((_, old)) = tables.source_at(source.path_key())?
-                    && old.kind == SourceKind::Part
-                {
-                    return Ok(Err(old.path().to_owned()));
-                }
+            if let Some(path) = being_fetched(tables, &sources)? {
+                return Ok(Err(path));
             }
             let mut withdrawals = Vec::new();
             let mut ids = Vec::with_capacity(sources.len());
@@ -122,6 +118,18 @@ impl Store {
             })
             .collect()
     }
+}
+
+/// The path of the first file to be added that is a part file of an unfinished download.
+fn being_fetched(tables: &Tables<'_>, sources: &[SourceRecord]) -> Result<Option<PathBuf>, StoreError> {
+    for source in sources {
+        if let Some((_, old)) = tables.source_at(source.path_key())?
+            && old.kind == SourceKind::Part
+        {
+            return Ok(Some(old.path().to_owned()));
+        }
+    }
+    Ok(None)
 }
 
 /// What is known about the path of a file to be added.

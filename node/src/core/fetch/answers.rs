@@ -72,6 +72,7 @@ impl Fetch {
             let copy = self.requests.get(*id);
             copy.is_some_and(|copy| copy.spare && !copy.is_received())
         });
+        self.false_alarms += u32::from(request.phase == Phase::Late);
         let pace = &mut self.peers[request.peer].pace;
         if (copied || forgotten) && !request.spare && !pace.is_proven(request.units) {
             // It was slow, not silent: what was gained by not waiting for it came twice.
@@ -238,7 +239,7 @@ impl Fetch {
         let zombie = self.requests.remove_zombie(id)?;
         let peer = &mut self.peers[zombie.request.peer];
         peer.units -= zombie.request.units;
-        peer.last_answer = now;
+        peer.note_answer(now);
         Some(zombie)
     }
 
@@ -252,7 +253,7 @@ impl Fetch {
         peer.fresh.remove(&id);
         peer.late.remove(&id);
         peer.units -= request.units;
-        peer.last_answer = now;
+        peer.note_answer(now);
         self.set_late_at(request.peer);
         Some(request)
     }

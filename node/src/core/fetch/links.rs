@@ -95,6 +95,7 @@ impl Fetch {
         peer.link = Link::Connected;
         peer.exhausted = false;
         peer.last_answer = now;
+        peer.answers = false;
         peer.pace.on_connected();
         self.dials.dirty = true;
     }

@@ -107,6 +107,8 @@ pub struct Fetch {
     spares_won: u32,
     /// Second copies from idle peers whose first came all the same.
     spares_lost: u32,
+    /// Requests that were late and brought their block all the same.
+    false_alarms: u32,
 }
 
 impl Fetch {
@@ -135,6 +137,7 @@ impl Fetch {
             wasted_len: 0,
             spares_won: 0,
             spares_lost: 0,
+            false_alarms: 0,
             config,
         }
     }

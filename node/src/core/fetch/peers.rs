@@ -143,6 +143,8 @@ pub(super) struct Peer {
     /// Does not answer, or not usefully, at the moment: does not count as a source.
     pub(super) doubtful: bool,
     pub(super) last_answer: Instant,
+    /// Whether it has answered anything since it was connected.
+    pub(super) answers: bool,
     pub(super) last_asked: Option<RequestId>,
     pub(super) served: u64,
     pub(super) served_len: u64,
@@ -190,6 +192,7 @@ impl Peer {
             strikes: 0,
             doubtful: false,
             last_answer: now,
+            answers: false,
             last_asked: None,
             served: 0,
             served_len: 0,
@@ -207,6 +210,12 @@ impl Peer {
     /// Requests in flight whose answer is wanted.
     pub(super) fn in_flight(&self) -> usize {
         self.fresh.len() + self.late.len()
+    }
+
+    /// It has answered a request, whatever.
+    pub(super) fn note_answer(&mut self, now: Instant) {
+        self.last_answer = now;
+        self.answers = true;
     }
 
     /// Whether requests may be sent to it now.

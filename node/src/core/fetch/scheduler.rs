@@ -9,11 +9,13 @@
 //! came twice or probably will stays below a twenty-fifth of what came and was of use. What was merely asked for is no
 //! measure: among peers that fetch the same themselves most answers are Missing. Beyond the budget, as always in small
 //! fetches, a copy is only made
-//! - of what is late at a peer that has shown that it answers, after twice the time or in a fetch that gets nowhere;
-//!   where everybody is slow because the lines are full, most of it comes before that;
-//! - of what is late, or a little earlier, at a peer that has not shown yet that it answers. The earlier ones are made
-//!   after several times what the others take, and few at once: one, and one more for each that came before its first.
+//! - of what is late at a peer that has sent such blocks, after twice the time, more with each late one that came
+//!   after all: where the lines are full everybody is slow, and a copy makes it worse;
+//! - of what is late at a peer that has not sent one yet;
+//! - a little earlier than that at a peer that has not answered anything, after several times what the others take and
+//!   few at once: one, and one more for each that came before its first. After two that proved needless no more.
 //!
+//! A fetch that gets nowhere asks again for all that is late, and for what peers keep that have not sent a block yet.
 //! While neither of two copies is at a peer that is known to answer, the younger one moves on from idle peer to idle
 //! peer, so that a few that never answer cannot hold a want for long.
 
@@ -34,6 +36,12 @@ const MIN_USEFUL_PER_DOUBLED: u64 = 25;
 
 /// Without a budget for a copy, what is late is given so many times its timeout.
 const UNAFFORDABLE_TIMEOUTS: u32 = 2;
+
+/// What was late and came doubles that, up to so often.
+const MAX_FALSE_ALARMS: u32 = 3;
+
+/// Copies beyond the budget of what silent peers keep, until so many of them were needless.
+const MAX_UNPAID_LESSONS: u32 = 2;
 
 /// A first chunk takes so many times what a small block does on a path that its slow start does not fill.
 const SMALL_TIMES_PER_CHUNK: u32 = 8;
@@ -62,9 +70,10 @@ impl Fetch {
             .map(|(ix, _)| ix)
             .collect();
         let mut blocked = false;
+        let mut doubled = None;
         while let Some(place) = self.least_loaded(&ready) {
             let ix = ready[place];
-            let asked = self.hedge_late(ix, now) || self.ask_pending(ix, &mut blocked, now);
+            let asked = self.hedge_late(ix, &mut doubled, now) || self.ask_pending(ix, &mut blocked, now);
             if !asked || !self.peers[ix].has_room(slow) {
                 ready.swap_remove(place);
             }
@@ -97,12 +106,13 @@ impl Fetch {
         }
     }
 
-    /// Asks this peer for a want whose copies elsewhere are all late.
-    fn hedge_late(&mut self, ix: PeerIx, now: Instant) -> bool {
+    /// Asks this peer for a want whose copies elsewhere are all late. `known` is [`Self::doubled_len`] if that is known:
+    /// it counts every copy in flight, and only a new copy changes it here.
+    fn hedge_late(&mut self, ix: PeerIx, known: &mut Option<u64>, now: Instant) -> bool {
         if self.requests.late().is_empty() {
             return false;
         }
-        let doubled = self.doubled_len();
+        let doubled = *known.get_or_insert_with(|| self.doubled_len());
         let slow = self.is_slow(now);
         let due = |want: WantIx| {
             slow || self.is_affordable(doubled, self.expected_len(want)) || self.overdue_at(want) <= Some(now)
@@ -110,6 +120,7 @@ impl Fetch {
         let suits = |want: &&WantIx| self.may_copy(ix, **want) && due(**want);
         let Some(want) = self.requests.late().iter().find(suits).copied() else { return false };
         self.request_copy(ix, want, false, now);
+        *known = None;
         true
     }
 
@@ -120,7 +131,8 @@ impl Fetch {
         let proven = copies.filter(|request| self.peers[request.peer].pace.is_proven(request.units));
         let overdue_at = |request: &Request| {
             let timeout = self.peers[request.peer].pace.timeout(request.units, &self.config);
-            request.sent + (timeout * UNAFFORDABLE_TIMEOUTS).min(self.config.max_request_timeout)
+            let patience = timeout * UNAFFORDABLE_TIMEOUTS * (1 << self.false_alarms.min(MAX_FALSE_ALARMS));
+            request.sent + patience.min(self.config.max_request_timeout)
         };
         proven.map(overdue_at).max()
     }
@@ -198,7 +210,9 @@ impl Fetch {
         let mut found = None;
         let mut next = None;
         let doubled = self.doubled_len();
-        let may_learn = self.requests.spares().count() <= self.spares_won as usize;
+        let slow = self.is_slow(now);
+        let may_learn = self.requests.spares().count() <= self.spares_won as usize
+            && (slow || self.spares_lost < MAX_UNPAID_LESSONS);
         for request in self.requests.solo() {
             if request.sent + self.config.min_hedge_age > now {
                 next = earlier(next, request.sent + self.config.min_hedge_age);
@@ -208,8 +222,9 @@ impl Fetch {
                 continue;
             }
             let cheap = self.is_affordable(doubled, request.max_len);
-            let proven = self.peers[request.peer].pace.is_proven(request.units);
-            if !cheap && (proven || !may_learn) {
+            let owner = &self.peers[request.peer];
+            let proven = owner.pace.is_proven(request.units);
+            if !cheap && (proven || !may_learn || owner.answers && !slow) {
                 continue;
             }
             let at = request.sent + self.hedge_age(ix, request, usual, now);

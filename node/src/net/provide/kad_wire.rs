@@ -16,6 +16,7 @@ use crate::net::records::Digest;
 
 const ADD_PROVIDER: i32 = 2;
 const GET_PROVIDERS: i32 = 3;
+const FIND_NODE: i32 = 4;
 
 /// Bytes of a length: enough for [`MAX_KAD_MESSAGE_LEN`].
 const MAX_VARINT_LEN: usize = 3;
@@ -57,17 +58,37 @@ where
     T: AsyncRead + AsyncWrite + Unpin,
 {
     let ask = KadMessage { kind: GET_PROVIDERS, key: digest_key(digest), providers: Vec::new() };
+    let answer = answer_to(io, &ask).await?;
+    let id = provider.to_bytes();
+    Ok(answer.providers.iter().any(|peer| peer.id == id))
+}
+
+/// Asks on an open stream which peers are close to `peer`, and is content with any answer.
+///
+/// # Errors
+/// If the stream fails, or the answer is no answer to this.
+pub(crate) async fn is_answered<T>(io: &mut T, peer: PeerId) -> io::Result<()>
+where
+    T: AsyncRead + AsyncWrite + Unpin,
+{
+    let ask = KadMessage { kind: FIND_NODE, key: peer.to_bytes(), providers: Vec::new() };
+    answer_to(io, &ask).await.map(drop)
+}
+
+async fn answer_to<T>(io: &mut T, ask: &KadMessage) -> io::Result<KadMessage>
+where
+    T: AsyncRead + AsyncWrite + Unpin,
+{
     io.write_all(&ask.encode_length_delimited_to_vec()).await?;
     io.flush().await?;
     let mut bytes = vec![0; read_len(io).await?];
     io.read_exact(&mut bytes).await?;
     let answer = KadMessage::decode(bytes.as_slice())
         .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.to_string()))?;
-    if answer.kind != GET_PROVIDERS {
+    if answer.kind != ask.kind {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "an answer to something else"));
     }
-    let id = provider.to_bytes();
-    Ok(answer.providers.iter().any(|peer| peer.id == id))
+    Ok(answer)
 }
 
 async fn read_len<T: AsyncRead + Unpin>(io: &mut T) -> io::Result<usize> {

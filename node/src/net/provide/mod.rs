@@ -5,11 +5,15 @@
 //! | `wire`     | the bytes of `/dhtfs/<network>/provide/1`                              |
 //! | `kad_wire` | the same said in kad messages, for peers that lack the protocol        |
 //! | `send`     | tells a holder                                                         |
+//! | `told`     | who was told                                                           |
+//! | `goodbye`  | tells all of them that the node ends                                   |
 //! | `answer`   | is told                                                                |
 
 pub(super) mod answer;
-mod kad_wire;
+mod goodbye;
+pub(super) mod kad_wire;
 mod send;
+pub(super) mod told;
 pub(super) mod wire;
 
 pub use self::send::{Announcer, BulkStreams, Receipt, SendFailure};

@@ -3,6 +3,7 @@
 use std::cmp::Reverse;
 use std::fmt;
 use std::io;
+use std::sync::{MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures::AsyncWriteExt as _;
@@ -11,6 +12,7 @@ use libp2p_stream::{Control, OpenStreamError};
 use tokio::time::timeout;
 
 use super::kad_wire;
+use super::told::Told;
 use super::wire::{Answer, Frame, MAX_DIGESTS, read_answer, write_frame};
 use crate::net::addresses::{Scope, plausible, scope_of};
 use crate::net::client::Client;
@@ -89,6 +91,15 @@ impl Announcer {
         Self { client, streams }
     }
 
+    pub(super) fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// Who was told in this run. Never held across an await.
+    pub(super) fn told(&self) -> MutexGuard<'_, Told> {
+        self.client.told().lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Tells `peer` that this node, which can be reached at `own`, provides `digests`; any number of them.
     ///
     /// # Errors
@@ -101,7 +112,9 @@ impl Announcer {
         digests: &[Digest],
     ) -> Result<Receipt, SendFailure> {
         let own = &self.told_addrs(own);
-        self.connect(peer, addrs).await?;
+        self.connect(peer, addrs.clone()).await?;
+        // Noted before it is told: it may hold records of a conversation that broke off.
+        self.told().on_told(peer, addrs);
         match self.open(peer, &self.streams.provide).await {
             Ok(mut stream) => {
                 let taken = provide(&mut stream, own, digests).await?;

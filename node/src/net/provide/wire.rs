@@ -11,7 +11,7 @@
 //! | provide      | 2    | count `u16`, 1..=1024; 32 bytes of SHA-256 digest each                   |
 //! | withdraw     | 3    | as provide                                                               |
 //! | held         | 4    | as provide: which of these does the holder have of the asker?            |
-//! | goodbye      | 5    | nothing: the asker leaves, its records are kept but not given out        |
+//! | goodbye      | 5    | nothing: the asker leaves, its records are kept but not given out until it connects anew |
 //!
 //! | answer       | byte | content                                                                  |
 //! |--------------|------|--------------------------------------------------------------------------|

@@ -4,6 +4,7 @@
 mod connections;
 mod dht;
 mod exchange;
+mod goodbye;
 mod limits;
 mod shutdown;
 mod sockets;
@@ -84,9 +85,12 @@ impl Node {
 
     /// A node that listens in memory.
     async fn with(change: impl FnOnce(&mut NetConfig)) -> Self {
+        Self::with_key(new_keypair(), change).await
+    }
+
+    async fn with_key(keypair: Keypair, change: impl FnOnce(&mut NetConfig)) -> Self {
         let mut config = NetConfig::new("test", "dhtfs-test/1");
         change(&mut config);
-        let keypair = new_keypair();
         let transport = memory_transport(&keypair);
         let mut node = Self::start(config, keypair, transport);
         let mut listen = node.client.listen("/memory/0".parse().unwrap()).await.unwrap();

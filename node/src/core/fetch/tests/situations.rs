@@ -291,6 +291,46 @@ fn copies_made_early_and_late_ones_share_a_budget_beyond_which_more_patience_is_
 }
 
 #[test]
+fn what_was_late_and_came_asks_for_more_patience_until_the_fetch_gets_nowhere() {
+    let mut hand = Hand::of_chunks(in_order(), 20);
+    hand.root_provider(0);
+    while hand.fetch.progress().stored < 18 {
+        hand.data(0);
+    }
+    assert_eq!(hand.open.len(), 2);
+    // One of the last two comes after 3 s, late by one; without it the other would be made again after 4 s.
+    hand.wait(secs(3));
+    hand.data(0);
+    hand.root_provider(1);
+    let copies = [900, 3900, 200].map(|time| {
+        hand.wait(ms(time));
+        hand.asked(1).len()
+    });
+    assert_eq!(copies, [0, 0, 1], "5 s without progress");
+}
+
+#[test]
+fn a_peer_that_has_answered_something_is_given_longer_for_its_first_block() {
+    let copied_after = |answers: bool| {
+        let mut hand = Hand::of_chunks(in_order(), 3);
+        hand.root_provider(1);
+        if answers {
+            hand.answer(1, Fetch::on_missing);
+        }
+        hand.root_provider(2);
+        while !hand.asked(2).is_empty() {
+            hand.data(2);
+        }
+        let start = hand.now;
+        while hand.asked(2).is_empty() && hand.now < start + secs(20) {
+            hand.wait(ms(100));
+        }
+        hand.now - start
+    };
+    assert_eq!([false, true].map(copied_after), [ms(2000), ms(5000)]);
+}
+
+#[test]
 fn bytes_are_wasted_when_they_arrive_and_not_before() {
     let mut hand = Hand::new(in_order());
     hand.with(|fetch, now| fetch.on_wants(vec![Want { cid: chunk(0), len: Some(MIB) }], now));
