@@ -143,7 +143,7 @@ async fn one_holder(hub: &Peer) {
         let bytes = (provider.traffic.both() - before) as f64 / digests.len() as f64;
         let whole = match receipt.unwrap() {
             Receipt::Taken(taken) => taken.iter().all(|taken| *taken),
-            Receipt::Sampled { asked, held } => asked == held,
+            Receipt::Read => stock.holds(digests.iter().map(record_key).collect(), provider.id).await == digests.len(),
         };
         let rate = digests.len() as f64 / seconds;
         println!(

@@ -2,9 +2,11 @@
 #![allow(
     clippy::unwrap_used,
     dead_code,
-    reason = "a failure is a failed test; not every user needs all of it"
+    unreachable_pub,
+    reason = "a failure is a failed test; several programs use this, and not each of them all of it"
 )]
 
+pub mod raw;
 pub mod stock;
 pub mod wire;
 
@@ -13,7 +15,7 @@ use std::{collections::BTreeMap, fs, sync::Arc, time::Duration};
 use dhtfs_node::{
     core::provide::{ProvideConfig, ProvideStats},
     env::{Executor, StoreHandle},
-    net::{self, Client, Digest, NetConfig, NetEnv},
+    net::{self, Client, Digest, NetConfig, NetEnv, NetLimits},
     tasks::{
         dispatch::Dispatch,
         provide::{self, ProvideEnv, ProvideHandle},
@@ -59,16 +61,22 @@ pub struct Peer {
 
 impl Peer {
     pub async fn start(number: u64) -> Self {
+        Self::start_with(number, "/memory/0", NetLimits::default()).await
+    }
+
+    pub async fn start_with(number: u64, listen: &str, limits: NetLimits) -> Self {
         let keypair = keypair(number);
         let traffic = Traffic::default();
-        let transport = wire::transport(&keypair, &traffic);
+        let listen = listen.parse().unwrap();
+        let transport = wire::transport(&keypair, &traffic, &listen);
         let id = keypair.public().to_peer_id();
         let env = NetEnv { keypair, transport, executor: executor(), seed: number };
-        let (client, event_loop, events) = net::new(NetConfig::new(NETWORK, "dhtfs-test/1"), env).unwrap();
+        let config = NetConfig { limits, ..NetConfig::new(NETWORK, "dhtfs-test/1") };
+        let (client, event_loop, events) = net::new(config, env).unwrap();
         tokio::spawn(event_loop.run());
         let (routing_out, routing) = watch::channel(0);
         tokio::spawn(Dispatch { events, client: client.clone(), serve: None, routing: routing_out }.run());
-        let addr = client.listen("/memory/0".parse().unwrap()).await.unwrap().remove(0);
+        let addr = client.listen(listen).await.unwrap().remove(0);
         Self { client, id, addr, traffic, routing }
     }
 
@@ -79,6 +87,11 @@ impl Peer {
     pub async fn join(&self, hub: &Multiaddr) {
         self.client.dial(hub.clone()).await.unwrap();
         self.client.bootstrap().await.unwrap();
+    }
+
+    /// Records that others have sent here, whatever became of them.
+    pub async fn records_seen(&self) -> u64 {
+        records_seen(&self.client.status().await.unwrap().counters)
     }
 
     pub async fn counter(&self, name: &str) -> u64 {
@@ -158,6 +171,23 @@ impl Announcing {
         };
         *self.handle.watch().wait_for(done).await.unwrap()
     }
+}
+
+/// See [`Peer::records_seen`]; from the counters of a node.
+pub fn records_seen<K: AsRef<str>>(counters: &BTreeMap<K, u64>) -> u64 {
+    let names = ["net_records_accepted", "net_records_replaced", "net_records_refused", "net_records_dropped"];
+    let is_one = |name: &str| names.iter().any(|start| name.starts_with(start));
+    counters.iter().filter(|(name, _)| is_one(name.as_ref())).map(|(_, count)| count).sum()
+}
+
+/// Waits until `condition` is true, at most 60 s.
+pub async fn eventually<F: Future<Output = bool>>(mut condition: impl FnMut() -> F) {
+    let wait = async {
+        while !condition().await {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), wait).await.unwrap();
 }
 
 /// The 20 closest of `peers` to a key, as kad itself reckons.

@@ -75,9 +75,10 @@ impl Stock {
         }
         let behaviour = Behaviour { kad, identify: identify::Behaviour::new(identify), streams };
         let config = swarm::Config::with_tokio_executor().with_idle_connection_timeout(IDLE);
-        let transport = wire::transport(&keypair, &Traffic::default());
+        let listen = "/memory/0".parse().unwrap();
+        let transport = wire::transport(&keypair, &Traffic::default(), &listen);
         let mut swarm = Swarm::new(transport, behaviour, id, config);
-        swarm.listen_on("/memory/0".parse().unwrap()).unwrap();
+        swarm.listen_on(listen).unwrap();
         let addr = loop {
             if let SwarmEvent::NewListenAddr { address, .. } = swarm.select_next_some().await {
                 break address;
