@@ -19,6 +19,7 @@ use common::{
 use dhtfs_node::net::{Digest, Receipt};
 use dhtfs_store::{ChunkCid, ContentCid};
 use futures::{StreamExt as _, stream};
+use libp2p::kad::RecordKey;
 
 /// Files of the large run, each with two keys.
 const FILES: u64 = 5_000;
@@ -122,6 +123,10 @@ async fn one_by_one(peers: &[Peer]) -> f64 {
     seconds / SINGLE as f64
 }
 
+fn record_key(digest: &Digest) -> RecordKey {
+    RecordKey::from([&[0x12, 0x20], &digest[..]].concat())
+}
+
 /// What a record costs once holder and provider are connected: over the provide protocol and as kad messages.
 async fn one_holder(hub: &Peer) {
     let provider = Peer::start(30_000).await;
@@ -143,7 +148,10 @@ async fn one_holder(hub: &Peer) {
         let bytes = (provider.traffic.both() - before) as f64 / digests.len() as f64;
         let whole = match receipt.unwrap() {
             Receipt::Taken(taken) => taken.iter().all(|taken| *taken),
-            Receipt::Read => stock.holds(digests.iter().map(record_key).collect(), provider.id).await == digests.len(),
+            Receipt::Read => {
+                let keys = digests.iter().map(record_key).collect();
+                stock.holds(keys, provider.id).await == digests.len()
+            }
         };
         let rate = digests.len() as f64 / seconds;
         println!(

@@ -46,8 +46,9 @@ async fn announce(peers: &[Raw], first: u64, keys: std::ops::Range<u64>) {
 
 #[tokio::test]
 async fn a_flood_of_records_displaces_nobody_and_all_are_answered() {
-    // Full after an eighth of what comes.
-    let limits = NetLimits { max_foreign_records: 2_500, ..NetLimits::default() };
+    // Full after an eighth of what comes. How much comes is not limited.
+    let limits =
+        NetLimits { max_foreign_records: 2_500, kad_record_burst: FLOOD_KEYS, ..NetLimits::default() };
     let holder = Peer::start_with(1, "/memory/0", limits).await;
     let honest = peers(100, HONEST, &holder).await;
     let half = HONEST_KEYS / 2;
