@@ -157,8 +157,7 @@ async fn foreign(dir: &Path, holders: &[Peer], (memory, ready): (u64, Duration))
     let mut daemon = start(dir, "foreign", holders)?;
     let mut providers = Vec::new();
     for number in 0..PROVIDERS {
-        let peer =
-            Peer::start_with(1_000 + number, "/ip4/127.0.0.1/tcp/0", NetLimits::default()).await;
+        let peer = Peer::start_with(1_000 + number, "/ip4/127.0.0.1/tcp/0", NetLimits::default()).await;
         peer.client.connect(daemon.peer.0, vec![daemon.peer.1.clone()]).await?;
         providers.push(peer);
     }

@@ -24,8 +24,8 @@ use libp2p::kad::RecordKey;
 /// Files of the large run, each with two keys.
 const FILES: u64 = 5_000;
 const NODES: u64 = 100;
-/// Networks and files of the runs that count lookups.
-const SMALL_RUNS: [(u64, u64); 3] = [(50, 500), (100, 500), (300, 500)];
+/// Networks and files of the runs that show how the cost grows, beside the large one.
+const SMALL_RUNS: [(u64, u64); 4] = [(50, 500), (100, 500), (100, 1_500), (300, 500)];
 /// Keys that are announced one by one, and how many at the same time.
 const SINGLE: usize = 1_000;
 const SINGLE_IN_FLIGHT: usize = 64;
@@ -46,27 +46,65 @@ fn main() {
         let peers = network(NODES).await;
         let swept = sweep(&peers, 10_000, FILES).await;
         let single = one_by_one(&peers).await;
-        println!("                          a key: sweep / one lookup each = 1/{:.0}", single / swept);
+        println!(
+            "                          a key: sweep / one lookup each = 1/{:.0}",
+            single / swept.key_seconds()
+        );
         one_holder(&peers[0]).await;
         drop(peers);
+        let mut rows = vec![swept];
         for (number, (nodes, files)) in SMALL_RUNS.into_iter().enumerate() {
             let peers = network(nodes).await;
-            sweep(&peers, 10_001 + number as u64, files).await;
+            rows.push(sweep(&peers, 10_001 + number as u64, files).await);
             for peer in &peers {
                 peer.client.shutdown().await;
             }
         }
+        println!(
+            "| nodes | keys | lookups | requests | lookups per 1,000 keys | bytes a record | records/s |"
+        );
+        rows.iter().for_each(Row::print);
     });
 }
 
-/// Announces by sweep; seconds a key.
-async fn sweep(peers: &[Peer], number: u64, files: u64) -> f64 {
+/// What one sweep cost.
+struct Row {
+    nodes: usize,
+    keys: usize,
+    lookups: u64,
+    requests: u64,
+    bytes: f64,
+    records: u64,
+    seconds: f64,
+}
+
+impl Row {
+    fn key_seconds(&self) -> f64 {
+        self.seconds / self.keys as f64
+    }
+
+    fn print(&self) {
+        println!(
+            "| {} | {} | {} | {} | {:.1} | {:.1} | {:.0} |",
+            self.nodes,
+            self.keys,
+            self.lookups,
+            self.requests,
+            1e3 * self.lookups as f64 / self.keys as f64,
+            self.bytes / self.records as f64,
+            self.records as f64 / self.seconds,
+        );
+    }
+}
+
+/// Announces by sweep.
+async fn sweep(peers: &[Peer], number: u64, files: u64) -> Row {
     let provider = Provider::start(number, &peers[0].full_addr(), files).await;
     let keys = provider.keys();
     let before = provider.peer.traffic.both();
     let begun = Instant::now();
     let announcing = provider.announce();
-    announcing.all(keys.len()).await;
+    announcing.all().await;
     let seconds = begun.elapsed().as_secs_f64();
     let bytes = (provider.peer.traffic.both() - before) as f64;
     drop(announcing);
@@ -76,23 +114,15 @@ async fn sweep(peers: &[Peer], number: u64, files: u64) -> f64 {
     let sample: Vec<ContentCid> = keys.iter().step_by(SAMPLE).map(|key| key.cid).collect();
     let at = at_closest(&provider.peer, peers, &sample).await;
     let right = at.iter().filter(|count| **count >= REPLICATION - 1).count();
-    println!("sweep, {} nodes, {} keys", peers.len(), keys.len());
-    println!("    time                  {seconds:10.2} s    {:.0} records/s", records as f64 / seconds);
-    println!(
-        "    lookups               {lookups:10}      {requests} requests, {:.1} lookups per 1,000 keys",
-        1e3 * lookups as f64 / keys.len() as f64
-    );
-    println!(
-        "    bytes a record        {:10.1}      both ways, lookups and connections included",
-        bytes / records as f64
-    );
+    let row = Row { nodes: peers.len(), keys: keys.len(), lookups, requests, bytes, records, seconds };
+    println!("sweep, {} nodes, {} keys, {seconds:.2} s, {requests} requests", row.nodes, row.keys);
     println!(
         "    on >= 19 of 20        {:10.2} %    of {} keys sampled",
         1e2 * right as f64 / at.len() as f64,
         at.len()
     );
     provider.peer.client.shutdown().await;
-    seconds / keys.len() as f64
+    row
 }
 
 /// Announces each key by a lookup of its own; seconds a key.

@@ -24,7 +24,7 @@ async fn every_key_is_on_its_closest_peers_after_few_lookups() {
     let provider = Provider::start(1_000, &peers[0].full_addr(), 250).await;
     let keys = provider.keys();
     let announcing = provider.announce();
-    announcing.all(keys.len()).await;
+    announcing.all().await;
 
     let at = at_closest(&provider.peer, &peers, &cids(&keys)).await;
     let few: Vec<_> = at.iter().filter(|count| **count < REPLICATION - 1).collect();
@@ -44,7 +44,7 @@ async fn a_provider_whose_address_nobody_has_confirmed_is_found() {
     let peers = network(6).await;
     let provider = Provider::start(1_001, &peers[0].full_addr(), 5).await;
     let keys = provider.keys();
-    provider.announce().all(keys.len()).await;
+    provider.announce().all().await;
     for key in keys {
         let found = find(&peers[3].client, key.cid).await;
         assert_eq!(found.get(&provider.peer.id), Some(&vec![provider.peer.addr.clone()]), "{key:?}");
@@ -61,7 +61,7 @@ async fn stock_nodes_keep_our_records_and_find_us_and_we_find_what_they_provide(
     }
     let provider = Provider::start(1_002, &peers[0].full_addr(), 100).await;
     let keys = provider.keys();
-    provider.announce().all(keys.len()).await;
+    provider.announce().all().await;
     let record_keys: Vec<RecordKey> = keys.iter().map(|key| record_key(&key.cid)).collect();
     for peer in &stock {
         assert_eq!(peer.holds(record_keys.clone(), provider.peer.id).await, keys.len());
@@ -91,7 +91,7 @@ async fn holders_that_are_silent_busy_broken_or_lie_cost_others_nothing() {
     let provider = Provider::start(1_003, &peers[0].full_addr(), 50).await;
     let keys = provider.keys();
     let begun = tokio::time::Instant::now();
-    provider.announce().all(keys.len()).await;
+    provider.announce().all().await;
     // Simulated time: a silent peer is given up after 10 s, however many keys it was to be told.
     assert!(begun.elapsed().as_secs() < 60, "{:?}", begun.elapsed());
 

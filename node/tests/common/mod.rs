@@ -13,7 +13,7 @@ pub mod wire;
 use std::{collections::BTreeMap, fs, sync::Arc, time::Duration};
 
 use dhtfs_node::{
-    core::provide::{ProvideConfig, ProvideStats},
+    core::provide::ProvideConfig,
     env::{Executor, StoreHandle},
     net::{self, Client, Digest, NetConfig, NetEnv, NetLimits},
     tasks::{
@@ -149,7 +149,7 @@ impl Provider {
         let (handle, task) = provide::new(ProvideConfig::default(), 1, env, self.peer.routing.clone());
         let shutdown = watch::Sender::new(false);
         tokio::spawn(task.run(shutdown.subscribe()));
-        Announcing { handle, _shutdown: shutdown }
+        Announcing { handle, store: self.store.clone(), _shutdown: shutdown }
     }
 
     pub fn keys(&self) -> Vec<ProvideKey> {
@@ -160,22 +160,25 @@ impl Provider {
 /// Runs until it is dropped.
 pub struct Announcing {
     handle: ProvideHandle,
+    store: Store,
     _shutdown: watch::Sender<bool>,
 }
 
 impl Announcing {
-    /// Waits until `keys` keys are announced.
-    pub async fn all(&self, keys: usize) -> ProvideStats {
-        let done = |stats: &ProvideStats| {
-            stats.keys == keys as u64 && stats.announced == stats.keys && stats.provided >= stats.keys
-        };
-        *self.handle.watch().wait_for(done).await.unwrap()
+    /// Waits until every key has been announced. Some may be told again meanwhile: a provider that gets to know far more
+    /// peers than before tells them too.
+    pub async fn all(&self) {
+        let mut stats = self.handle.watch();
+        while self.store.provide_counts().unwrap().fresh > 0 {
+            stats.changed().await.unwrap();
+        }
     }
 }
 
 /// See [`Peer::records_seen`]; from the counters of a node.
 pub fn records_seen<K: AsRef<str>>(counters: &BTreeMap<K, u64>) -> u64 {
-    let names = ["net_records_accepted", "net_records_replaced", "net_records_refused", "net_records_dropped"];
+    let names =
+        ["net_records_accepted", "net_records_replaced", "net_records_refused", "net_records_dropped"];
     let is_one = |name: &str| names.iter().any(|start| name.starts_with(start));
     counters.iter().filter(|(name, _)| is_one(name.as_ref())).map(|(_, count)| count).sum()
 }

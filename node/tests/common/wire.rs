@@ -49,11 +49,7 @@ impl Traffic {
 }
 
 /// A transport for addresses like `addr`. What goes over anything but memory is not counted.
-pub fn transport(
-    keypair: &Keypair,
-    traffic: &Traffic,
-    addr: &Multiaddr,
-) -> Boxed<(PeerId, StreamMuxerBox)> {
+pub fn transport(keypair: &Keypair, traffic: &Traffic, addr: &Multiaddr) -> Boxed<(PeerId, StreamMuxerBox)> {
     if !matches!(addr.iter().next(), Some(Protocol::Memory(_))) {
         return transport::production(keypair).unwrap();
     }
