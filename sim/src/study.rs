@@ -78,7 +78,12 @@ impl Sums {
             lines.push(share("providers handed out that were gone", self.dead, self.handed));
             self.firsts.sort_by(f64::total_cmp);
             let first = |q| stats::quantile(&self.firsts, q).unwrap_or(0.0);
-            lines.push(format!("{:44} p50 {:.3} s, p99 {:.3} s", "first live provider", first(0.5), first(0.99)));
+            lines.push(format!(
+                "{:44} p50 {:.3} s, p99 {:.3} s",
+                "first live provider",
+                first(0.5),
+                first(0.99)
+            ));
             let mean = self.requests as f64 / self.lookups as f64;
             lines.push(format!("{:44} {mean:.1}, mean", "requests per lookup"));
         }

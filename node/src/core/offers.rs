@@ -152,7 +152,10 @@ impl Offers {
     pub fn check_invariants(&self) {
         let waits = self.seen.values().filter(|seen| seen.waits.is_some()).count();
         assert!(self.given <= self.max, "too many");
-        assert!(self.ready.len() + self.late.len() + waits + self.given <= self.seen.len(), "one is there twice");
+        assert!(
+            self.ready.len() + self.late.len() + waits + self.given <= self.seen.len(),
+            "one is there twice"
+        );
         assert!(self.seen.len() <= self.max * REMEMBERED, "too many remembered");
         assert!(waits <= self.waiting.len(), "one waits for nothing");
     }

@@ -94,4 +94,3 @@ pub(crate) async fn ask(
     let said = timeout(ASK_TIMEOUT, asked).await.unwrap_or(None);
     Asked { walk, peer, said }
 }
-

@@ -155,7 +155,9 @@ fn churn24() -> Plan {
     plan.network.security = Security::Plaintext;
     plan.groups = vec![
         Group::fixed("boot", 3),
-        Group::share("homes", 1.0).joins(Duration::from_secs(5), Duration::from_secs(600)).churn(hours, hours),
+        Group::share("homes", 1.0)
+            .joins(Duration::from_secs(5), Duration::from_secs(600))
+            .churn(hours, hours),
     ];
     plan.contents = vec![files("file", 100, 2000, "homes", 2)];
     plan.probes = probes(mins(15), mins(1), 1);
@@ -313,9 +315,8 @@ fn forging(share: f64) -> Plan {
     plan.network.security = Security::Plaintext;
     let hostile = [Hostile::ForgesProviders, Hostile::SwallowsRecords];
     plan.groups = vec![Group::fixed("boot", 3), Group::share("peers", 1.0 - share)];
-    plan.groups.extend(
-        hostile.map(|kind| Group::share(kind.name(), share / 2.0).role(RoleKind::Hostile(kind))),
-    );
+    plan.groups
+        .extend(hostile.map(|kind| Group::share(kind.name(), share / 2.0).role(RoleKind::Hostile(kind))));
     for group in &mut plan.groups[1..] {
         (group.joins_at, group.joins_within) = (secs(5), mins(1));
     }

@@ -77,7 +77,10 @@ impl Candidate {
     pub(super) fn is_doubtful(&self, credits: &[Credit]) -> bool {
         self.state == State::New
             && !self.is_own
-            && self.named_by.iter().all(|namer| credits.get(usize::from(*namer)).is_some_and(|c| c.is_spent()))
+            && self
+                .named_by
+                .iter()
+                .all(|namer| credits.get(usize::from(*namer)).is_some_and(|c| c.is_spent()))
     }
 
     pub(super) fn asked_at(&self) -> Option<Instant> {

@@ -96,9 +96,7 @@ impl Network {
                 named.truncate(MAX_NAMED);
                 Some(named)
             }
-            Nature::Liar => {
-                Some((0..MAX_NAMED).map(|_| peer_near(&self.target, 6, &mut self.rng)).collect())
-            }
+            Nature::Liar => Some((0..MAX_NAMED).map(|_| peer_near(&self.target, 6, &mut self.rng)).collect()),
             Nature::Sybil => {
                 let of_kind = self.natures.iter().filter(|(_, nature)| **nature == Nature::Sybil);
                 let mut named = self.sorted(of_kind.map(|(peer, _)| *peer).collect());

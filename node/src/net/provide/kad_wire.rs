@@ -47,22 +47,9 @@ struct KadPeer {
 pub(crate) fn add_provider(digest: &Digest, provider: PeerId, addrs: &[Multiaddr]) -> Vec<u8> {
     let addrs = addrs.iter().map(Multiaddr::to_vec).collect();
     let peer = KadPeer { id: provider.to_bytes(), addrs, connection: 1 };
-    let message = KadMessage { kind: ADD_PROVIDER, key: digest_key(digest), closer: Vec::new(), providers: vec![peer] };
+    let message =
+        KadMessage { kind: ADD_PROVIDER, key: digest_key(digest), closer: Vec::new(), providers: vec![peer] };
     message.encode_length_delimited_to_vec()
-}
-
-/// Asks on an open stream whether the other side names `provider` for `digest`.
-///
-/// # Errors
-/// If the stream fails, or the answer is no answer to this.
-pub(crate) async fn is_named<T>(io: &mut T, digest: &Digest, provider: PeerId) -> io::Result<bool>
-where
-    T: AsyncRead + AsyncWrite + Unpin,
-{
-    let ask = question(GET_PROVIDERS, digest_key(digest));
-    let answer = answer_to(io, &ask).await?;
-    let id = provider.to_bytes();
-    Ok(answer.providers.iter().any(|peer| peer.id == id))
 }
 
 /// Asks on an open stream which peers are close to `peer`, and is content with any answer.
@@ -207,8 +194,8 @@ mod tests {
         }
     }
 
-    fn ask(answer: Vec<u8>, provider: PeerId) -> io::Result<bool> {
-        block_on(is_named(&mut Canned(Cursor::new(answer)), &[1; 32], provider))
+    fn answered(answer: Vec<u8>) -> io::Result<()> {
+        block_on(is_answered(&mut Canned(Cursor::new(answer)), PeerId::random()))
     }
 
     #[test]
@@ -231,23 +218,41 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_names_a_provider_or_does_not() {
-        let provider = PeerId::random();
-        let peer = |id: PeerId| KadPeer { id: id.to_bytes(), addrs: Vec::new(), connection: 0 };
-        let others: Vec<_> = (0..19).map(|_| peer(PeerId::random())).collect();
-        let mut answer = KadMessage { kind: GET_PROVIDERS, key: Vec::new(), closer: Vec::new(), providers: others };
-        assert!(!ask(answer.encode_length_delimited_to_vec(), provider).unwrap());
-        answer.providers.push(peer(provider));
-        assert!(ask(answer.encode_length_delimited_to_vec(), provider).unwrap());
+    fn an_answer_is_one_to_what_was_asked() {
+        let mut answer =
+            KadMessage { kind: FIND_NODE, key: Vec::new(), closer: Vec::new(), providers: Vec::new() };
+        assert!(answered(answer.encode_length_delimited_to_vec()).is_ok());
         answer.kind = ADD_PROVIDER;
-        assert!(ask(answer.encode_length_delimited_to_vec(), provider).is_err());
+        assert!(answered(answer.encode_length_delimited_to_vec()).is_err());
+    }
+
+    #[test]
+    fn of_an_answer_twenty_peers_with_ids_and_addresses_that_exist_are_taken() {
+        let addr: Multiaddr = "/ip4/1.2.3.4/tcp/5".parse().unwrap();
+        let peer = |id: Vec<u8>, addrs: Vec<Vec<u8>>| KadPeer { id, addrs, connection: 0 };
+        let known = PeerId::random();
+        let mut closer = vec![
+            peer(known.to_bytes(), vec![vec![0xff], addr.to_vec()]),
+            peer(vec![1, 2, 3], vec![addr.to_vec()]),
+            peer(PeerId::random().to_bytes(), vec![addr.to_vec(); 100]),
+        ];
+        closer.extend((0..50).map(|_| peer(PeerId::random().to_bytes(), Vec::new())));
+        let providers = closer.clone();
+        let message = KadMessage { kind: GET_PROVIDERS, key: Vec::new(), closer, providers };
+        let mut io = Canned(Cursor::new(message.encode_length_delimited_to_vec()));
+        let said = block_on(ask(&mut io, &[1; 32], Wanted::Providers)).unwrap();
+        assert_eq!(said.closer, said.providers);
+        assert_eq!(said.closer.len(), MAX_NAMED - 1, "one had no ID");
+        assert_eq!(said.closer[0], (known, vec![addr]));
+        assert_eq!(said.closer[1].1.len(), MAX_NAMED_ADDRS);
+        let mut io = Canned(Cursor::new(message.encode_length_delimited_to_vec()));
+        assert!(block_on(ask(&mut io, &[1; 32], Wanted::Peers)).is_err(), "an answer to something else");
     }
 
     #[test]
     fn an_answer_that_is_too_long_is_not_awaited() {
-        let provider = PeerId::random();
         for bytes in [vec![0xff, 0xff, 0xff, 0x7f], vec![0x81, 0x80, 0x10], vec![5, 1], vec![]] {
-            assert!(ask(bytes.clone(), provider).is_err(), "{bytes:?}");
+            assert!(answered(bytes.clone()).is_err(), "{bytes:?}");
         }
     }
 }

@@ -154,14 +154,12 @@ impl Page {
     }
 }
 
-/// Counts a holder for each key it has taken. A peer that does not answer to records counts for all of them if it
-/// gave out every one it was asked back, else for none.
+/// Counts a holder for each key it has taken. A peer that cannot answer to records counts for all that it has read.
 pub(super) fn note(held: &mut [u8], places: &[usize], receipt: &Receipt) {
-    let all = matches!(receipt, Receipt::Sampled { asked, held } if asked == held);
     for (index, place) in places.iter().enumerate() {
         let taken = match receipt {
             Receipt::Taken(taken) => taken.get(index).copied().unwrap_or(false),
-            Receipt::Sampled { .. } => all,
+            Receipt::Read => true,
         };
         if let Some(held) = held.get_mut(*place).filter(|_| taken) {
             *held = held.saturating_add(1);
@@ -192,9 +190,7 @@ mod tests {
         let mut held = [0; 4];
         note(&mut held, &[0, 2, 3], &Receipt::Taken(vec![true, false, true]));
         assert_eq!(held, [1, 0, 0, 1]);
-        note(&mut held, &[1, 3], &Receipt::Sampled { asked: 1, held: 1 });
-        assert_eq!(held, [1, 1, 0, 2]);
-        note(&mut held, &[0, 1, 2, 3], &Receipt::Sampled { asked: 2, held: 1 });
+        note(&mut held, &[1, 3], &Receipt::Read);
         assert_eq!(held, [1, 1, 0, 2]);
         note(&mut held, &[0, 1], &Receipt::Taken(vec![true]));
         assert_eq!(held, [2, 1, 0, 2], "an answer that is too short");
