@@ -57,7 +57,7 @@ fn content(file: u64) -> [u8; 8] {
     file.to_be_bytes()
 }
 
-/// Adds a directory of small files, two keys each and one for the directory.
+/// Adds a directory of small files, two keys each and some for the directory.
 async fn add_files(world: &World, files: u64) -> Result<(), Failure> {
     let path = PathBuf::from("/files/many");
     let disk = world.disk(ADDER);
@@ -104,9 +104,9 @@ fn three_thousand_new_keys_are_found_within_ten_seconds() {
         add_files(&world, 1_500).await?;
         sleep_until(begun + Duration::from_secs(10)).await;
         let info = world.status(ADDER).await.unwrap().provide;
-        assert_eq!((info.keys, info.announced), (3_001, 3_001), "{info:?}");
-        for (place, file) in (0..1_500).step_by(50).enumerate() {
-            let from = ADDER + 1 + place;
+        assert!(info.keys >= 3_000 && info.failed == 0, "{info:?}");
+        for (place, file) in (0..1_500).step_by(10).enumerate() {
+            let from = ADDER + 1 + place % 50;
             assert!(finds(&world, from, file).await, "node {from} does not find file {file}");
         }
         Ok(())
@@ -115,10 +115,12 @@ fn three_thousand_new_keys_are_found_within_ten_seconds() {
 
 #[test]
 fn after_a_crash_in_a_sweep_no_key_is_forgotten_and_each_is_announced_once_a_period() {
-    let files = 300;
-    let keys = 2 * files + 1;
+    // So many that a holder is told in several frames.
+    let files = 3_000;
     in_world(7, move |world| async move {
         add_files(&world, files).await?;
+        let keys = world.status(ADDER).await.unwrap().provide.keys;
+        assert!(keys > 2 * files);
         // Some holder has been told, and not all have.
         while !records(&world).await.iter().any(|(held, _)| *held > 1) {
             sleep(Duration::from_millis(1)).await;

@@ -158,10 +158,10 @@ pub const RECORD_BURST: u64 = 1_048_576;
 /// announced twice a day.
 pub const RECORD_RATE: u64 = 2_048;
 
-/// Provider records one peer may leave at once in kad messages: twice what the store of libp2p announces by default. Who
-/// has more to announce uses the provide protocol, where it is told what was not taken; a flood of ADD_PROVIDER is
+/// Provider records one peer may leave at once in kad messages: what the store of libp2p announces by default. Who has
+/// more to announce uses the provide protocol, where it is told what was not taken; a flood of ADD_PROVIDER is
 /// nobody's way to announce.
-pub const KAD_RECORD_BURST: u64 = 2_048;
+pub const KAD_RECORD_BURST: u64 = 1_024;
 
 /// Provider records a second one peer may leave in kad messages in the long run. libp2p announces a key with a lookup of
 /// its own: 115 a second were measured with all nodes on one machine, a few a second over real lines.
