@@ -6,7 +6,7 @@ use libp2p::{Multiaddr, PeerId};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
-use crate::core::keyspace::{Position, REPLICATION, SizeEstimate};
+use crate::core::keyspace::{Position, size_around};
 use crate::core::lookup::{Walk, WalkConfig};
 
 use super::addresses::{Scope, plausible};
@@ -101,13 +101,8 @@ impl EventLoop {
         let (target, local) = (Position::of_digest(&digest), Position::of_peer(&self.local));
         let mut routed: Vec<(Position, (PeerId, Vec<Multiaddr>))> =
             self.routing_peers().into_iter().map(|peer| (Position::of_peer(&peer.0), peer)).collect();
-        let mut nearest: Vec<Position> = routed.iter().map(|(position, _)| *position).collect();
-        nearest.sort_by_key(|position| local.distance(position));
-        nearest.truncate(REPLICATION);
-        // Only a node whose own surroundings are all its own can be wrong about the size of the network.
-        let mut size = SizeEstimate::default();
-        size.add(&local, &nearest);
-        let size = size.size().filter(|_| wanted == Wanted::Providers);
+        let known: Vec<Position> = routed.iter().map(|(position, _)| *position).collect();
+        let size = size_around(&local, &known).filter(|_| wanted == Wanted::Providers);
         routed.sort_by_key(|(position, _)| target.distance(position));
         let seeds = routed.into_iter().take(MAX_LOOKUP_SEEDS).map(|(_, peer)| peer).collect();
         let config = WalkConfig { size, ..WalkConfig::default() };

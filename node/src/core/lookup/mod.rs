@@ -7,7 +7,7 @@
 //!   last. Otherwise one liar could keep a walk busy with peers that do not exist.
 //! - **Width.** Where far more peers lie around the key than the size of the network allows, somebody may have put them
 //!   there. The walk then also asks the peers around that crowd, which hold the records of the key too (see
-//!   [`assign`]).
+//!   [`wide_holders`]).
 //! - **No early end.** An answer full of providers ends nothing: they may all be invented. The walk ends when the 20
 //!   closest peers that answer have answered; its caller may stop before.
 
@@ -23,7 +23,7 @@ use std::{
 use libp2p::{Multiaddr, PeerId};
 
 use crate::core::keyspace::{Distance, Position, REPLICATION};
-use crate::core::provide::assign;
+use crate::core::provide::wide_holders;
 
 use candidate::{Candidate, Credit, State};
 
@@ -274,14 +274,11 @@ impl Walk {
             .collect();
         living.sort_unstable();
         let positions: Vec<Position> = living.iter().map(|(position, _)| *position).collect();
-        let assignment = assign(&[self.target], &positions, size);
-        if assignment.wide_keys == 0 {
-            return None;
-        }
-        self.is_wide = true;
-        let holders = living.iter().zip(&assignment.peers).filter(|(_, keys)| !keys.is_empty());
+        let holders = wide_holders(&self.target, &positions, size);
+        self.is_wide |= !holders.is_empty();
         let is_new = |distance: &Distance| self.candidates[distance].state == State::New;
-        holders.map(|((_, distance), _)| *distance).filter(is_new).min()
+        let distances = holders.into_iter().filter_map(|index| living.get(index));
+        distances.map(|(_, distance)| *distance).filter(is_new).min()
     }
 
     /// Panics unless the books balance. For tests.

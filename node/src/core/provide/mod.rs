@@ -30,7 +30,7 @@ mod region;
 mod tests;
 mod withdrawals;
 
-pub use assign::{Assignment, MAX_WIDE, assign};
+pub use assign::{Assignment, MAX_WIDE, assign, wide_holders};
 pub use budget::{Budget, Standing};
 pub use config::ProvideConfig;
 pub use map::{FoundPeer, MAP_VALIDITY, MAX_MAP_ADDRS, MAX_MAP_PEERS, MapPeer, NetworkMap};

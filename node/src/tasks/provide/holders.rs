@@ -1,6 +1,7 @@
 //! What sweeps and single announcements share: the map of the network, the way to the store and to the holders.
 
 use std::{
+    collections::BTreeMap,
     sync::{Mutex, MutexGuard, PoisonError},
     time::Instant,
 };
@@ -13,9 +14,10 @@ use tracing::{debug, warn};
 use super::{KEY_PAGE, ProvideEnv, SCHEDULE_SETTING, after};
 use crate::{
     core::{
-        keyspace::{Position, Prefix, target_in},
+        keyspace::{Position, Prefix, size_around, target_in},
         provide::{
-            Budget, Due, FoundPeer, NetworkMap, RegionReport, RegionWalk, Standing, WalkAction, WalkConfig,
+            Budget, Due, FoundPeer, MAP_VALIDITY, NetworkMap, RegionReport, RegionWalk, Standing, WalkAction,
+            WalkConfig, wide_holders,
         },
     },
     env::StoreGone,
@@ -108,6 +110,30 @@ impl Holders {
                 None
             }
         }
+    }
+
+    /// Who is to hold a key beside the `closest`, because somebody may have put these there: peers that are known from
+    /// elsewhere, for a crowd names only itself.
+    pub(super) async fn around(&self, key: &Position, closest: &[FoundPeer]) -> Vec<FoundPeer> {
+        let routed = self.env.client.routing_peers().await.unwrap_or_default();
+        let around: Vec<Position> = routed.iter().map(|(peer, _)| Position::of_peer(peer)).collect();
+        let Some(size) = size_around(&Position::of_peer(&self.env.client.peer_id()), &around) else {
+            return Vec::new();
+        };
+        let routed = routed.into_iter().map(|(peer, addrs)| FoundPeer { peer, addrs });
+        let all = routed.chain(closest.iter().cloned());
+        let mut known: BTreeMap<Position, FoundPeer> =
+            all.map(|peer| (Position::of_peer(&peer.peer), peer)).collect();
+        let now = now();
+        let since = now.checked_sub(MAP_VALIDITY).unwrap_or(now);
+        for (position, peer) in self.map().peers_in(&Prefix::WHOLE, since) {
+            let found = || FoundPeer { peer: peer.peer, addrs: peer.addrs.clone() };
+            known.entry(*position).or_insert_with(found);
+        }
+        let (positions, peers): (Vec<Position>, Vec<FoundPeer>) = known.into_iter().unzip();
+        let wide = wide_holders(key, &positions, size).into_iter().filter_map(|index| peers.get(index));
+        let is_told = |peer: &&FoundPeer| closest.iter().any(|told| told.peer == peer.peer);
+        wide.filter(|peer| !is_told(peer)).cloned().collect()
     }
 
     /// Walks a region until its peers are known.

@@ -37,9 +37,10 @@ struct Told {
 /// Tells the closest peers of a key; `None` if none were found.
 async fn tell(holders: &Holders, say: Say, digest: Digest) -> Option<Told> {
     let closest = holders.closest(digest).await?;
+    let told = [closest.clone(), holders.around(&Position::of_digest(&digest), &closest).await].concat();
     let own = holders.own_addrs().await;
     let own = &own;
-    let mut sending: FuturesUnordered<_> = closest
+    let mut sending: FuturesUnordered<_> = told
         .iter()
         .map(|FoundPeer { peer, addrs }| async move {
             (*peer, say.tell(holders, *peer, addrs.clone(), own, &[digest]).await)
