@@ -20,6 +20,9 @@ pub const HOLD_BACK: Duration = Duration::from_secs(2);
 /// Providers of one answer that are believed at once.
 pub const FIRST_OF_ANSWER: usize = 4;
 
+/// Providers that one answer can make be handed out, those that it confirms included.
+pub const MOST_OF_ANSWER: usize = 8;
+
 /// Providers that are remembered for each that can be handed out.
 const REMEMBERED: usize = 8;
 
@@ -75,7 +78,7 @@ impl Offers {
         self.seen.contains_key(peer)
     }
 
-    /// Whether as many were handed out as there may be; the lookup may end.
+    /// Whether as many were handed out as there may be.
     pub fn is_full(&self) -> bool {
         self.given >= self.max
     }
@@ -83,14 +86,20 @@ impl Offers {
     /// Answer number `answer` (in order; what this node itself knows comes first) names a provider; `is_likely` says
     /// whether it can probably be dialled.
     pub fn on_found(&mut self, (peer, addrs): Offer, is_likely: bool, answer: u32, now: Instant) {
+        let believed = match self.answer {
+            Some((last, believed)) if last == answer => believed,
+            _ => 0,
+        };
         if let Some(seen) = self.seen.get_mut(&peer) {
             seen.answers = match seen.answers {
                 [Some(first), None] if first != answer => [Some(first), Some(answer)],
                 other => other,
             };
             if seen.answers[1].is_some()
+                && believed < MOST_OF_ANSWER
                 && let Some(addrs) = seen.waits.take()
             {
+                self.answer = Some((answer, believed + 1));
                 self.ready.push_back((peer, addrs));
             }
             return;
@@ -98,10 +107,6 @@ impl Offers {
         if self.seen.len() >= self.max.saturating_mul(REMEMBERED) {
             return;
         }
-        let believed = match self.answer {
-            Some((last, believed)) if last == answer => believed,
-            _ => 0,
-        };
         let mut waits = None;
         if !is_likely {
             self.late.push_back((peer, addrs));

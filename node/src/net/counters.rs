@@ -34,7 +34,7 @@ pub(crate) mod name {
     pub(crate) const LOOKUPS_CHUNKS: &str = "net_lookups_of_chunks";
     /// Lookups refused because the queue was full.
     pub(crate) const LOOKUPS_REFUSED: &str = "net_lookups_refused";
-    /// Lookups ended early because they had found enough providers.
+    /// Lookups that found more providers than one may report.
     pub(crate) const LOOKUPS_FULL: &str = "net_lookups_full";
     /// Providers that could not be dialled and are offered last for some time.
     pub(crate) const PROVIDERS_UNREACHABLE: &str = "net_providers_unreachable";
@@ -94,6 +94,8 @@ pub(crate) mod name {
     pub(crate) const VALUES_REFUSED: &str = "net_value_records_refused";
     /// Addresses of peers and in records dropped: implausible, too long or too many.
     pub(crate) const ADDRS_DROPPED: &str = "net_addrs_dropped";
+    /// Dials of peers that had left the routing table because they did not answer.
+    pub(crate) const LOST_DIALLED: &str = "net_routing_lost_dialled";
     /// Peers removed from the routing table after failed dials.
     pub(crate) const ROUTING_DEAD: &str = "net_routing_removed_dead";
     /// Peers kept out of or removed from the routing table because they do not serve this DHT.
@@ -167,6 +169,7 @@ pub(crate) mod name {
         VALUES_REFUSED,
         ADDRS_DROPPED,
         ROUTING_DEAD,
+        LOST_DIALLED,
         ROUTING_FOREIGN,
         ROUTING_FULL,
         ROUTING_CROWDED,

@@ -19,6 +19,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::core::routing::diversity::Diversity;
 use crate::core::routing::liveness::Liveness;
+use crate::core::routing::lost::Lost;
 use crate::core::routing::mode::ModeRule;
 use crate::core::unreachable::Unreachable;
 
@@ -64,6 +65,8 @@ pub struct EventLoop {
     pub(super) routing_len: usize,
     /// Where the peers of the routing table come from.
     pub(super) diversity: Diversity,
+    /// Peers that left it because they did not answer.
+    pub(super) lost: Lost,
     /// When they are asked whether they are still there.
     pub(super) liveness: Liveness,
     /// Peers that are probed for a place in the table, with their addresses; at most
@@ -244,7 +247,7 @@ impl EventLoop {
     }
 
     fn next_deadline(&self) -> Option<Instant> {
-        let machines = [self.liveness.next_deadline(), self.mode.next_deadline()];
+        let machines = [self.liveness.next_deadline(), self.mode.next_deadline(), self.lost.next_deadline()];
         let pending = [self.dials.next_deadline(), self.pending.next_deadline()];
         let deadlines = pending.into_iter().chain([self.walks.next_deadline(), self.next_sweep]);
         deadlines.chain(machines.map(|at| at.map(Instant::from_std))).flatten().min()
@@ -256,6 +259,7 @@ impl EventLoop {
             self.swarm.remove_listener(id);
         }
         self.walks_timed_out(now);
+        self.dial_lost(now);
         self.liveness.on_timeout(now.into_std());
         self.pump_liveness();
         if self.mode.next_deadline().is_some_and(|at| at <= now.into_std()) {

@@ -70,7 +70,7 @@ pub const MAX_LOOKUPS: usize = 64;
 /// Provider lookups that wait for a free place; the next one is refused.
 pub const MAX_QUEUED_LOOKUPS: usize = 1_024;
 
-/// Providers reported by one lookup; it is ended when they are reached.
+/// Providers reported by one lookup.
 pub const MAX_LOOKUP_PROVIDERS: usize = 256;
 
 /// Announcements that run at the same time. Hundreds at once lose records.
@@ -87,6 +87,9 @@ pub const LOOKUP_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// How long one question of a lookup may take, dial included. The lookup goes on long before.
 pub const ASK_TIMEOUT: Duration = Duration::from_secs(12);
+
+/// How long a lookup waits when a limit of this node stood against a question.
+pub const ASK_PAUSE: Duration = Duration::from_millis(500);
 
 /// Peers of the routing table that a lookup begins with.
 pub const MAX_LOOKUP_SEEDS: usize = 64;

@@ -88,6 +88,7 @@ pub use self::usage::NetUsage;
 
 use crate::core::routing::diversity::{Diversity, DiversityConfig};
 use crate::core::routing::liveness::{Liveness, LivenessConfig};
+use crate::core::routing::lost::Lost;
 use crate::core::routing::mode::ModeRule;
 use crate::core::unreachable::{Unreachable, UnreachableConfig};
 
@@ -200,6 +201,7 @@ pub fn new(
         established: 0,
         routing_len: 0,
         diversity: Diversity::new(DiversityConfig::default()),
+        lost: Lost::default(),
         liveness: Liveness::new(LivenessConfig::default()),
         candidates: BTreeMap::new(),
         probes: FuturesUnordered::new(),

@@ -50,6 +50,7 @@ impl EventLoop {
         self.counters.count(name::GOODBYES);
         self.peers.on_goodbye(&peer);
         self.book.forget(&peer);
+        self.lost.on_connected(&peer);
         let kad = &mut self.swarm.behaviour_mut().kad;
         kad.store_mut().away(&peer);
         kad.remove_peer(&peer);

@@ -15,12 +15,12 @@ use super::counters::name;
 use super::error::ClosestError;
 use super::event_loop::EventLoop;
 use super::kad::record_key;
-use super::limits::{LOOKUP_TIMEOUT, MAX_ASKS, MAX_LOOKUP_SEEDS};
+use super::limits::{ASK_PAUSE, LOOKUP_TIMEOUT, MAX_ASKS, MAX_LOOKUP_SEEDS};
 use super::pending::QueuedLookup;
 use super::provide::kad_wire::{Named, Wanted};
 use super::records::Digest;
 use super::report::{LookupEvent, LookupOutcome, LookupStats};
-use super::walks::{Asked, RunningWalk, WalkId, ask};
+use super::walks::{AskOutcome, Asked, RunningWalk, WalkId, ask};
 
 impl EventLoop {
     pub(super) fn find_providers(
@@ -114,14 +114,17 @@ impl EventLoop {
     /// Asks whom a walk wants to ask, and ends it if there is nobody left.
     fn pump_walk(&mut self, id: WalkId) {
         let now = Instant::now();
+        let mut must_wait = false;
         loop {
-            if self.walks.asks.len() >= MAX_ASKS {
-                self.counters.count(name::ASKS_DELAYED);
-                self.walks.is_starved = true;
-                break;
-            }
+            let is_full = self.walks.asks.len() >= MAX_ASKS;
             let Some(running) = self.walks.running.get_mut(&id) else { return };
             let Some((peer, addrs)) = running.walk.next_ask(now.into_std()) else { break };
+            if is_full {
+                running.walk.on_not_asked(&peer);
+                self.counters.count(name::ASKS_DELAYED);
+                must_wait = true;
+                break;
+            }
             let (digest, wanted) = (running.digest, running.wanted);
             let (reply, dialled) = oneshot::channel();
             self.connect(peer, addrs, reply);
@@ -130,36 +133,37 @@ impl EventLoop {
             self.walks.asks.push(Box::pin(ask(id, peer, dialled, control, kad, digest, wanted)));
         }
         let Some(running) = self.walks.running.get_mut(&id) else { return };
-        running.wake = running.walk.next_deadline(now.into_std()).map(Instant::from_std);
-        if running.walk.is_done() && !self.walks.is_starved {
+        let wake = running.walk.next_deadline(now.into_std()).map(Instant::from_std);
+        running.wake = if must_wait { Some(now + ASK_PAUSE) } else { wake };
+        if running.walk.is_done() && !must_wait {
             self.end_walk(id, LookupOutcome::Complete);
         }
     }
 
     pub(super) fn on_asked(&mut self, asked: Asked) {
-        let Asked { walk: id, peer, said } = asked;
-        if said.is_some() {
+        let Asked { walk: id, peer, outcome } = asked;
+        if matches!(outcome, AskOutcome::Said(_)) {
             self.heard(&peer);
         }
-        if let Some(running) = self.walks.running.get_mut(&id) {
-            match said {
-                None => running.walk.on_failed(&peer),
-                Some(said) => {
-                    let closer = self.dialable(said.closer);
-                    let Some(running) = self.walks.running.get_mut(&id) else { return };
-                    running.walk.on_answer(&peer, closer);
-                    let answered = u32::try_from(running.walk.answered()).unwrap_or(u32::MAX);
-                    self.on_found(id, said.providers, answered);
-                }
+        let Some(running) = self.walks.running.get_mut(&id) else { return };
+        match outcome {
+            AskOutcome::Failed => running.walk.on_failed(&peer),
+            AskOutcome::NotAsked => {
+                // Again when others have ended: the next peers would be refused as well.
+                running.walk.on_not_asked(&peer);
+                running.wake = Some(Instant::now() + ASK_PAUSE);
+                self.counters.count(name::ASKS_DELAYED);
+                return;
+            }
+            AskOutcome::Said(said) => {
+                let closer = self.dialable(said.closer);
+                let Some(running) = self.walks.running.get_mut(&id) else { return };
+                running.walk.on_answer(&peer, closer);
+                let answered = u32::try_from(running.walk.answered()).unwrap_or(u32::MAX);
+                self.on_found(id, said.providers, answered);
             }
         }
-        if std::mem::take(&mut self.walks.is_starved) {
-            for id in self.walks.running.keys().copied().collect::<Vec<_>>() {
-                self.pump_walk(id);
-            }
-        } else {
-            self.pump_walk(id);
-        }
+        self.pump_walk(id);
     }
 
     pub(super) fn walks_timed_out(&mut self, now: Instant) {
@@ -234,15 +238,14 @@ impl EventLoop {
                 lookup.first_provider_after.get_or_insert(answered);
             }
             lookup.offers.on_found((peer, addrs), is_likely, answered, now);
+            let was_full = lookup.offers.is_full();
             lookup.hand_out();
             let is_full = lookup.offers.is_full();
             if is_new && !is_likely {
                 self.counters.count(name::PROVIDERS_LATE);
             }
-            if is_full {
+            if is_full && !was_full {
                 self.counters.count(name::LOOKUPS_FULL);
-                self.end_walk(walk, LookupOutcome::Complete);
-                return;
             }
         }
     }
@@ -260,7 +263,7 @@ impl EventLoop {
         }
         let routed = self.routed_addrs(&peer).unwrap_or_default();
         let known = self.book.addrs_of(&peer);
-        let kept = plausible(named.iter().chain(&routed).chain(&known), &peer, Scope::Loopback);
+        let kept = plausible(routed.iter().chain(&known).chain(named), &peer, Scope::Loopback);
         self.counters.add(name::ADDRS_DROPPED, kept.dropped);
         self.book.remember(peer, &kept.addrs);
         kept.addrs

@@ -10,6 +10,7 @@ use tokio::time::{Instant, timeout};
 
 use crate::core::lookup::Walk;
 
+use super::error::DialFailure;
 use super::limits::ASK_TIMEOUT;
 use super::probe::Dialled;
 use super::provide::kad_wire::{self, Said, Wanted};
@@ -40,8 +41,18 @@ impl RunningWalk {
 pub(crate) struct Asked {
     pub(crate) walk: WalkId,
     pub(crate) peer: PeerId,
-    /// What the peer said; none if it said nothing that makes sense.
-    pub(crate) said: Option<Said>,
+    pub(crate) outcome: AskOutcome,
+}
+
+/// What became of a question.
+#[derive(Debug)]
+pub(crate) enum AskOutcome {
+    /// The peer has answered.
+    Said(Said),
+    /// It cannot be reached, or said nothing that makes sense.
+    Failed,
+    /// A limit of this node stood against the dial: nothing is known about the peer.
+    NotAsked,
 }
 
 /// All walks that run.
@@ -51,8 +62,6 @@ pub(crate) struct Walks {
     pub(crate) running: BTreeMap<WalkId, RunningWalk>,
     /// Questions under way, also those of walks that have ended.
     pub(crate) asks: FuturesUnordered<BoxFuture<'static, Asked>>,
-    /// Whether a walk waits for one of the questions to end.
-    pub(crate) is_starved: bool,
     /// Whether queued lookups are being started.
     pub(crate) is_starting: bool,
 }
@@ -87,10 +96,15 @@ pub(crate) async fn ask(
     wanted: Wanted,
 ) -> Asked {
     let asked = async {
-        dialled.await.ok()?.ok()?;
-        let mut stream = control.open_stream(peer, kad).await.ok()?;
-        kad_wire::ask(&mut stream, &digest, wanted).await.ok()
+        match dialled.await {
+            Ok(Ok(())) => {}
+            Ok(Err(DialFailure::Limit(_))) | Err(_) => return AskOutcome::NotAsked,
+            Ok(Err(_)) => return AskOutcome::Failed,
+        }
+        let Ok(mut stream) = control.open_stream(peer, kad).await else { return AskOutcome::Failed };
+        let said = kad_wire::ask(&mut stream, &digest, wanted).await;
+        said.map_or(AskOutcome::Failed, AskOutcome::Said)
     };
-    let said = timeout(ASK_TIMEOUT, asked).await.unwrap_or(None);
-    Asked { walk, peer, said }
+    let outcome = timeout(ASK_TIMEOUT, asked).await.unwrap_or(AskOutcome::Failed);
+    Asked { walk, peer, outcome }
 }

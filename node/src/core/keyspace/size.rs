@@ -45,8 +45,12 @@ impl SizeEstimate {
 }
 
 /// How many peers a network has, by the peers that the node at `local` knows around itself. Whoever puts peers next to a
-/// key cannot change it, unless it is this node that he surrounds.
+/// key cannot change it, unless it is this node that he surrounds. None if it knows fewer than 20: these may be all, or
+/// few of many.
 pub fn size_around(local: &Position, known: &[Position]) -> Option<u64> {
+    if known.len() < REPLICATION {
+        return None;
+    }
     let mut nearest = known.to_vec();
     nearest.sort_by_key(|position| local.distance(position));
     estimate(local, &nearest)
@@ -127,7 +131,7 @@ mod tests {
             near
         }));
         assert_eq!(size_around(&local, &known), Some(size));
-        assert_eq!((size_around(&local, &known[..7]), size_around(&local, &[])), (Some(7), None));
+        assert_eq!((size_around(&local, &known[..7]), size_around(&local, &[])), (None, None));
     }
 
     fn positions(count: usize, rng: &mut StdRng) -> Vec<Position> {

@@ -7,6 +7,9 @@ use libp2p::{Multiaddr, PeerId};
 /// Addresses kept of one peer.
 const MAX_ADDRS: usize = 8;
 
+/// Addresses of one peer that are taken from one who names it: with more a liar would leave no room for the right ones.
+const MAX_NAMED_ADDRS: usize = 3;
+
 /// Peers remembered as having named the same one.
 const MAX_NAMERS: usize = 32;
 
@@ -60,7 +63,8 @@ impl Candidate {
 
     /// It was named, with these addresses.
     pub(super) fn named(&mut self, addrs: Vec<Multiaddr>, namer: Option<u16>) {
-        for addr in addrs {
+        let most = if namer.is_some() { MAX_NAMED_ADDRS } else { MAX_ADDRS };
+        for addr in addrs.into_iter().take(most) {
             if self.addrs.len() < MAX_ADDRS && !self.addrs.contains(&addr) {
                 self.addrs.push(addr);
             }
@@ -81,6 +85,11 @@ impl Candidate {
                 .named_by
                 .iter()
                 .all(|namer| credits.get(usize::from(*namer)).is_some_and(|c| c.is_spent()))
+    }
+
+    /// Whether it comes from the own routing table.
+    pub(super) fn is_own(&self) -> bool {
+        self.is_own
     }
 
     pub(super) fn asked_at(&self) -> Option<Instant> {

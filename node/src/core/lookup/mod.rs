@@ -4,7 +4,7 @@
 //! against peers that mislead:
 //!
 //! - **Credit.** Whoever named peers of which most do not answer is no longer believed: the others it named are asked
-//!   last. Otherwise one liar could keep a walk busy with peers that do not exist.
+//!   only if there are too few that anybody else has named. Otherwise one liar could keep a walk busy with peers that do not exist.
 //! - **Width.** Where far more peers lie around the key than the size of the network allows, somebody may have put them
 //!   there. The walk then also asks the peers around that crowd, which hold the records of the key too (see
 //!   [`wide_holders`]).
@@ -84,7 +84,7 @@ pub struct Walk {
     running: usize,
     answered: usize,
     failed: usize,
-    /// Whom the crowd around the key makes the walk ask beyond the 20 closest; looked for when these have answered.
+    /// Whether a crowd around the key makes the walk ask more than the 20 closest.
     is_wide: bool,
 }
 
@@ -139,6 +139,18 @@ impl Walk {
         self.fail(self.target.distance(&Position::of_peer(peer)), false);
     }
 
+    /// `peer` could not be asked now, which says nothing about it: it is to be asked later.
+    pub fn on_not_asked(&mut self, peer: &PeerId) {
+        let Some(candidate) = self.candidates.get_mut(&self.target.distance(&Position::of_peer(peer))) else {
+            return;
+        };
+        if matches!(candidate.state, State::Asked(_)) {
+            candidate.state = State::New;
+            self.running -= 1;
+            self.asked -= 1;
+        }
+    }
+
     /// Time has passed.
     pub fn on_timeout(&mut self, now: Instant) {
         let patience = self.config.patience;
@@ -181,7 +193,8 @@ impl Walk {
         Some((candidate.peer, candidate.addrs.clone()))
     }
 
-    /// Whether everybody who counts has answered. To be asked when [`Self::next_ask`] has nobody.
+    /// Whether everybody who counts has answered. To be asked when [`Self::next_ask`] has nobody, and nobody could not be
+    /// asked.
     pub fn is_done(&self) -> bool {
         self.running == 0
     }
@@ -234,10 +247,13 @@ impl Walk {
         candidate.or_insert_with(|| Candidate::new(peer, namer.is_none())).named(addrs, namer);
     }
 
+    /// Those that only liars have named leave first, then the farthest that others have named.
     fn bound(&mut self) {
         while self.candidates.len() > self.config.max_candidates {
-            let farthest = self.candidates.iter().rev().find(|(_, candidate)| candidate.state == State::New);
-            let Some((distance, _)) = farthest else { return };
+            let new = || self.candidates.iter().rev().filter(|(_, candidate)| candidate.state == State::New);
+            let doubtful = new().find(|(_, candidate)| candidate.is_doubtful(&self.credits));
+            let named = || new().find(|(_, candidate)| !candidate.is_own());
+            let Some((distance, _)) = doubtful.or_else(named).or_else(|| new().next()) else { return };
             let distance = *distance;
             self.candidates.remove(&distance);
         }

@@ -1,12 +1,12 @@
 //! One key, announced by itself: its closest peers are looked up, and each is told.
 
 use dhtfs_store::{ProvideKey, ProvideMark};
-use futures::{StreamExt as _, stream::FuturesUnordered};
+use futures::StreamExt as _;
 use tracing::debug;
 
 use super::{
     holders::Holders,
-    page::{Say, note},
+    page::{MAX_PEERS_AT_ONCE, Say, note},
 };
 use crate::{
     core::{keyspace::Position, keyspace::Prefix, provide::FoundPeer},
@@ -40,19 +40,19 @@ async fn tell(holders: &Holders, say: Say, digest: Digest) -> Option<Told> {
     let told = [closest.clone(), holders.around(&Position::of_digest(&digest), &closest).await].concat();
     let own = holders.own_addrs().await;
     let own = &own;
-    let mut sending: FuturesUnordered<_> = told
-        .iter()
+    let mut sending = futures::stream::iter(told)
         .map(|FoundPeer { peer, addrs }| async move {
-            (*peer, say.tell(holders, *peer, addrs.clone(), own, &[digest]).await)
+            (peer, say.tell(holders, peer, addrs, own, &[digest]).await)
         })
-        .collect();
+        .buffer_unordered(MAX_PEERS_AT_ONCE);
     let (mut held, mut unheard) = ([0], 0);
     while let Some((peer, told)) = sending.next().await {
         match told {
             Ok(receipt) => note(&mut held, &[0], &receipt),
             Err(error) => {
                 debug!(%peer, %error, "a holder was not told");
-                unheard += 1;
+                holders.map().remove(&peer);
+                unheard += usize::from(closest.iter().any(|found| found.peer == peer));
             }
         }
     }

@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// Peers that are told at the same time.
-const MAX_PEERS_AT_ONCE: usize = 20;
+pub(super) const MAX_PEERS_AT_ONCE: usize = 20;
 
 /// What holders are told of the keys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
