@@ -231,7 +231,7 @@ mod tests {
 
     use std::sync::{Arc, Barrier};
 
-    use dhtfs_store::{Options, Store};
+    use dhtfs_store::{OpenOptions, Store};
     use futures::poll;
 
     use super::{MAX_STORE_CALLS, StoreHandle};
@@ -239,7 +239,8 @@ mod tests {
     #[tokio::test(flavor = "multi_thread")]
     async fn calls_that_nobody_polls_keep_nobody_from_the_store() {
         let dir = tempfile::tempdir().unwrap();
-        let store = StoreHandle::threaded(Store::open(dir.path(), Options::default()).unwrap());
+        let store =
+            StoreHandle::threaded(Store::open(&dir.path().join("store"), OpenOptions::default()).unwrap());
         let gate = Arc::new(Barrier::new(MAX_STORE_CALLS + 1));
         let mut busy: Vec<_> = (0..MAX_STORE_CALLS)
             .map(|_| {
