@@ -245,7 +245,13 @@ mod tests {
         let mut busy: Vec<_> = (0..MAX_STORE_CALLS)
             .map(|_| {
                 let (store, gate) = (store.clone(), gate.clone());
-                Box::pin(async move { store.call(move |_| drop(gate.wait())).await })
+                Box::pin(async move {
+                    store
+                        .call(move |_| {
+                            gate.wait();
+                        })
+                        .await
+                })
             })
             .collect();
         let mut forgotten: Vec<_> = (0..MAX_STORE_CALLS).map(|_| Box::pin(store.call(|_| ()))).collect();
@@ -255,7 +261,9 @@ mod tests {
         for call in &mut forgotten {
             assert!(poll!(call).is_pending());
         }
-        let opened = tokio::task::spawn_blocking(move || drop(gate.wait()));
+        let opened = tokio::task::spawn_blocking(move || {
+            gate.wait();
+        });
         opened.await.unwrap();
         assert_eq!(store.call(|_| 7).await, Ok(7));
         drop((busy, forgotten));
