@@ -115,6 +115,12 @@ pub const HAVE_FRAME_PAUSE: Duration = Duration::from_millis(250);
 /// How long a frame of a have-map may take: the longest has 2 MiB.
 pub const HAVE_FRAME_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// How long a peer that was asked for a have-map may take until it begins to answer.
+pub const HAVE_ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Frames of kinds that are not known that are skipped on one stream.
+pub const MAX_LATER_FRAMES: u32 = 16;
+
 /// Peers remembered as told about own records, for the goodbye at the end.
 pub const MAX_TOLD_PEERS: usize = 1_024;
 
@@ -193,6 +199,10 @@ pub const MAX_KAD_MESSAGE_LEN: usize = 256 * 1024;
 /// Peers that are probed at the same time before they get into the routing table. Who finds no place is looked at again
 /// when it identifies itself the next time.
 pub const MAX_ADMISSION_PROBES: usize = 64;
+
+/// Such peers of one subnet: a few more than may get in, so that one that does not answer cannot keep up the others, and
+/// nobody can take all places with the names of one subnet.
+pub const MAX_ADMISSION_PROBES_PER_SUBNET: usize = 4;
 
 /// Failed dials in a row after which a peer leaves the routing table. A failure counts only if this node has
 /// connected to somebody since the one before, so that a node without a network keeps its table.

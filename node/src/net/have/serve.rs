@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use super::tally::{Count, Tally};
-use super::wire::{frame_bytes, read_question};
+use super::wire::{frame_parts, read_question};
 use crate::core::have::{HaveStats, Telling};
 use crate::net::limits::HAVE_FRAME_TIMEOUT;
 
@@ -104,14 +104,15 @@ impl Asked {
             };
             // Nobody will say anything any more.
             let Ok(telling) = telling else { return Step::Closed };
-            let bytes = frame_bytes(&telling);
+            let (head, rest) = frame_parts(&telling);
             let written = async {
-                self.stream.write_all(&bytes).await?;
+                self.stream.write_all(&head).await?;
+                self.stream.write_all(rest).await?;
                 if telling.is_last() { self.stream.close().await } else { self.stream.flush().await }
             };
             match timeout(HAVE_FRAME_TIMEOUT, written).await {
                 Ok(Ok(())) => {
-                    self.tally.add(Count::ToldLen, bytes.len() as u64);
+                    self.tally.add(Count::ToldLen, (head.len() + rest.len()) as u64);
                     Step::Took(self)
                 }
                 Ok(Err(_)) => Step::Closed,
