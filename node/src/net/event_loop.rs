@@ -141,7 +141,7 @@ impl EventLoop {
         }
         // Dropping a reply tells its caller that the network has gone.
         self.pending = Pending::default();
-        self.walks = Walks::default();
+        self.walks = Walks::new(self.limits.max_pending_outgoing);
         self.dials = Dials::default();
         for id in std::mem::take(&mut self.listeners) {
             self.swarm.remove_listener(id);

@@ -180,6 +180,7 @@ pub fn new(
         kad: protocols.kad.clone(),
         have: (protocols.have.clone(), have.clone()),
     };
+    let max_pending = limits.max_pending_outgoing;
     let client = Client::new(commands_tx, local, limits.max_lookup_providers, record_changes, streams);
     let event_loop = EventLoop {
         swarm: Swarm::new(transport, behaviour, local, swarm_config),
@@ -205,7 +206,7 @@ pub fn new(
         liveness: Liveness::new(LivenessConfig::default()),
         candidates: BTreeMap::new(),
         probes: FuturesUnordered::new(),
-        walks: walks::Walks::default(),
+        walks: walks::Walks::new(max_pending),
         may_serve: kad_server,
         mode: ModeRule::new(),
         near: records::near::Neighbourhood::new(local),

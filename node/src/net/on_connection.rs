@@ -20,6 +20,7 @@ use super::error::{DialFailure, ListenError, root_cause};
 use super::event_loop::{EventLoop, Failing};
 use super::limits::{LISTEN_SETTLE, LISTEN_TIMEOUT, MAX_FAILED_DIALS, MAX_FAILED_PINGS};
 use super::pending::PendingListen;
+use super::walks::DialPlace;
 
 impl EventLoop {
     pub(super) fn listen(&mut self, addr: Multiaddr, reply: Reply<Result<Vec<Multiaddr>, ListenError>>) {
@@ -86,6 +87,17 @@ impl EventLoop {
         addrs: Vec<Multiaddr>,
         reply: Reply<Result<(), DialFailure>>,
     ) {
+        self.connect_for_walk(peer, addrs, reply, None);
+    }
+
+    /// The same; a dial that is begun keeps the place until it has ended.
+    pub(super) fn connect_for_walk(
+        &mut self,
+        peer: PeerId,
+        addrs: Vec<Multiaddr>,
+        reply: Reply<Result<(), DialFailure>>,
+        place: Option<DialPlace>,
+    ) {
         let at_once = if peer == self.local {
             Some(Err(DialFailure::ThisNode))
         } else if self.peers.get(&peer).is_some() {
@@ -101,11 +113,17 @@ impl EventLoop {
         let deadline = Instant::now() + self.limits.connect_timeout;
         let addrs = addrs.iter().filter_map(|addr| without_peer(addr, &peer)).collect();
         if self.dials.wait_for_peer(peer, addrs, Waiter::Connected(reply), deadline) {
+            if let Some(place) = place {
+                self.dials.take_place(&peer, place);
+            }
             self.start_dial(peer);
         }
     }
 
     fn too_many_waiters(&mut self) -> Option<DialFailure> {
+        if self.dials.waiting() >= self.limits.max_dial_waiters {
+            self.dials.prune();
+        }
         if self.dials.waiting() < self.limits.max_dial_waiters {
             return None;
         }
