@@ -55,7 +55,7 @@ const MAX_WHOLE_MAPS: u8 = 16;
 
 /// Chunks that one map may lack although it said otherwise, and chunks beside the map that a peer may be tried for. A map
 /// with more of the former is given up.
-const MAX_DENIED: usize = 1024;
+const MAX_DENIED: usize = 256;
 
 /// How long a peer is left alone that was busy, broke off, or holds less than it said.
 const ASK_PAUSE: Duration = Duration::from_secs(15);

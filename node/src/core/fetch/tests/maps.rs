@@ -195,17 +195,25 @@ fn what_a_peer_denied_is_asked_for_again() {
                 hand.with(|fetch, now| fetch.on_lost(chunk(3), now));
             }
         }
-        assert_eq!(hand.asked(1), [chunk(0), chunk(2)]);
+        assert_eq!(hand.asked(1)[0], chunk(0));
     };
-    for _ in 0..12 {
+    let mut denials = 0;
+    while denials < 20 {
         wait_until_asked(&mut hand);
-        hand.missing(1);
-        hand.missing(1);
+        while !hand.asked(1).is_empty() {
+            hand.missing(1);
+            denials += 1;
+        }
     }
     assert_eq!(hand.questions(1).len(), 1);
     wait_until_asked(&mut hand);
-    hand.data(1);
-    hand.data(1);
+    while !hand.asked(1).is_empty() {
+        hand.data(1);
+    }
+    hand.wait(secs(6));
+    while !hand.asked(1).is_empty() {
+        hand.data(1);
+    }
     assert_eq!(hand.coverage()[..4], [1, 1, 1, 0]);
 }
 
@@ -231,7 +239,7 @@ fn whom_the_dht_names_is_asked_whatever_it_said() {
 
 #[test]
 fn a_map_that_lacks_too_much_of_what_it_says_is_given_up() {
-    let count = 3_000;
+    let count = 800;
     let mut hand = Hand::new(FetchConfig { order: Order::InOrder, ..FetchConfig::default() });
     hand.with(|fetch, now| {
         fetch.on_content(count, now);
@@ -240,7 +248,7 @@ fn a_map_that_lacks_too_much_of_what_it_says_is_given_up() {
     });
     hand.root_provider(1);
     let mut held = ChunkSet::new(count);
-    held.insert_range(0, 2_900);
+    held.insert_range(0, 790);
     hand.tell(1, HaveUpdate::Map(held));
     let ended = |hand: &Hand| hand.count(Action::EndHave(hand.questions(1)[0])) > 0;
     let mut denied = 0;
@@ -254,7 +262,7 @@ fn a_map_that_lacks_too_much_of_what_it_says_is_given_up() {
             }
         }
     }
-    assert_eq!(denied, 1_025);
+    assert_eq!(denied, 257);
 }
 
 #[test]
