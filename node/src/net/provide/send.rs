@@ -123,7 +123,8 @@ impl Announcer {
         }
     }
 
-    /// Tells `peer` that this node is about to end; only if it is connected.
+    /// Tells `peer` that this node is about to end. It is to be connected: if it is not, it is dialled where it is known
+    /// to be.
     ///
     /// # Errors
     /// If the peer does not speak the provide protocol, or does not answer within 10 s.

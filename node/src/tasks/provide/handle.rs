@@ -11,6 +11,15 @@ pub(super) enum Command {
     Withdraw(Vec<ContentCid>),
 }
 
+impl Command {
+    /// How many keys it carries.
+    pub(super) fn len(&self) -> usize {
+        match self {
+            Self::Held(keys) | Self::Withdraw(keys) => keys.len(),
+        }
+    }
+}
+
 impl std::fmt::Debug for Command {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {

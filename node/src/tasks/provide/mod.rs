@@ -13,7 +13,12 @@ mod sweep;
 mod tests;
 mod withdraw;
 
-use std::{collections::BTreeSet, pin::Pin, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeSet, VecDeque},
+    pin::Pin,
+    sync::Arc,
+    time::Duration,
+};
 
 use dhtfs_store::{ContentCid, KeyPosition, ProvideClass, ProvideKey};
 use futures::{StreamExt, stream::FuturesUnordered};
@@ -21,10 +26,11 @@ use tokio::sync::{mpsc, watch};
 use tracing::warn;
 
 pub use self::handle::ProvideHandle;
-use self::{handle::Command, holders::Holders};
+use self::{handle::Command, holders::Holders, withdraw::Withdrawn};
 use super::{ended, now, sleep_until};
 use crate::{
     core::{
+        backoff::BackoffPolicy,
         keyspace::Position,
         provide::{
             Budget, Counts, Planner, ProvideAction, ProvideConfig, ProvideStats, SweepId, SweepOutcome,
@@ -43,6 +49,12 @@ const KEY_PAGE: usize = 4096;
 
 /// How long the driver waits before it asks the store again after it failed.
 const STORE_PAUSE: Duration = Duration::from_secs(60);
+
+/// How long the driver waits before it tries once more what the store or the network kept it from.
+const RETRY: BackoffPolicy = BackoffPolicy::new(Duration::from_secs(1), Duration::from_secs(60));
+
+/// Keys that wait for that: as many as may wait to be withdrawn.
+const MAX_PUT_OFF: usize = 1 << 20;
 
 /// How often the planner is told the time of day: a machine that slept shows in it.
 const CLOCK_EVERY: Duration = Duration::from_secs(30);
@@ -113,11 +125,14 @@ enum Ended {
         keys: Vec<ProvideKey>,
     },
     RootDone(KeyPosition, bool),
-    /// The keys whose holders did not all hear of it.
-    Withdrew(WithdrawBatch, Vec<ContentCid>),
+    Withdrew(WithdrawBatch, Withdrawn),
+    /// It is time to try once more.
+    Rested,
+    /// So many keys were to be announced once more; these still are.
+    AnnouncedAgain(usize, Vec<ContentCid>),
     Saved,
     /// A page of own keys is answered for; where the next begins.
-    Answered(Option<KeyPosition>),
+    Answered(Vec<ContentCid>, Option<KeyPosition>),
 }
 
 type Running = FuturesUnordered<Pin<Box<dyn Future<Output = Ended> + Send>>>;
@@ -135,6 +150,14 @@ struct Driver {
     roots: BTreeSet<KeyPosition>,
     /// It was said that there are many keys.
     told_many: bool,
+    /// What the store kept from being done.
+    put_off: VecDeque<Command>,
+    /// Keys to be announced once more, because their holders may have been told the opposite.
+    again: BTreeSet<ContentCid>,
+    /// Tries in a row that failed.
+    failures: u32,
+    /// The next try is waited for, or under way.
+    is_retrying: bool,
 }
 
 impl ProvideTask {
@@ -162,6 +185,10 @@ impl ProvideTask {
             running: Running::new(),
             roots: BTreeSet::new(),
             told_many: false,
+            put_off: VecDeque::new(),
+            again: BTreeSet::new(),
+            failures: 0,
+            is_retrying: false,
         };
         driver.answer_for(Some(KeyPosition::MIN));
         driver.count().await;
@@ -170,6 +197,7 @@ impl ProvideTask {
         clock.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             driver.act();
+            driver.retry_later();
             self.stats.send_replace(driver.planner.stats());
             self.withdrawals.send_replace(driver.withdrawals.stats());
             let deadlines = [driver.planner.next_deadline(), driver.withdrawals.next_deadline()];
@@ -195,23 +223,101 @@ impl ProvideTask {
 
 impl Driver {
     async fn take(&mut self, command: Command) {
-        // Answering for a key must not wait until there is somebody to announce it to.
-        match command {
-            Command::Held(keys) => drop(self.env.client.hold(keys).await),
-            Command::Withdraw(keys) => self.withdraw(keys).await,
+        let done = match &command {
+            Command::Held(keys) => self.hold(keys.clone()).await,
+            Command::Withdraw(keys) => self.withdraw(keys.clone()).await,
+        };
+        match done {
+            Some(()) => self.failures = 0,
+            None => self.put_off(command),
         }
         self.count().await;
     }
 
-    async fn withdraw(&mut self, keys: Vec<ContentCid>) {
-        // What was shared again before this was read is provided all the same.
-        let shared = self.holders.known(keys.clone()).await.unwrap_or_default();
+    /// Answers for the keys that are here. Must not wait until there is somebody to announce them to. `None` if the store
+    /// fails.
+    async fn hold(&mut self, keys: Vec<ContentCid>) -> Option<()> {
+        let held: Vec<ContentCid> = self.holders.known(keys).await?.into_iter().map(|key| key.cid).collect();
+        let _ = self.env.client.hold(held.clone()).await;
+        self.forget_gone(held).await
+    }
+
+    /// Of these keys that are answered for, some may have been removed before: their withdrawal has found nothing to
+    /// forget then. `None` if the store fails.
+    async fn forget_gone(&mut self, keys: Vec<ContentCid>) -> Option<()> {
+        for cid in self.gone(keys).await? {
+            let _ = self.env.client.stop_providing(cid).await;
+        }
+        Some(())
+    }
+
+    /// Those of the keys that are not to be announced. `None` if the store fails.
+    async fn gone(&mut self, keys: Vec<ContentCid>) -> Option<Vec<ContentCid>> {
+        let shared = self.holders.known(keys.clone()).await?;
         let shared: BTreeSet<ContentCid> = shared.into_iter().map(|key| key.cid).collect();
-        let keys: Vec<ContentCid> = keys.into_iter().filter(|cid| !shared.contains(cid)).collect();
+        Some(keys.into_iter().filter(|cid| !shared.contains(cid)).collect())
+    }
+
+    /// `None` if the store fails.
+    async fn withdraw(&mut self, keys: Vec<ContentCid>) -> Option<()> {
+        // What was shared again before this was read is provided all the same.
+        let keys = self.gone(keys).await?;
         for cid in &keys {
             let _ = self.env.client.stop_providing(*cid).await;
         }
         self.withdrawals.on_withdrawn(keys);
+        Some(())
+    }
+
+    /// Keeps what the store has kept from being done until it is tried again.
+    fn put_off(&mut self, command: Command) {
+        self.failures = self.failures.saturating_add(1);
+        let waiting: usize = self.put_off.iter().map(Command::len).sum();
+        if waiting + command.len() > MAX_PUT_OFF {
+            warn!(
+                ?command,
+                "the store fails, and more keys wait for it than can be kept; restart the daemon"
+            );
+            return;
+        }
+        warn!(?command, "the store fails; trying again in {:?}", RETRY.ceiling(self.failures));
+        self.put_off.push_back(command);
+    }
+
+    /// Sees that what was put off is tried again.
+    fn retry_later(&mut self) {
+        let has_some = !self.put_off.is_empty() || !self.again.is_empty();
+        if has_some && !self.is_retrying {
+            self.is_retrying = true;
+            let pause = RETRY.ceiling(self.failures);
+            self.running.push(Box::pin(async move {
+                tokio::time::sleep(pause).await;
+                Ended::Rested
+            }));
+        }
+    }
+
+    async fn retry(&mut self) {
+        for command in std::mem::take(&mut self.put_off) {
+            self.take(command).await;
+        }
+        let keys: Vec<ContentCid> = std::mem::take(&mut self.again).into_iter().collect();
+        if keys.is_empty() {
+            self.is_retrying = false;
+            return;
+        }
+        let (count, holders) = (keys.len(), self.holders.clone());
+        self.running.push(Box::pin(async move {
+            Ended::AnnouncedAgain(count, withdraw::announce(&holders, keys).await)
+        }));
+    }
+
+    fn announce_again(&mut self, keys: Vec<ContentCid>) {
+        let room = MAX_PUT_OFF.saturating_sub(self.again.len());
+        if keys.len() > room {
+            warn!("{} keys are announced only when they have their turn", keys.len() - room);
+        }
+        self.again.extend(keys.into_iter().take(room));
     }
 
     fn on_routing(&mut self, peers: usize) {
@@ -291,8 +397,8 @@ impl Driver {
         while let Some(batch) = self.withdrawals.next_action(now()) {
             let holders = self.holders.clone();
             self.running.push(Box::pin(async move {
-                let failed = withdraw::run(&holders, &batch, since).await;
-                Ended::Withdrew(batch, failed)
+                let withdrawn = withdraw::run(&holders, &batch, since).await;
+                Ended::Withdrew(batch, withdrawn)
             }));
         }
     }
@@ -311,9 +417,23 @@ impl Driver {
                 self.roots.remove(&position);
                 self.planner.on_root_done(taken, now());
             }
-            Ended::Withdrew(batch, failed) => self.withdrawals.on_done(&batch, &failed, now()),
+            Ended::Withdrew(batch, Withdrawn { failed, again }) => {
+                self.withdrawals.on_done(&batch, &failed, now());
+                self.announce_again(again);
+            }
+            Ended::Rested => self.retry().await,
+            Ended::AnnouncedAgain(count, left) => {
+                self.is_retrying = false;
+                self.failures = if left.len() < count { 0 } else { self.failures.saturating_add(1) };
+                self.announce_again(left);
+            }
             Ended::Saved => {}
-            Ended::Answered(next) => self.answer_for(next),
+            Ended::Answered(keys, next) => {
+                if self.forget_gone(keys.clone()).await.is_none() {
+                    self.put_off(Command::Held(keys));
+                }
+                self.answer_for(next);
+            }
         }
         self.withdrawals.on_withdrawn(self.holders.take_gone());
     }
@@ -348,13 +468,14 @@ impl Driver {
                 Ok(Err(error)) => {
                     warn!(%error, "reading the own keys failed; trying again in {STORE_PAUSE:?}");
                     tokio::time::sleep(STORE_PAUSE).await;
-                    return Ended::Answered(Some(from));
+                    return Ended::Answered(Vec::new(), Some(from));
                 }
-                Err(_) => return Ended::Answered(None),
+                Err(_) => return Ended::Answered(Vec::new(), None),
             };
             let next = (keys.len() == KEY_PAGE).then(|| keys.last().and_then(|key| after(key.position)));
-            let _ = env.client.hold(keys.into_iter().map(|key| key.cid).collect()).await;
-            Ended::Answered(next.flatten())
+            let keys: Vec<ContentCid> = keys.into_iter().map(|key| key.cid).collect();
+            let _ = env.client.hold(keys.clone()).await;
+            Ended::Answered(keys, next.flatten())
         }));
     }
 }
