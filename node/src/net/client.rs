@@ -177,7 +177,8 @@ impl Client {
         self.ask(|reply| Command::Request { peer, cid, reply }).await?
     }
 
-    /// Asks a connected peer which chunks it holds of a content that unfolds to so many chunks.
+    /// Asks a connected peer which chunks it holds of a content that unfolds to so many chunks. One whose connection is
+    /// gone by then is dialled where it is known to be.
     ///
     /// # Errors
     /// If the peer cannot be asked.
