@@ -217,6 +217,7 @@ async fn start_network(
     let is_server = role == Role::Server;
     let mut net_config = NetConfig::new(&config.network, concat!("dhtfs/", env!("CARGO_PKG_VERSION")));
     net_config.kad_server = is_server;
+    let record_life = tuning.limits.record_life;
     net_config.limits = tuning.limits;
     net_config.exchange_versions = tuning.exchange_versions;
     let net_env = NetEnv { keypair, transport, executor, seed };
@@ -235,7 +236,7 @@ async fn start_network(
     tasks.spawn(dispatch.run());
 
     let provide = is_server.then(|| {
-        let config = ProvideConfig::default();
+        let config = ProvideConfig { interval: record_life / 2, ..ProvideConfig::default() };
         let provide_env = ProvideEnv {
             client: client.clone(),
             announcer: client.announcer(),

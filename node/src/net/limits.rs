@@ -182,7 +182,7 @@ pub const MAX_RECORD_CHANGES: usize = 16_384;
 /// Keys this node announces, 12 bytes each: 2 TiB in chunks of 1 MiB.
 pub const MAX_OWN_RECORDS: usize = 2_097_152;
 
-/// How long a provider record of another node is kept.
+/// How long a provider record of another node is kept; own ones are announced again after half of that.
 pub const PROVIDER_TTL: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// How often expired records of other nodes are looked for.
@@ -293,6 +293,8 @@ pub struct NetLimits {
     pub kad_record_burst: u64,
     /// See [`KAD_RECORD_RATE`].
     pub kad_record_rate: u64,
+    /// See [`PROVIDER_TTL`].
+    pub record_life: Duration,
     /// See [`MAX_OWN_RECORDS`].
     pub max_own_records: usize,
     /// See [`COMMAND_QUEUE`].
@@ -330,6 +332,7 @@ impl Default for NetLimits {
             record_rate: RECORD_RATE,
             kad_record_burst: KAD_RECORD_BURST,
             kad_record_rate: KAD_RECORD_RATE,
+            record_life: PROVIDER_TTL,
             max_own_records: MAX_OWN_RECORDS,
             command_queue: COMMAND_QUEUE,
             event_queue: EVENT_QUEUE,

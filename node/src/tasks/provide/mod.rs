@@ -38,7 +38,7 @@ use crate::{
         },
     },
     env::{StoreHandle, WallClock},
-    net::{Announcer, Client, limits::PROVIDER_TTL},
+    net::{Announcer, Client},
 };
 
 /// Messages that wait for the driver; each carries any number of keys. Senders wait when it is full.
@@ -179,7 +179,7 @@ impl ProvideTask {
         let mut driver = Driver {
             planner,
             withdrawals: Withdrawals::new(WithdrawConfig::default(), self.seed),
-            budget: Budget { keys: 0, max, ttl_secs: PROVIDER_TTL.as_secs() },
+            budget: Budget { keys: 0, max, ttl_secs: 2 * self.config.interval.as_secs() },
             env: self.env.clone(),
             holders,
             running: Running::new(),
