@@ -23,11 +23,13 @@ use crate::{
     core::{provide::ProvideConfig, serve::ServeConfig},
     env::{Env, Executor},
     http, listen,
-    net::{self, NetConfig, NetEnv},
+    net::{self, NetConfig, NetEnv, limits::GOODBYE_TIMEOUT},
     tasks::{
         dispatch::{Dispatch, MAX_WAITING_SERVE_EVENTS},
         join::JoinTask,
-        provide, serve,
+        keep_records::{FLUSH_EVERY, KeepRecords, StoredRecords},
+        provide::{self, ProvideEnv},
+        serve,
         sources::SourcesTask,
     },
 };
@@ -179,13 +181,18 @@ impl Node {
         self.api.shutdown_requested().await;
     }
 
-    /// Ends the node in order: no new calls, no new work, routing peers saved, connections closed.
+    /// Ends the node in order: no new calls, no new work, routing peers saved, others told, connections closed.
     pub async fn shutdown(self) {
         let Tasks { shutdown, running, mut ended, .. } = self.tasks;
         shutdown.send_replace(true);
         let client = self.api.inner().net.as_ref().map(|net| net.client.clone());
         drop(running);
         if let Some(client) = client {
+            if self.api.inner().role == Role::Server {
+                // Only servers are in tables and named in records.
+                let heard = client.announcer().goodbye_to_all(GOODBYE_TIMEOUT).await;
+                debug!(heard, "said goodbye");
+            }
             // The drivers end first; then the loop closes the connections and with them the dispatcher.
             if timeout(SHUTDOWN_WITHIN, client.shutdown()).await.is_err() {
                 warn!("the network did not close in time");
@@ -228,13 +235,26 @@ async fn start_network(
 
     let provide = is_server.then(|| {
         let config = ProvideConfig::default();
-        let (handle, task) = provide::new(config, seed, client.clone(), store.clone(), routing.clone());
+        let provide_env = ProvideEnv {
+            client: client.clone(),
+            announcer: client.announcer(),
+            store: store.clone(),
+            wall_clock: wall_clock.clone(),
+        };
+        let (handle, task) = provide::new(config, seed, provide_env, routing.clone());
         tasks.spawn(task.run(tasks.shutdown()));
         handle
     });
     let (serve_task, served) =
         serve::new(ServeConfig::default(), client.clone(), store.clone(), provide.clone(), serve_received);
     if is_server {
+        let records = KeepRecords {
+            client: client.clone(),
+            store: StoredRecords::new(store.clone(), wall_clock.clone()),
+            clock: wall_clock.clone(),
+            flush_every: FLUSH_EVERY,
+        };
+        tasks.spawn(records.run(tasks.shutdown()));
         tasks.spawn(serve_task.run(tasks.shutdown()));
         tasks.spawn(SourcesTask { store: store.clone(), provide: provide.clone() }.run(tasks.shutdown()));
         listen::listen(&client, &store, &listen).await?;

@@ -10,6 +10,7 @@
 //! | [`net`], [`meter`]     | hosts, lines, NAT boxes, partitions; the trace; bytes by protocol     |
 //! | [`tasks`], [`world`]   | processes that start, freeze and die; what is true of all of them    |
 //! | [`roles`]              | peers that are not the node that ships: hostile and naive ones       |
+//! | [`limits`]             | what simulated nodes may use up                                      |
 //! | [`plan`], [`timeline`] | scenarios as values, and how one is run                              |
 //! | [`scenario`]           | the scenarios by name, those that are more than a plan included      |
 //! | [`checks`], [`record`], [`report`] | what must hold, what came out, how it is shown           |
@@ -21,6 +22,7 @@ pub mod checks;
 pub mod clock;
 pub mod content;
 pub mod cost;
+pub mod limits;
 pub mod meter;
 pub mod nat_mix;
 pub mod net;

@@ -33,7 +33,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     for round in 0..ROUNDS {
         bare = bare.max(bare_rate());
         let store = Store::open(&dir.path().join(format!("store-{round}")), OpenOptions::default())?;
-        let options = ImportOptions { copy: false, name: None, now_unix: 0 };
+        let options = ImportOptions::default();
         let begun = Instant::now();
         store.import_path(&file, &options, &|_| ControlFlow::Continue(()))?;
         import = import.max(mib_per_second(FILE_LEN, begun));

@@ -13,7 +13,7 @@ use crate::cid::{ChunkCid, ContentCid};
 use crate::db::content::file_chunks;
 use crate::db::records::{SourceKind, SourceRecord, decode};
 use crate::db::tables::{
-    LOCATIONS, LocationKey, MANIFESTS, SOURCES, SourceId, Tables, location_range, split_location_key,
+    LOCATIONS, LocationKey, MANIFESTS, SOURCES, SourceId, location_range, split_location_key,
 };
 use crate::download;
 use crate::error::{FileError, StoreError};
@@ -311,8 +311,7 @@ impl Inner {
         if fresh.is_empty() {
             return Ok(());
         }
-        self.db.write(|txn| {
-            let mut tables = Tables::open(txn)?;
+        self.db.change(|tables| {
             for (id, record, stamp) in fresh {
                 if tables.source(*id)?.as_ref() == Some(record) {
                     tables.update_source(*id, &record.with_stamp(*stamp))?;
@@ -335,15 +334,14 @@ impl Inner {
         let has_blobs = bad.iter().any(|bad| bad.record.kind == SourceKind::Blob);
         let _blobs = has_blobs.then(|| self.blobs.lock());
         let mut withdrawn = Vec::new();
-        let withdrawals = self.db.write(|txn| {
-            let mut tables = Tables::open(txn)?;
+        let withdrawals = self.db.change(|tables| {
             let mut withdrawals = Vec::new();
             for bad in bad.iter() {
                 if tables.source(bad.id)?.as_ref() != Some(&bad.record) {
                     continue;
                 }
                 let keys = match bad.record.kind {
-                    SourceKind::Part => download::withdraw_part(&mut tables, bad.id, &bad.record)?,
+                    SourceKind::Part => download::withdraw_part(tables, bad.id, &bad.record)?,
                     SourceKind::InPlace | SourceKind::Blob => tables.withdraw_source(bad.id, &bad.record)?,
                 };
                 let path = self.source_path(&bad.record);

@@ -39,8 +39,7 @@ impl Store {
         // Nobody names a blob while unnamed ones are looked for, and no download begins while its part is.
         let _blobs = inner.blobs.lock();
         let open = lock(&inner.downloads);
-        let named = inner.db.write(|txn| {
-            let mut tables = Tables::open(txn)?;
+        let named = inner.db.change(|tables| {
             for (output, record) in downloads(&tables.progress)? {
                 let is_open = open.get(&output).is_some_and(|download| download.strong_count() > 0);
                 let is_gone = |path: &std::path::Path| matches!(exists(&*inner.disk, path), Ok(false));
@@ -67,7 +66,7 @@ impl Store {
                     needed.extend(local.manifests.iter().map(|cid| *cid.digest()));
                 }
             }
-            drop_manifests(&mut tables, &needed, &mut report)?;
+            drop_manifests(tables, &needed, &mut report)?;
             Ok(named)
         })?;
         drop(open);

@@ -15,6 +15,7 @@ mod db;
 pub mod disk;
 mod download;
 mod error;
+mod foreign;
 mod fsutil;
 mod gc;
 mod hasher;
@@ -25,6 +26,8 @@ mod lock;
 pub mod manifest;
 pub mod name;
 mod options;
+mod position;
+mod provide;
 mod settings;
 mod shares;
 mod small;
@@ -35,15 +38,20 @@ pub use chunks::{ChunkRead, WithdrawReason, Withdrawal};
 pub use cid::{ChunkCid, CidError, ContentCid, Digest, ManifestCid};
 pub use download::{Download, Reused, Written};
 pub use error::{DownloadError, FileError, ImportError, OpenError, StoreError, VerifyError};
+pub use foreign::{
+    ForeignOp, ForeignProvider, ForeignRecord, MAX_FOREIGN_ADDR_LEN, MAX_FOREIGN_ADDRS, MAX_FOREIGN_PEER_LEN,
+};
 pub use gc::GcReport;
 pub use import::{Imported, Skipped, hash_path};
 pub use link::{Link, LinkError};
 pub use manifest::{ManifestError, ResolvedFile, ResolvedTree, TreeResolver};
 pub use name::{NameError, RelPath, check_name};
 pub use options::{
-    DEFAULT_DB_CACHE_LEN, DEFAULT_STREAM_NAME, DownloadOptions, ImportOptions, OpenOptions, Progress,
-    ProgressFn, no_progress,
+    AnnounceScope, DEFAULT_DB_CACHE_LEN, DEFAULT_STREAM_NAME, DownloadOptions, ImportOptions, OpenOptions,
+    Progress, ProgressFn, no_progress,
 };
+pub use position::KeyPosition;
+pub use provide::{ProvideClass, ProvideCounts, ProvideKey, ProvideMark, ProvideSummary};
 pub use settings::{
     MAX_SAVED_ADDR_LEN, MAX_SAVED_ADDRS, MAX_SAVED_PEER_LEN, MAX_SAVED_PEERS, MAX_SETTING_KEY_LEN,
     MAX_SETTING_LEN, SavedPeer,

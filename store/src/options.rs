@@ -5,6 +5,8 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use serde::{Deserialize, Serialize};
+
 use crate::disk::{Disk, RealDisk};
 
 /// How a store is opened.
@@ -31,6 +33,22 @@ impl Default for OpenOptions {
     }
 }
 
+/// Which keys of a share are announced in the DHT. A key that several shares hold is announced if one of them asks
+/// for it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum AnnounceScope {
+    /// Everything that is held of it: every manifest block and every chunk. A peer that has only some chunks is found,
+    /// and so is a chunk that is in many files.
+    #[default]
+    All,
+    /// Only its root. One record instead of one for each MiB; whoever knows the CID finds it, but nobody who looks for
+    /// a part of it does.
+    Roots,
+    /// Nothing. It is served to who knows this peer.
+    None,
+}
+
 /// How a file, a directory or a stream is added.
 #[derive(Clone, Debug, Default)]
 pub struct ImportOptions {
@@ -40,6 +58,8 @@ pub struct ImportOptions {
     pub name: Option<String>,
     /// Seconds since 1970 noted as the time of the addition.
     pub now_unix: u64,
+    /// What of it is announced. `None` leaves a share that is there already as it is; a new one is announced whole.
+    pub announce: Option<AnnounceScope>,
 }
 
 /// Name of a stream that was given none.
@@ -53,6 +73,8 @@ pub struct DownloadOptions {
     pub force: bool,
     /// Seconds since 1970 noted as the time of the addition.
     pub now_unix: u64,
+    /// What of it is announced. `None` leaves a share that is there already as it is; a new one is announced whole.
+    pub announce: Option<AnnounceScope>,
 }
 
 /// How far an operation has come.

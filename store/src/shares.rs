@@ -9,12 +9,13 @@ use crate::cid::{ChunkCid, ContentCid, ManifestCid};
 use crate::db::content::{Removal, downloads};
 use crate::db::records::{ShareRecord, ShareStatus, decode};
 use crate::db::tables::{
-    LOCATIONS, LocationKey, PINS, PROGRESS, PinKey, SHARES, Tables, location_range, manifest_of_pin_key,
-    pin_range, split_location_key,
+    LOCATIONS, LocationKey, PINS, PROGRESS, PinKey, SHARES, location_range, manifest_of_pin_key, pin_range,
+    split_location_key,
 };
 use crate::download::part_path;
 use crate::error::StoreError;
 use crate::fsutil::exists;
+use crate::options::AnnounceScope;
 use crate::store::Store;
 
 /// Something that was added or is being fetched.
@@ -36,6 +37,8 @@ pub struct Share {
     pub paths: Vec<PathBuf>,
     /// Whether it can be had from here.
     pub state: ShareState,
+    /// What of it is announced.
+    pub announce: AnnounceScope,
 }
 
 /// Whether a share can be had from here.
@@ -100,7 +103,7 @@ impl Store {
     pub fn remove_share(&self, root: &ManifestCid) -> Result<Option<Removed>, StoreError> {
         let inner = &*self.inner;
         let _blobs = inner.blobs.lock();
-        let removal = inner.db.write(|txn| Tables::open(txn)?.remove_share(root))?;
+        let removal = inner.db.change(|tables| tables.remove_share(root))?;
         let Some(Removal { keys, sources, blobs, downloads }) = removal else { return Ok(None) };
         sources.into_iter().for_each(|id| inner.cache.forget(id));
         for blob in blobs {
@@ -184,6 +187,6 @@ fn share(root: ManifestCid, record: ShareRecord, have: &HashMap<ManifestCid, u64
         ShareStatus::Partial => ShareState::Partial { have_len: have.get(&root).copied().unwrap_or(0) },
         ShareStatus::Changed => ShareState::Changed,
     };
-    let ShareRecord { name, size, files, is_dir, added_unix, .. } = record;
-    Share { root, name, size, files, is_dir, added_unix, paths, state }
+    let ShareRecord { name, size, files, is_dir, added_unix, announce, .. } = record;
+    Share { root, name, size, files, is_dir, added_unix, paths, state, announce }
 }

@@ -15,6 +15,7 @@ use crate::db::tables::{MANIFESTS, Tables};
 use crate::disk::{Disk, RealDisk};
 use crate::download::{self, DownloadState};
 use crate::error::{FileError, OpenError, StoreError};
+use crate::foreign;
 use crate::fsutil::create_private_dir;
 use crate::hasher;
 use crate::lock::{self, DirLock};
@@ -137,7 +138,10 @@ impl Store {
     /// # Errors
     /// If the database fails.
     pub fn check_invariants(&self) -> Result<Result<(), String>, StoreError> {
-        self.inner.db.write(|txn| content::check(&Tables::open(txn)?))
+        self.inner.db.write(|txn| match content::check(&Tables::open(txn)?)? {
+            Ok(()) => foreign::check(txn),
+            broken => Ok(broken),
+        })
     }
 }
 

@@ -13,10 +13,7 @@ use super::{
     types::{ApiError, ErrorKind, GetProgress, GetReport, GetRequest, GetStage, Source},
 };
 use crate::{
-    core::{
-        fetch::{FetchProgress, Order, PeerState, Want},
-        provide::Class,
-    },
+    core::fetch::{FetchProgress, Order, PeerState, Want},
     tasks::fetch::{
         Driver, Turn,
         download::{FillError, Filling},
@@ -60,11 +57,9 @@ impl Api {
     pub(super) async fn announce_share(&self, root: ManifestCid) -> Result<(), ApiError> {
         let Some(provide) = self.provide() else { return Ok(()) };
         if let Some(resolved) = self.resolve_here(root).await? {
-            provide
-                .announce(Class::Root, resolved.manifests.iter().copied().map(ContentCid::from).collect())
-                .await;
-            let chunks = resolved.tree.unique_chunks();
-            provide.announce(Class::Chunk, chunks.into_iter().map(|(cid, _)| cid.into()).collect()).await;
+            let manifests = resolved.manifests.iter().copied().map(ContentCid::from);
+            let chunks = resolved.tree.unique_chunks().into_iter().map(|(cid, _)| cid.into());
+            provide.held(manifests.chain(chunks).collect()).await;
         }
         Ok(())
     }
@@ -113,7 +108,7 @@ impl Get<'_> {
     }
 
     async fn begin(&self, resolved: &Resolved, out: &Path, force: bool) -> Result<Download, ApiError> {
-        let options = DownloadOptions { force, now_unix: (self.api.inner.wall_clock)() };
+        let options = DownloadOptions { force, now_unix: (self.api.inner.wall_clock)(), announce: None };
         let (tree, out) = (resolved.tree.clone(), out.to_owned());
         let begun = self.api.inner.store.call(move |s| s.begin_download(&tree, &out, options)).await?;
         begun.map_err(from_disk)

@@ -68,18 +68,19 @@ impl Api {
         })
     }
 
-    /// How much is in use of what bounds memory and connections, beside what the defaults allow: name, use, limit.
+    /// How much is in use of what bounds memory and connections, beside what `limits` and the defaults of the node allow: name, use, limit.
     /// Empty without a network. Asks the network only, so that it may be called often.
-    pub async fn limits_in_use(&self) -> Vec<(&'static str, u64, u64)> {
+    pub async fn limits_in_use(&self, limits: &NetLimits) -> Vec<(&'static str, u64, u64)> {
         let Some(net) = &self.inner.net else { return Vec::new() };
         let Ok(usage) = net.client.usage().await else { return Vec::new() };
         let (serve, provide) = (ServeConfig::default(), ProvideConfig::default());
         let served = *net.served.borrow();
         let announcing = net.provide.as_ref().map_or(0, |provide| provide.stats().in_flight);
-        let network = usage.against(&NetLimits::default());
+        let announcing = usize::try_from(announcing).unwrap_or(usize::MAX);
+        let network = usage.against(limits);
         let counts = [
             ("requests that wait to be served", served.queued, serve.max_queued),
-            ("keys being announced", announcing, provide.max_in_flight),
+            ("roots being announced", announcing, provide.max_roots_in_flight),
         ];
         let bytes = ("bytes read to be served", served.budget_used_len, serve.budget_len);
         let counts = network.into_iter().chain(counts);
@@ -222,10 +223,10 @@ impl Api {
         };
         let stats = provide.stats();
         ProvideInfo {
-            keys: stats.keys as u64,
-            announced: stats.announced as u64,
-            pending: stats.pending as u64,
-            in_flight: stats.in_flight as u64,
+            keys: stats.keys,
+            announced: stats.announced,
+            pending: stats.pending,
+            in_flight: stats.in_flight,
             failed: stats.failed,
         }
     }

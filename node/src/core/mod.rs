@@ -15,9 +15,13 @@
 
 pub mod backoff;
 pub mod fetch;
+pub mod keyspace;
+pub mod offers;
 pub mod profile;
 pub mod provide;
+pub mod routing;
 pub mod serve;
+pub mod unreachable;
 
 /// Longest block (chunk or manifest) that is ever requested or sent, in bytes: the cap of the exchange protocol,
 /// 1 MiB.

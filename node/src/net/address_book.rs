@@ -48,6 +48,18 @@ impl AddressBook {
         }
     }
 
+    /// Forgets a peer.
+    pub(crate) fn forget(&mut self, peer: &PeerId) {
+        if let Some(entry) = self.peers.remove(peer) {
+            self.by_use.remove(&entry.used);
+        }
+    }
+
+    /// Whether anything is known of `peer`. Counts as no use.
+    pub(crate) fn knows(&self, peer: &PeerId) -> bool {
+        self.peers.contains_key(peer)
+    }
+
     /// What is known of `peer`, newest first. Counts as a use.
     pub(crate) fn addrs_of(&mut self, peer: &PeerId) -> Vec<Multiaddr> {
         let Some(entry) = self.peers.get_mut(peer) else { return Vec::new() };

@@ -6,6 +6,7 @@ use libp2p::swarm::NetworkBehaviour;
 use libp2p::{StreamProtocol, connection_limits, identify, ping};
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
+use tokio::time::Instant;
 
 use super::NetError;
 use super::exchange::ExchangeCodec;
@@ -20,6 +21,8 @@ use super::nat_server::NatServer;
 pub struct Protocols {
     /// `/dhtfs/<network>/kad/1.0.0`
     pub kad: StreamProtocol,
+    /// `/dhtfs/<network>/provide/1`
+    pub provide: StreamProtocol,
     /// `/dhtfs/<network>/exchange/<version>`, preferred first.
     pub exchange: Vec<StreamProtocol>,
     /// `/dhtfs/<network>`: what identify calls the protocol version.
@@ -43,6 +46,7 @@ impl Protocols {
         let name = |suffix: &str| StreamProtocol::try_from_owned(format!("/dhtfs/{network}/{suffix}"));
         Ok(Self {
             kad: name("kad/1.0.0").map_err(|_| bad())?,
+            provide: name("provide/1").map_err(|_| bad())?,
             exchange: exchange_versions
                 .iter()
                 .map(|version| name(&format!("exchange/{version}")).map_err(|_| bad()))
@@ -65,6 +69,8 @@ pub(crate) struct Behaviour {
     pub(crate) ping: ping::Behaviour,
     pub(crate) nat_client: NatClient,
     pub(crate) exchange: request_response::Behaviour<ExchangeCodec>,
+    /// Streams that this node opens by itself, and those of the provide protocol.
+    pub(crate) streams: libp2p_stream::Behaviour,
 }
 
 impl Behaviour {
@@ -93,18 +99,22 @@ impl Behaviour {
         let exchange = request_response::Config::default()
             .with_request_timeout(limits.request_timeout)
             .with_max_concurrent_streams(MAX_EXCHANGE_STREAMS);
+        let mut seed = || rng.next_u64();
+        let (nat_server, nat_client, records) = (seed(), seed(), seed());
+        let now = Instant::now().into_std();
         Self {
             limits: connection_limits::Behaviour::new(connections),
-            nat_server: NatServer::new(StdRng::seed_from_u64(rng.next_u64())),
-            kad: kad::new(local, protocols.kad.clone(), kad_server, limits),
+            nat_server: NatServer::new(StdRng::seed_from_u64(nat_server)),
+            kad: kad::new(local, protocols.kad.clone(), kad_server, limits, records, now),
             identify: identify::Behaviour::new(identify),
             ping: ping::Behaviour::new(ping::Config::new()),
-            nat_client: NatClient::new(StdRng::seed_from_u64(rng.next_u64())),
+            nat_client: NatClient::new(StdRng::seed_from_u64(nat_client)),
             exchange: request_response::Behaviour::with_codec(
                 ExchangeCodec,
                 protocols.exchange.iter().map(|name| (name.clone(), ProtocolSupport::Full)),
                 exchange,
             ),
+            streams: libp2p_stream::Behaviour::new(),
         }
     }
 }

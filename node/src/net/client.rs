@@ -1,15 +1,20 @@
 //! The handle to the event loop: cloneable, answers always, also when the loop has ended.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use dhtfs_store::ContentCid;
 use libp2p::{Multiaddr, PeerId};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 
 use super::command::{Command, LookupId, Reply};
-use super::error::{BootstrapFailure, DialFailure, ListenError, NetGone, ProvideError, RequestError};
+use super::error::{
+    BootstrapFailure, ClosestError, DialFailure, ListenError, NetGone, ProvideError, RequestError,
+};
 use super::exchange::ExchangeResponse;
+use super::provide::told::Told;
+use super::provide::{Announcer, BulkStreams};
+use super::records::{Changes, Digest, Page, Restored};
 use super::report::{BlockAnswer, LookupEvent, NetStatus, PeerInfo, ServeTicket};
 use super::usage::NetUsage;
 
@@ -22,16 +27,36 @@ pub struct Client {
     next_lookup: Arc<AtomicU64>,
     max_lookup_providers: usize,
     local: PeerId,
+    record_changes: Arc<Notify>,
+    streams: BulkStreams,
+    /// Peers that were told about records of this node.
+    told: Arc<Mutex<Told>>,
 }
 
 impl Client {
-    pub(crate) fn new(commands: mpsc::Sender<Command>, local: PeerId, max_lookup_providers: usize) -> Self {
-        Self { commands, next_lookup: Arc::default(), max_lookup_providers, local }
+    pub(crate) fn new(
+        commands: mpsc::Sender<Command>,
+        local: PeerId,
+        max_lookup_providers: usize,
+        record_changes: Arc<Notify>,
+        streams: BulkStreams,
+    ) -> Self {
+        let (next_lookup, told) = (Arc::default(), Arc::default());
+        Self { commands, next_lookup, max_lookup_providers, local, record_changes, streams, told }
+    }
+
+    pub(super) fn told(&self) -> &Mutex<Told> {
+        &self.told
     }
 
     /// The ID of this node.
     pub fn peer_id(&self) -> PeerId {
         self.local
+    }
+
+    /// Tells holders about records of this node.
+    pub fn announcer(&self) -> Announcer {
+        Announcer::new(self.clone(), self.streams.clone())
     }
 
     /// Listens on `addr` and returns the addresses that came up, without `/p2p/`: one for a definite address,
@@ -97,6 +122,46 @@ impl Client {
     /// If the network has gone.
     pub async fn stop_providing(&self, cid: ContentCid) -> Result<(), NetGone> {
         self.tell(Command::StopProviding { cid }).await
+    }
+
+    /// The peers closest to the key of a chunk or manifest, at most 20, closest first, each with addresses.
+    ///
+    /// # Errors
+    /// If too many such lookups run, or it takes longer than 60 s.
+    pub async fn closest_peers(&self, digest: Digest) -> Result<Vec<(PeerId, Vec<Multiaddr>)>, ClosestError> {
+        self.ask(|reply| Command::ClosestPeers { digest, reply }).await?
+    }
+
+    /// The addresses at which others can reach this node, as far as is known.
+    ///
+    /// # Errors
+    /// If the network has gone.
+    pub async fn external_addrs(&self) -> Result<Vec<Multiaddr>, NetGone> {
+        self.ask(|reply| Command::ExternalAddrs { reply }).await
+    }
+
+    /// What has changed among the records of other nodes since the last call, to be written to disk. Changes are noted
+    /// from the first call on.
+    ///
+    /// # Errors
+    /// If the network has gone.
+    pub async fn take_record_changes(&self) -> Result<Changes, NetGone> {
+        self.ask(|reply| Command::TakeRecordChanges { reply }).await
+    }
+
+    /// Completes when so many changes wait that they should be taken soon. For one caller at a time.
+    ///
+    /// Dropping the future loses nothing.
+    pub async fn record_changes_waiting(&self) {
+        self.record_changes.notified().await;
+    }
+
+    /// Takes records of an earlier run; returns which of them found no room or had ended.
+    ///
+    /// # Errors
+    /// If the network has gone.
+    pub async fn restore_records(&self, page: Page) -> Result<Restored, NetGone> {
+        self.ask(|reply| Command::RestoreRecords { page, reply }).await
     }
 
     /// Asks a connected peer for the bytes of `cid`. The bytes are not checked.

@@ -34,10 +34,28 @@ pub(crate) mod name {
     pub(crate) const LOOKUPS_REFUSED: &str = "net_lookups_refused";
     /// Lookups ended early because they had found enough providers.
     pub(crate) const LOOKUPS_FULL: &str = "net_lookups_full";
+    /// Providers that could not be dialled and are offered last for some time.
+    pub(crate) const PROVIDERS_UNREACHABLE: &str = "net_providers_unreachable";
+    /// Providers found by lookups that were offered last: they failed lately, or have no address.
+    pub(crate) const PROVIDERS_LATE: &str = "net_providers_offered_last";
     /// Announcements started.
     pub(crate) const PROVIDES: &str = "net_provides_started";
+    /// Requests that announcements have sent, the records themselves included.
+    pub(crate) const PROVIDE_REQUESTS: &str = "net_provide_requests_sent";
     /// Announcements refused because too many ran or the own records were full.
     pub(crate) const PROVIDES_REFUSED: &str = "net_provides_refused";
+    /// Lookups of the peers closest to a key that were started.
+    pub(crate) const CLOSEST: &str = "net_closest_lookups_started";
+    /// Requests that such lookups have sent.
+    pub(crate) const CLOSEST_REQUESTS: &str = "net_closest_requests_sent";
+    /// Lookups of the peers closest to a key that were refused because too many ran.
+    pub(crate) const CLOSEST_REFUSED: &str = "net_closest_lookups_refused";
+    /// Streams of provider records that were refused because too many were open.
+    pub(crate) const PROVIDE_STREAMS_REFUSED: &str = "net_provide_streams_refused";
+    /// Provider records that their providers took back.
+    pub(crate) const RECORDS_WITHDRAWN: &str = "net_records_withdrawn";
+    /// Peers that said they are about to end.
+    pub(crate) const GOODBYES: &str = "net_goodbyes";
     /// Provider records of others accepted.
     pub(crate) const RECORDS: &str = "net_records_accepted";
     /// Provider records refused because the key is no SHA-256 multihash.
@@ -46,10 +64,26 @@ pub(crate) mod name {
     pub(crate) const RECORDS_FULL: &str = "net_records_refused_full";
     /// Provider records refused because the provider had used up its share.
     pub(crate) const RECORDS_QUOTA: &str = "net_records_refused_quota";
-    /// Provider records that pushed out the oldest of a key with the most providers allowed.
+    /// Provider records refused because the IP group of the provider had used up its share.
+    pub(crate) const RECORDS_GROUP: &str = "net_records_refused_group";
+    /// Provider records refused because there was no room for another provider.
+    pub(crate) const RECORDS_PROVIDERS: &str = "net_records_refused_providers";
+    /// Provider records refused because many known peers are closer to the key.
+    pub(crate) const RECORDS_FAR: &str = "net_records_refused_distance";
+    /// Provider records dropped because the peer left too many too fast.
+    pub(crate) const RECORDS_RATE: &str = "net_records_dropped_rate";
+    /// Provider records accepted for which another one had to go.
     pub(crate) const RECORDS_REPLACED: &str = "net_records_replaced";
     /// Provider records dropped because they were too old.
     pub(crate) const RECORDS_EXPIRED: &str = "net_records_expired";
+    /// Provider records dropped because their provider is not wanted any more.
+    pub(crate) const RECORDS_FORGOTTEN: &str = "net_records_forgotten";
+    /// Provider records of an earlier run that were taken over.
+    pub(crate) const RECORDS_RESTORED: &str = "net_records_restored";
+    /// Provider records of an earlier run that had ended or found no room.
+    pub(crate) const RECORDS_NOT_RESTORED: &str = "net_records_not_restored";
+    /// Changes of provider records that were not written to disk because too many waited.
+    pub(crate) const CHANGES_DROPPED: &str = "net_record_changes_dropped";
     /// Value records refused.
     pub(crate) const VALUES_REFUSED: &str = "net_value_records_refused";
     /// Addresses of peers and in records dropped: implausible, too long or too many.
@@ -60,6 +94,18 @@ pub(crate) mod name {
     pub(crate) const ROUTING_FOREIGN: &str = "net_routing_refused_foreign";
     /// Peers that found no place in the routing table.
     pub(crate) const ROUTING_FULL: &str = "net_routing_refused_full";
+    /// Peers that found no place in the routing table because too many from their part of the internet are in it.
+    pub(crate) const ROUTING_CROWDED: &str = "net_routing_refused_subnet";
+    /// Peers that found no place in the routing table because they did not answer a question about the DHT.
+    pub(crate) const ROUTING_SILENT: &str = "net_routing_refused_silent";
+    /// Peers that were not probed for the routing table because too many were.
+    pub(crate) const ROUTING_PROBES_REFUSED: &str = "net_routing_refused_probes";
+    /// Peers of the routing table that were asked whether they are still there.
+    pub(crate) const ROUTING_PROBES: &str = "net_routing_probed";
+    /// Times this node stopped serving the DHT because nobody could dial it.
+    pub(crate) const MODE_CLIENT: &str = "net_mode_client";
+    /// Times it began to serve it again.
+    pub(crate) const MODE_SERVER: &str = "net_mode_server";
     /// External address candidates that were not tested: implausible or too many.
     pub(crate) const NAT_CANDIDATES_DROPPED: &str = "net_nat_candidates_dropped";
     /// Dial-backs for others that were refused.
@@ -84,19 +130,42 @@ pub(crate) mod name {
         LOOKUPS,
         LOOKUPS_REFUSED,
         LOOKUPS_FULL,
+        PROVIDERS_UNREACHABLE,
+        PROVIDERS_LATE,
         PROVIDES,
+        PROVIDE_REQUESTS,
         PROVIDES_REFUSED,
+        CLOSEST,
+        CLOSEST_REQUESTS,
+        CLOSEST_REFUSED,
+        PROVIDE_STREAMS_REFUSED,
+        RECORDS_WITHDRAWN,
+        GOODBYES,
         RECORDS,
         RECORDS_BAD_KEY,
         RECORDS_FULL,
         RECORDS_QUOTA,
+        RECORDS_GROUP,
+        RECORDS_PROVIDERS,
+        RECORDS_FAR,
+        RECORDS_RATE,
         RECORDS_REPLACED,
         RECORDS_EXPIRED,
+        RECORDS_FORGOTTEN,
+        RECORDS_RESTORED,
+        RECORDS_NOT_RESTORED,
+        CHANGES_DROPPED,
         VALUES_REFUSED,
         ADDRS_DROPPED,
         ROUTING_DEAD,
         ROUTING_FOREIGN,
         ROUTING_FULL,
+        ROUTING_CROWDED,
+        ROUTING_SILENT,
+        ROUTING_PROBES_REFUSED,
+        ROUTING_PROBES,
+        MODE_CLIENT,
+        MODE_SERVER,
         NAT_CANDIDATES_DROPPED,
         DIAL_BACKS_REFUSED,
         DIAL_WAITERS_REFUSED,

@@ -119,6 +119,20 @@ pub enum ProvideError {
     Gone(#[from] NetGone),
 }
 
+/// Why the peers closest to a key were not found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum ClosestError {
+    /// Too many such lookups are running.
+    #[error("too many lookups at once")]
+    TooMany,
+    /// The lookup took too long.
+    #[error("the lookup timed out")]
+    Timeout,
+    /// The network has been shut down.
+    #[error(transparent)]
+    Gone(#[from] NetGone),
+}
+
 /// Why a request has no answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RequestError {

@@ -8,21 +8,30 @@ use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
 use futures::StreamExt as _;
+use futures::future::BoxFuture;
+use futures::stream::FuturesUnordered;
 use libp2p::core::transport::ListenerId;
 use libp2p::swarm::{Swarm, SwarmEvent};
 use libp2p::{Multiaddr, PeerId};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep, sleep_until};
+
+use crate::core::routing::diversity::Diversity;
+use crate::core::routing::liveness::Liveness;
+use crate::core::routing::mode::ModeRule;
+use crate::core::unreachable::Unreachable;
 
 use super::address_book::AddressBook;
 use super::behaviour::{Behaviour, BehaviourEvent, Protocols};
 use super::command::{Command, Reply};
-use super::counters::Counters;
+use super::counters::{Counters, name};
 use super::dials::Dials;
 use super::limits::{NetLimits, SHUTDOWN_TIMEOUT};
 use super::outbox::Outbox;
 use super::peers::Peers;
 use super::pending::Pending;
+use super::probe::Probed;
+use super::records::near::Neighbourhood;
 
 /// Drives the network. Made by [`super::new`]; does nothing until it is run.
 pub struct EventLoop {
@@ -34,6 +43,8 @@ pub struct EventLoop {
     pub(super) protocols: Protocols,
     pub(super) peers: Peers,
     pub(super) book: AddressBook,
+    /// Providers that could not be dialled lately.
+    pub(super) unreachable: Unreachable,
     pub(super) dials: Dials,
     pub(super) pending: Pending,
     pub(super) counters: Counters,
@@ -48,9 +59,26 @@ pub struct EventLoop {
     /// Connections established since the start.
     pub(super) established: u64,
     pub(super) routing_len: usize,
+    /// Where the peers of the routing table come from.
+    pub(super) diversity: Diversity,
+    /// When they are asked whether they are still there.
+    pub(super) liveness: Liveness,
+    /// Peers that are probed for a place in the table, with their addresses; at most
+    /// [`super::limits::MAX_ADMISSION_PROBES`].
+    pub(super) candidates: BTreeMap<PeerId, Vec<Multiaddr>>,
+    /// Probes under way: one for each candidate, and those of `liveness`.
+    pub(super) probes: FuturesUnordered<BoxFuture<'static, Probed>>,
+    /// Whether this node serves the DHT while it can be reached.
+    pub(super) may_serve: bool,
+    /// Whether it can be reached.
+    pub(super) mode: ModeRule,
+    /// The routing table in numbers, to tell which keys are near.
+    pub(super) near: Neighbourhood,
     pub(super) next_serve: u64,
-    /// When foreign records are swept next; `None` while there are none.
+    /// When the next step of the sweep of foreign records is due; `None` while there are none.
     pub(super) next_sweep: Option<Instant>,
+    /// Dropped with the loop, which ends the task that answers the provide protocol.
+    pub(super) _ended: oneshot::Sender<()>,
 }
 
 /// Failed dials in a row of one peer.
@@ -82,6 +110,7 @@ impl EventLoop {
                         ControlFlow::Break(asked) => break asked,
                     }
                 }
+                Some(probed) = self.probes.next() => self.on_probed(probed),
                 () = self.outbox.ready(), if self.outbox.has_backlog() => {}
                 event = self.swarm.select_next_some() => self.on_swarm_event(event),
             }
@@ -145,6 +174,14 @@ impl EventLoop {
             Command::Provide { cid, reply } => self.provide(cid, reply),
             Command::Hold { cids } => self.hold(&cids),
             Command::StopProviding { cid } => self.stop_providing(cid),
+            // A caller that has gone is normal; what it asked for is then lost to the disk.
+            Command::ClosestPeers { digest, reply } => self.closest_peers(&digest, reply),
+            // A caller that has gone is normal.
+            Command::ExternalAddrs { reply } => drop(reply.send(self.external_addrs())),
+            Command::Records { peer, ask, reply } => drop(reply.send(self.records_asked(peer, ask))),
+            Command::ProvideStreamRefused => self.counters.count(name::PROVIDE_STREAMS_REFUSED),
+            Command::TakeRecordChanges { reply } => drop(reply.send(self.take_record_changes())),
+            Command::RestoreRecords { page, reply } => drop(reply.send(self.restore_records(&page))),
             Command::Request { peer, cid, reply } => self.request(peer, cid, reply),
             Command::Respond { ticket, response } => self.respond(ticket, response),
             Command::Bootstrap { reply } => self.bootstrap(reply),
@@ -193,18 +230,25 @@ impl EventLoop {
             BehaviourEvent::NatClient(event) => self.on_tested(&event),
             BehaviourEvent::NatServer(event) => self.on_dialled_back(&event),
             BehaviourEvent::Exchange(event) => self.on_exchange(event),
+            BehaviourEvent::Streams(()) => {}
         }
     }
 
     fn next_deadline(&self) -> Option<Instant> {
+        let machines = [self.liveness.next_deadline(), self.mode.next_deadline()];
         let deadlines = [self.dials.next_deadline(), self.pending.next_deadline(), self.next_sweep];
-        deadlines.into_iter().flatten().min()
+        deadlines.into_iter().chain(machines.map(|at| at.map(Instant::from_std))).flatten().min()
     }
 
     pub(super) fn on_timeout(&mut self, now: Instant) {
         self.dials.on_timeout(now);
         for id in self.pending.on_timeout(now) {
             self.swarm.remove_listener(id);
+        }
+        self.liveness.on_timeout(now.into_std());
+        self.pump_liveness();
+        if self.mode.next_deadline().is_some_and(|at| at <= now.into_std()) {
+            self.update_mode();
         }
         if self.next_sweep.is_some_and(|at| at <= now) {
             self.sweep_records(now);

@@ -1,6 +1,6 @@
 //! How kad is set up for this network.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use libp2p::kad::{BucketInserts, Caching, Config, Mode, RecordKey, StoreInserts};
 use libp2p::{PeerId, StreamProtocol};
@@ -8,7 +8,7 @@ use libp2p::{PeerId, StreamProtocol};
 use dhtfs_store::ContentCid;
 
 use super::limits::{MAX_KAD_MESSAGE_LEN, NetLimits, PROVIDER_TTL};
-use super::records::Records;
+use super::records::{Digest, Records, SHA256_PREFIX};
 
 /// kad over our own record store.
 pub(crate) type Kad = libp2p::kad::Behaviour<Records>;
@@ -25,7 +25,14 @@ const BOOTSTRAP_INTERVAL: Duration = Duration::from_secs(10 * 60);
 pub(crate) const REPLICATION: usize = 20;
 
 /// kad for the node `local`, in the mode asked for and never in an automatic one.
-pub(crate) fn new(local: PeerId, protocol: StreamProtocol, server: bool, limits: &NetLimits) -> Kad {
+pub(crate) fn new(
+    local: PeerId,
+    protocol: StreamProtocol,
+    server: bool,
+    limits: &NetLimits,
+    seed: u64,
+    now: Instant,
+) -> Kad {
     let mut config = Config::new(protocol);
     config
         .set_query_timeout(QUERY_TIMEOUT)
@@ -39,7 +46,7 @@ pub(crate) fn new(local: PeerId, protocol: StreamProtocol, server: bool, limits:
         .set_replication_interval(None)
         .set_caching(Caching::Disabled)
         .set_periodic_bootstrap_interval(Some(BOOTSTRAP_INTERVAL));
-    let mut kad = Kad::with_config(local, Records::new(local, limits), config);
+    let mut kad = Kad::with_config(local, Records::new(local, limits, seed, now), config);
     kad.set_mode(Some(if server { Mode::Server } else { Mode::Client }));
     kad
 }
@@ -47,6 +54,11 @@ pub(crate) fn new(local: PeerId, protocol: StreamProtocol, server: bool, limits:
 /// The key under which providers of `cid` are recorded: the bytes of its multihash.
 pub(crate) fn record_key(cid: ContentCid) -> RecordKey {
     RecordKey::new(&cid.multihash_bytes())
+}
+
+/// The same key, as kad looks it up.
+pub(crate) fn digest_key(digest: &Digest) -> Vec<u8> {
+    [&SHA256_PREFIX[..], digest].concat()
 }
 
 /// How many peers were sent a provider record, from the successes that kad counts for the whole announcement.

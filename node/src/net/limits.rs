@@ -76,29 +76,84 @@ pub const MAX_LOOKUP_PROVIDERS: usize = 256;
 /// Announcements that run at the same time. Hundreds at once lose records.
 pub const MAX_PROVIDES: usize = 64;
 
-/// Provider records held for others, about 400 bytes each.
-pub const MAX_FOREIGN_RECORDS: usize = 65_536;
+/// Lookups of the peers closest to a key that run at the same time: kad scans all queries for every event.
+pub const MAX_CLOSEST: usize = 128;
 
-/// Provider records held for others from one provider: half of all, so that a small network can announce a large
-/// share. When the store is full, whoever holds the most makes room for others, so that a few peers cannot crowd out
-/// the rest.
-pub const MAX_RECORDS_PER_PROVIDER: usize = 32_768;
+/// Streams on which others tell of their records, in all.
+pub const MAX_PROVIDE_STREAMS: usize = 256;
 
-/// Providers kept for one key; an answer carries the 20 freshest of them.
-pub const MAX_PROVIDERS_PER_KEY: usize = 64;
+/// Such streams of one peer: one, and the next while the last is being closed.
+pub const MAX_PROVIDE_STREAMS_PER_PEER: usize = 2;
 
-/// Keys this node announces, about 100 bytes each: 512 GiB in chunks of 1 MiB.
-pub const MAX_OWN_RECORDS: usize = 524_288;
+/// Peers remembered as told about own records, for the goodbye at the end.
+pub const MAX_TOLD_PEERS: usize = 1_024;
+
+/// Peers that are told goodbye: as many as fit into a second when each takes a few round trips.
+pub const MAX_GOODBYES: usize = 1_024;
+
+/// Goodbyes that are said at the same time; below [`MAX_PENDING_OUTGOING`], because most of them need a dial.
+pub const MAX_GOODBYES_AT_ONCE: usize = 128;
+
+/// How long saying goodbye may delay the end of a node. Whoever has not heard it by then notices as after a crash.
+pub const GOODBYE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Provider records held for others, 60 bytes each: 2^20, so that a small network can announce a tebibyte in chunks of
+/// 1 MiB. With the most providers and addresses allowed the whole store takes less than 128 MiB.
+pub const MAX_FOREIGN_RECORDS: usize = 1_048_576;
+
+/// Provider records held for others from one provider: a million, so that in a network of few nodes one of them can
+/// announce a large share. The rest is free for others at any time; and when the store is full, whoever holds the most
+/// makes room for others, so that a few peers cannot crowd out the rest.
+pub const MAX_RECORDS_PER_PROVIDER: usize = 1_000_000;
+
+/// Provider records held for all providers of one IP group together (/16 of IPv4, /32 of IPv6; none for this machine
+/// and the local network): as many as for one provider, because names are free.
+pub const MAX_RECORDS_PER_GROUP: usize = MAX_RECORDS_PER_PROVIDER;
+
+/// Providers of records held for others; each costs up to 700 bytes beside its records.
+pub const MAX_RECORD_PROVIDERS: usize = 65_536;
+
+/// Bytes of addresses kept of one provider of records: eight ordinary ones, or four through relays.
+pub const MAX_PROVIDER_ADDRS_LEN: usize = 512;
+
+/// Providers kept for one key; an answer carries a choice of 20 of them.
+pub const MAX_PROVIDERS_PER_KEY: usize = 128;
+
+/// Peers in the routing table that may be closer to the key of a record than this node: twice the number that a
+/// record is sent to. With more the record is refused, if the table has more than 64 peers.
+pub const MAX_CLOSER_PEERS: usize = 40;
+
+/// Provider records one peer may leave at once on a connection: what it may have here in all, because a node that
+/// joins announces all it has. One connection carries about 50,000 a second.
+pub const RECORD_BURST: u64 = 1_048_576;
+
+/// Provider records a second one peer may leave in the long run: a million keys within nine minutes. They are
+/// announced twice a day.
+pub const RECORD_RATE: u64 = 2_048;
+
+/// Changes of provider records that wait to be written to disk, about 40 bytes each.
+pub const MAX_RECORD_CHANGES: usize = 16_384;
+
+/// Keys this node announces, 12 bytes each: 2 TiB in chunks of 1 MiB.
+pub const MAX_OWN_RECORDS: usize = 2_097_152;
 
 /// How long a provider record of another node is kept.
 pub const PROVIDER_TTL: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// How often expired records of other nodes are swept.
+/// How often expired records of other nodes are looked for.
 pub const SWEEP_INTERVAL: Duration = Duration::from_secs(10 * 60);
+
+/// The pause between two steps of that, each of which takes a few milliseconds at most: a million records are looked
+/// through within half a minute.
+pub const SWEEP_PAUSE: Duration = Duration::from_millis(50);
 
 /// Length in bytes of a kad message that is accepted. The sender has no limit, so a table full of peers with
 /// many addresses must not become unreadable.
 pub const MAX_KAD_MESSAGE_LEN: usize = 256 * 1024;
+
+/// Peers that are probed at the same time before they get into the routing table. Who finds no place is looked at again
+/// when it identifies itself the next time.
+pub const MAX_ADMISSION_PROBES: usize = 64;
 
 /// Failed dials in a row after which a peer leaves the routing table. A failure counts only if this node has
 /// connected to somebody since the one before, so that a node without a network keeps its table.
@@ -165,14 +220,26 @@ pub struct NetLimits {
     pub max_queued_lookups: usize,
     /// See [`MAX_LOOKUP_PROVIDERS`].
     pub max_lookup_providers: usize,
+    /// See [`MAX_CLOSEST`].
+    pub max_closest: usize,
     /// See [`MAX_PROVIDES`].
     pub max_provides: usize,
     /// See [`MAX_FOREIGN_RECORDS`].
     pub max_foreign_records: usize,
     /// See [`MAX_RECORDS_PER_PROVIDER`].
     pub max_records_per_provider: usize,
+    /// See [`MAX_RECORDS_PER_GROUP`].
+    pub max_records_per_group: usize,
+    /// See [`MAX_RECORD_PROVIDERS`].
+    pub max_record_providers: usize,
     /// See [`MAX_PROVIDERS_PER_KEY`].
     pub max_providers_per_key: usize,
+    /// See [`MAX_CLOSER_PEERS`].
+    pub max_closer_peers: usize,
+    /// See [`RECORD_BURST`].
+    pub record_burst: u64,
+    /// See [`RECORD_RATE`].
+    pub record_rate: u64,
     /// See [`MAX_OWN_RECORDS`].
     pub max_own_records: usize,
     /// See [`COMMAND_QUEUE`].
@@ -198,10 +265,16 @@ impl Default for NetLimits {
             max_lookups: MAX_LOOKUPS,
             max_queued_lookups: MAX_QUEUED_LOOKUPS,
             max_lookup_providers: MAX_LOOKUP_PROVIDERS,
+            max_closest: MAX_CLOSEST,
             max_provides: MAX_PROVIDES,
             max_foreign_records: MAX_FOREIGN_RECORDS,
             max_records_per_provider: MAX_RECORDS_PER_PROVIDER,
+            max_records_per_group: MAX_RECORDS_PER_GROUP,
+            max_record_providers: MAX_RECORD_PROVIDERS,
             max_providers_per_key: MAX_PROVIDERS_PER_KEY,
+            max_closer_peers: MAX_CLOSER_PEERS,
+            record_burst: RECORD_BURST,
+            record_rate: RECORD_RATE,
             max_own_records: MAX_OWN_RECORDS,
             command_queue: COMMAND_QUEUE,
             event_queue: EVENT_QUEUE,

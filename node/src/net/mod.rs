@@ -8,7 +8,7 @@
 //! |-------------------------------|--------------------------------------------------------------------|
 //! | `client`, `command`, `report` | the API, how it reaches the loop, what it answers                  |
 //! | `event_loop`, `on_*`, `status`, `usage` | the loop and its handlers, one file per family of events |
-//! | `dials`, `pending`, `outbox`  | who waits for what, and events on their way out                    |
+//! | `dials`, `pending`, `outbox`, `probe` | who waits for what, and events on their way out            |
 //! | `behaviour`, `kad`, `nat_*`   | the protocols of a node                                            |
 //! | `records`, `peers`, `address_book`, `addresses` | bounded state, and what enters it                |
 //! | `exchange`                    | the bytes of the exchange protocol                                 |
@@ -20,12 +20,13 @@ use std::fmt;
 use std::sync::Arc;
 
 use futures::future::BoxFuture;
+use futures::stream::FuturesUnordered;
 use libp2p::PeerId;
 use libp2p::core::muxing::StreamMuxerBox;
 use libp2p::core::transport::Boxed;
 use libp2p::identity::Keypair;
 use libp2p::swarm::{self, Swarm};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 mod address_book;
 mod addresses;
@@ -48,10 +49,15 @@ mod on_connection;
 mod on_exchange;
 mod on_identify;
 mod on_kad;
+mod on_provide;
+mod on_record;
+mod on_routing;
 mod outbox;
 mod peers;
 mod pending;
-mod records;
+mod probe;
+pub mod provide;
+pub mod records;
 mod report;
 mod status;
 #[cfg(test)]
@@ -62,16 +68,23 @@ mod usage;
 pub use self::behaviour::Protocols;
 pub use self::client::{Client, Lookup};
 pub use self::error::{
-    BootstrapFailure, DialFailure, ListenError, NetError, NetGone, ProvideError, RequestError,
+    BootstrapFailure, ClosestError, DialFailure, ListenError, NetError, NetGone, ProvideError, RequestError,
 };
 pub use self::event_loop::EventLoop;
 pub use self::exchange::ExchangeResponse;
 pub use self::limits::NetLimits;
+pub use self::provide::{Announcer, Receipt, SendFailure};
+pub use self::records::Digest;
 pub use self::report::{
     BlockAnswer, Direction, LookupEvent, LookupOutcome, LookupStats, NetEvent, NetStatus, PeerInfo,
     Reachability, ServeId, ServeTicket, TestedAddr, Verdict,
 };
 pub use self::usage::NetUsage;
+
+use crate::core::routing::diversity::{Diversity, DiversityConfig};
+use crate::core::routing::liveness::{Liveness, LivenessConfig};
+use crate::core::routing::mode::ModeRule;
+use crate::core::unreachable::{Unreachable, UnreachableConfig};
 
 use self::behaviour::Behaviour;
 
@@ -139,13 +152,24 @@ pub fn new(
     let NetEnv { keypair, transport, executor, seed } = env;
     let protocols = Protocols::of(&network, &exchange_versions)?;
     let agent_version = agent_version.chars().take(limits::MAX_AGENT_LEN).collect();
+    let spawn = executor.clone();
     let local = keypair.public().to_peer_id();
-    let behaviour = Behaviour::new(&keypair, &protocols, kad_server, agent_version, &limits, seed);
+    let mut behaviour = Behaviour::new(&keypair, &protocols, kad_server, agent_version, &limits, seed);
+    let record_changes = behaviour.kad.store_mut().changes_waiting();
     let swarm_config = swarm::Config::with_executor(move |task| executor(task))
         .with_idle_connection_timeout(limits.idle_timeout);
     let (commands_tx, commands) = mpsc::channel(limits.command_queue.max(1));
     let (outbox, events) = outbox::Outbox::new(limits.event_queue);
-    let client = Client::new(commands_tx, local, limits.max_lookup_providers);
+    let mut control = behaviour.streams.new_control();
+    // A node that serves no DHT holds no records.
+    let incoming = if kad_server { control.accept(protocols.provide.clone()).ok() } else { None };
+    let (loop_ended, ending) = oneshot::channel();
+    if let Some(incoming) = incoming {
+        spawn(Box::pin(provide::answer::serve(incoming, commands_tx.downgrade(), ending)));
+    }
+    let streams =
+        provide::BulkStreams { control, provide: protocols.provide.clone(), kad: protocols.kad.clone() };
+    let client = Client::new(commands_tx, local, limits.max_lookup_providers, record_changes, streams);
     let event_loop = EventLoop {
         swarm: Swarm::new(transport, behaviour, local, swarm_config),
         commands,
@@ -155,6 +179,7 @@ pub fn new(
         protocols,
         peers: peers::Peers::default(),
         book: address_book::AddressBook::default(),
+        unreachable: Unreachable::new(UnreachableConfig::default()),
         dials: dials::Dials::default(),
         pending: pending::Pending::default(),
         counters: counters::Counters::new(),
@@ -164,8 +189,16 @@ pub fn new(
         failing: BTreeMap::new(),
         established: 0,
         routing_len: 0,
+        diversity: Diversity::new(DiversityConfig::default()),
+        liveness: Liveness::new(LivenessConfig::default()),
+        candidates: BTreeMap::new(),
+        probes: FuturesUnordered::new(),
+        may_serve: kad_server,
+        mode: ModeRule::new(),
+        near: records::near::Neighbourhood::new(local),
         next_serve: 0,
         next_sweep: None,
+        _ended: loop_ended,
     };
     Ok((client, event_loop, events))
 }

@@ -24,6 +24,7 @@ impl EventLoop {
             };
             self.verdicts.remove(&addr);
         }
+        self.update_mode();
     }
 
     /// An address was confirmed: connected peers should know it.

@@ -10,7 +10,7 @@ use libp2p::swarm::{ConnectionId, DialError, ListenError as IncomingError};
 use libp2p::{Multiaddr, PeerId, ping};
 use tokio::time::Instant;
 
-use crate::core::profile::announced_addrs;
+use crate::core::profile::{NetworkProfile, announced_addrs, scope};
 
 use super::addresses::{peer_in, without_peer};
 use super::command::Reply;
@@ -135,7 +135,13 @@ impl EventLoop {
         let now = Instant::now();
         if self.peers.on_established(peer, id, endpoint, now) {
             self.outbox.connected(peer);
+            if is_from_the_internet(endpoint) {
+                self.on_dialled();
+            }
         }
+        self.swarm.behaviour_mut().kad.store_mut().back(&peer);
+        self.unreachable.on_connected(&peer);
+        self.heard(&peer);
         self.failing.remove(&peer);
         self.established += 1;
         let identity = self.identity_of(&peer);
@@ -153,6 +159,7 @@ impl EventLoop {
         tracing::debug!(?peer, %error, "dial failed");
         self.count_failed_dial(error);
         if let Some(peer) = peer {
+            self.note_unreachable(peer, error);
             self.note_failing(peer, error);
         }
         match self.dials.on_dial_failed(id, peer, &DialFailure::from(error)) {
@@ -166,12 +173,19 @@ impl EventLoop {
         self.counters.count(if refused { name::DIALS_REFUSED } else { name::DIALS_FAILED });
     }
 
+    /// Notes a provider that could not be dialled; others are offered before it for some time.
+    fn note_unreachable(&mut self, peer: PeerId, error: &DialError) {
+        let at_fault = is_at_fault(error) && self.peers.get(&peer).is_none();
+        // The book holds the providers that lookups found. Other peers would only take their places.
+        if at_fault && self.book.knows(&peer) && self.unreachable.on_failed(peer, Instant::now().into_std()) {
+            self.counters.count(name::PROVIDERS_UNREACHABLE);
+        }
+    }
+
     /// Removes a peer from the routing table after too many failed dials in a row. Without a success elsewhere
     /// in between, failures say more about this node than about the peer.
     fn note_failing(&mut self, peer: PeerId, error: &DialError) {
-        let at_fault =
-            matches!(error, DialError::Transport(_) | DialError::WrongPeerId { .. } | DialError::NoAddresses);
-        if !at_fault || !self.is_routed(&peer) {
+        if !is_at_fault(error) || !self.is_routed(&peer) {
             return;
         }
         let established = self.established;
@@ -213,6 +227,9 @@ impl EventLoop {
             Err(ping::Failure::Unsupported) => return,
             Err(_) => None,
         };
+        if rtt.is_some() {
+            self.heard(&event.peer);
+        }
         let failures = self.peers.on_ping(&event.peer, event.connection, rtt);
         if failures >= MAX_FAILED_PINGS && self.swarm.close_connection(event.connection) {
             self.counters.count(name::PINGS_LOST);
@@ -257,6 +274,7 @@ impl EventLoop {
         self.swarm.behaviour_mut().nat_client.test_announced(&announced);
         self.announced = announced;
         self.outbox.listen(listen);
+        self.update_mode();
     }
 
     /// Addresses listened on, without `/p2p/`, sorted.
@@ -269,12 +287,28 @@ impl EventLoop {
     }
 }
 
+/// Whether a dial failed because of the peer, and not because of what this node wanted.
+fn is_at_fault(error: &DialError) -> bool {
+    matches!(error, DialError::Transport(_) | DialError::WrongPeerId { .. } | DialError::NoAddresses)
+}
+
 /// Whether a listener on `addr` stands for all interfaces.
 fn is_unspecified(addr: &Multiaddr) -> bool {
     match addr.iter().next() {
         Some(Protocol::Ip4(ip)) => ip.is_unspecified(),
         Some(Protocol::Ip6(ip)) => ip.is_unspecified(),
         _ => false,
+    }
+}
+
+/// Whether somebody from the internet has dialled this node, not through a relay.
+fn is_from_the_internet(endpoint: &ConnectedPoint) -> bool {
+    match endpoint {
+        ConnectedPoint::Listener { local_addr, send_back_addr } => {
+            !local_addr.iter().any(|part| part == Protocol::P2pCircuit)
+                && scope(send_back_addr) == Some(NetworkProfile::Public)
+        }
+        ConnectedPoint::Dialer { .. } => false,
     }
 }
 

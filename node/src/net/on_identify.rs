@@ -1,10 +1,8 @@
-//! What peers say about themselves, and the routing table that follows from it.
+//! What peers say about themselves.
 
 use libp2p::identify::{self, Info};
-use libp2p::kad::RoutingUpdate;
 use libp2p::{Multiaddr, PeerId};
 
-use super::addresses::plausible;
 use super::counters::name;
 use super::error::DialFailure;
 use super::event_loop::EventLoop;
@@ -26,8 +24,12 @@ impl EventLoop {
         let kad = info.protocols.contains(&self.protocols.kad);
         let exchange = self.protocols.exchange.iter().any(|name| info.protocols.contains(name));
         self.peers.on_identified(&peer, &info.agent_version, kad, exchange);
+        self.heard(&peer);
         if kad {
-            self.route(peer, &info.listen_addrs);
+            if self.route(peer, &info.listen_addrs) {
+                // Who waits for it is answered when it is known whether it gets into the table.
+                return;
+            }
         } else {
             let removed = self.swarm.behaviour_mut().kad.remove_peer(&peer).is_some();
             if removed {
@@ -51,30 +53,6 @@ impl EventLoop {
             Some(Ok(*peer))
         } else {
             Some(Err(DialFailure::OtherNetwork { agent }))
-        }
-    }
-
-    /// Puts a peer that serves our DHT into the routing table, or replaces its addresses there as a whole.
-    fn route(&mut self, peer: PeerId, listen: &[Multiaddr]) {
-        let Some(known) = self.peers.get(&peer) else { return };
-        let kept = plausible(known.dialled().chain(listen), &peer, known.scope());
-        self.counters.add(name::ADDRS_DROPPED, kept.dropped);
-        let addrs: Vec<Multiaddr> =
-            kept.addrs.into_iter().filter_map(|addr| addr.with_p2p(peer).ok()).collect();
-        if addrs.is_empty() {
-            return;
-        }
-        let old = self.routed_addrs(&peer).unwrap_or_default();
-        let kad = &mut self.swarm.behaviour_mut().kad;
-        for addr in &addrs {
-            if kad.add_address(&peer, addr.clone()) == RoutingUpdate::Failed {
-                self.counters.count(name::ROUTING_FULL);
-                return;
-            }
-        }
-        // The new ones first, so that the entry never runs empty and keeps its place.
-        for addr in old.iter().filter(|addr| !addrs.contains(addr)) {
-            kad.remove_address(&peer, addr);
         }
     }
 

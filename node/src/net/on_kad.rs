@@ -4,10 +4,9 @@ use std::collections::BTreeSet;
 
 use dhtfs_store::ContentCid;
 use libp2p::core::Endpoint;
-use libp2p::kad::store::RecordStore as _;
 use libp2p::kad::{
     self, Addresses, BootstrapResult, Event, GetProvidersOk, GetProvidersResult, InboundRequest,
-    ProgressStep, ProviderRecord, QueryId, QueryResult, QueryStats,
+    ProgressStep, QueryId, QueryResult, QueryStats,
 };
 use libp2p::swarm::{ConnectionId, NetworkBehaviour as _};
 use libp2p::{Multiaddr, PeerId};
@@ -20,9 +19,8 @@ use super::counters::name;
 use super::error::{BootstrapFailure, ProvideError};
 use super::event_loop::EventLoop;
 use super::kad::{peers_told, record_key};
-use super::limits::{MAX_ADDRS_PER_PEER, SWEEP_INTERVAL};
-use super::pending::{PendingBootstrap, QueuedLookup, RunningLookup};
-use super::records::Admission;
+use super::limits::MAX_ADDRS_PER_PEER;
+use super::pending::{PendingBootstrap, QueuedLookup};
 use super::report::{LookupEvent, LookupOutcome, LookupStats};
 
 impl EventLoop {
@@ -65,7 +63,7 @@ impl EventLoop {
             let Some(lookup) = self.pending.lookups.next() else { return };
             let query = self.swarm.behaviour_mut().kad.get_providers(record_key(lookup.cid));
             self.counters.count(name::LOOKUPS);
-            self.pending.lookups.start(query, lookup, Instant::now());
+            self.pending.lookups.start(query, lookup, self.limits.max_lookup_providers, Instant::now());
         }
     }
 
@@ -95,21 +93,6 @@ impl EventLoop {
         }
     }
 
-    /// The own record of each key. A node that nobody has in its table yet is found by those who ask it.
-    pub(super) fn hold(&mut self, cids: &[ContentCid]) {
-        let store = self.swarm.behaviour_mut().kad.store_mut();
-        for cid in cids {
-            let record = ProviderRecord::new(record_key(*cid), self.local, Vec::new());
-            if store.add_provider(record).is_err() {
-                self.counters.count(name::PROVIDES_REFUSED);
-            }
-        }
-    }
-
-    pub(super) fn stop_providing(&mut self, cid: ContentCid) {
-        self.swarm.behaviour_mut().kad.stop_providing(&record_key(cid));
-    }
-
     pub(super) fn bootstrap(&mut self, reply: Reply<Result<usize, BootstrapFailure>>) {
         if let Some(running) = &mut self.pending.bootstrap {
             running.waiting.push(reply);
@@ -128,13 +111,15 @@ impl EventLoop {
                 self.on_query(id, result, &stats, &step);
             }
             Event::InboundRequest { request: InboundRequest::AddProvider { record: Some(record) } } => {
-                self.on_add_provider(record);
+                self.on_add_provider(&record);
             }
             Event::InboundRequest { request: InboundRequest::PutRecord { .. } } => {
                 self.counters.count(name::VALUES_REFUSED);
             }
             Event::RoutingUpdated { peer, addresses, .. } => {
                 self.tidy_routed(peer, &addresses);
+                let addrs: Vec<Multiaddr> = addresses.iter().cloned().collect();
+                self.note_routed(peer, &addrs);
                 self.routing_changed();
             }
             _ => {}
@@ -165,10 +150,13 @@ impl EventLoop {
             QueryResult::GetProviders(result) => self.on_providers(id, result, stats),
             QueryResult::StartProviding(result) => {
                 let Some(reply) = self.pending.provides.remove(&id) else { return };
+                let requests = usize::try_from(stats.num_requests()).unwrap_or(usize::MAX);
+                self.counters.add(name::PROVIDE_REQUESTS, requests);
                 let told = result.map(|_| peers_told(stats.num_successes()));
                 // A caller that has gone is normal.
                 let _ = reply.send(told.map_err(|_| ProvideError::Timeout));
             }
+            QueryResult::GetClosestPeers(result) => self.on_closest(id, result, stats.num_requests()),
             QueryResult::Bootstrap(result) if step.last => self.on_bootstrapped(id, &result),
             _ => {}
         }
@@ -196,7 +184,9 @@ impl EventLoop {
             Ok(GetProvidersOk::FinishedWithNoAdditionalRecord { .. }) => LookupOutcome::Complete,
             Err(kad::GetProvidersError::Timeout { .. }) => LookupOutcome::TimedOut,
         };
-        if let Some(lookup) = self.pending.lookups.end(&id) {
+        if let Some(mut lookup) = self.pending.lookups.end(&id) {
+            lookup.offers.on_ended();
+            lookup.hand_out();
             let done = LookupStats {
                 outcome,
                 requests: stats.num_requests(),
@@ -213,27 +203,41 @@ impl EventLoop {
 
     /// Reports providers while the query still runs: only then does kad know their addresses.
     fn on_found(&mut self, query: QueryId, providers: BTreeSet<PeerId>, stats: &QueryStats) {
+        let now = Instant::now().into_std();
         for peer in providers {
-            let max = self.limits.max_lookup_providers;
-            let local = self.local;
             let Some(lookup) = self.pending.lookups.running_mut(&query) else { return };
             if lookup.events.is_closed() {
                 let id = lookup.id;
                 self.cancel_lookup(id);
                 return;
             }
-            if !note_provider(lookup, peer, local, max, stats) {
+            if lookup.offers.knows(&peer) {
                 continue;
             }
             let addrs = self.addrs_of_provider(peer);
+            let is_likely = self.is_likely(&peer, &addrs);
             let Some(lookup) = self.pending.lookups.running_mut(&query) else { return };
-            // There is room for all events; a caller that has gone is noticed above.
-            let _ = lookup.events.try_send(LookupEvent::Provider { peer, addrs });
-            if lookup.found.len() >= max {
+            if peer != self.local {
+                lookup.first_provider_after.get_or_insert(stats.num_successes());
+            }
+            lookup.offers.on_found((peer, addrs), is_likely, now);
+            lookup.hand_out();
+            let is_full = lookup.offers.is_full();
+            if !is_likely {
+                self.counters.count(name::PROVIDERS_LATE);
+            }
+            if is_full {
                 self.counters.count(name::LOOKUPS_FULL);
                 self.finish_query(&query);
+                return;
             }
         }
+    }
+
+    /// Whether a provider can probably be dialled. Who is connected need not be.
+    fn is_likely(&self, peer: &PeerId, addrs: &[Multiaddr]) -> bool {
+        let here = *peer == self.local || self.peers.get(peer).is_some();
+        here || !addrs.is_empty() && !self.unreachable.is_listed(peer, Instant::now().into_std())
     }
 
     /// Where a provider can be dialled, as kad and its running queries know; remembered for `connect`.
@@ -251,85 +255,24 @@ impl EventLoop {
         kept.addrs
     }
 
-    /// Takes a provider record of a connected peer, with those of its addresses that it can have.
-    fn on_add_provider(&mut self, mut record: ProviderRecord) {
-        let Some(peer) = self.peers.get(&record.provider) else { return };
-        let kept = plausible(&record.addresses, &record.provider, peer.scope());
-        self.counters.add(name::ADDRS_DROPPED, kept.dropped);
-        record.addresses = kept.addrs;
-        let counter = match self.swarm.behaviour_mut().kad.store_mut().admit(record) {
-            Admission::Stored => name::RECORDS,
-            Admission::Replaced => name::RECORDS_REPLACED,
-            Admission::BadKey => name::RECORDS_BAD_KEY,
-            Admission::Full => name::RECORDS_FULL,
-            Admission::Quota => name::RECORDS_QUOTA,
-        };
-        self.counters.count(counter);
-        self.next_sweep.get_or_insert_with(|| Instant::now() + SWEEP_INTERVAL);
-    }
-
-    pub(super) fn sweep_records(&mut self, now: Instant) {
-        let records = self.swarm.behaviour_mut().kad.store_mut();
-        let expired = records.sweep(now.into_std());
-        let left = records.foreign_len();
-        self.counters.add(name::RECORDS_EXPIRED, expired);
-        self.next_sweep = (left > 0).then(|| now + SWEEP_INTERVAL);
-    }
-
     /// Tells the reader if the number of peers in the routing table has changed.
     pub(super) fn routing_changed(&mut self) {
-        let peers = self.swarm.behaviour_mut().kad.kbuckets().map(|bucket| bucket.num_entries()).sum();
+        let buckets = self.swarm.behaviour_mut().kad.kbuckets();
+        self.near.update(buckets.map(|bucket| (bucket.range().0.ilog2().unwrap_or(0), bucket.num_entries())));
+        let peers = self.near.routed();
+        if self.diversity.len() > peers {
+            self.forget_removed();
+        }
         if self.routing_len != peers {
             self.routing_len = peers;
             self.outbox.routing(peers);
         }
     }
-}
 
-/// Notes a provider of a lookup; false if it was reported before or there are enough.
-fn note_provider(
-    lookup: &mut RunningLookup,
-    peer: PeerId,
-    local: PeerId,
-    max: usize,
-    stats: &QueryStats,
-) -> bool {
-    if lookup.found.len() >= max || !lookup.found.insert(peer) {
-        return false;
-    }
-    if peer != local {
-        lookup.first_provider_after.get_or_insert(stats.num_successes());
-    }
-    true
-}
-
-#[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use libp2p::PeerId;
-    use libp2p::kad::ProviderRecord;
-    use tokio::time::Instant;
-
-    use crate::net::counters::name;
-    use crate::net::tests::{chunk, idle_loop};
-
-    #[tokio::test]
-    async fn expired_records_are_swept_as_long_as_there_are_records() {
-        let mut event_loop = idle_loop();
-        let now = Instant::now();
-        for n in 1..=2u16 {
-            let mut record = ProviderRecord::new(super::record_key(chunk(n)), PeerId::random(), Vec::new());
-            record.expires = Some((now + Duration::from_secs(u64::from(n) * 1_000)).into_std());
-            event_loop.swarm.behaviour_mut().kad.store_mut().admit(record);
-        }
-        event_loop.next_sweep = Some(now);
-        event_loop.on_timeout(now + Duration::from_secs(1_500));
-        assert_eq!(event_loop.counters.snapshot()[name::RECORDS_EXPIRED], 1);
-        let next = event_loop.next_sweep;
-        assert_eq!(next, Some(now + Duration::from_secs(1_500) + super::SWEEP_INTERVAL));
-        event_loop.on_timeout(now + Duration::from_secs(2_500));
-        assert_eq!(event_loop.next_sweep, None);
-        assert_eq!(event_loop.counters.snapshot()[name::RECORDS_EXPIRED], 2);
+    /// Keeps the books about the table to those who are in it.
+    fn forget_removed(&mut self) {
+        let in_table: BTreeSet<PeerId> = self.routing_peers().into_iter().map(|(peer, _)| peer).collect();
+        self.diversity.retain(|peer| in_table.contains(peer));
+        self.liveness.retain(|peer| in_table.contains(peer));
     }
 }

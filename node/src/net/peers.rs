@@ -12,6 +12,8 @@ use tokio::time::Instant;
 
 use super::addresses::{Scope, scope_of};
 use super::limits::MAX_AGENT_LEN;
+use super::records::token_bucket::TokenBucket;
+use super::records::{IpGroup, group_of};
 use super::report::Direction;
 
 /// One connection.
@@ -37,8 +39,13 @@ pub(crate) struct Peer {
     pub(crate) kad: bool,
     /// Whether it answers exchange requests.
     pub(crate) exchange: bool,
+    /// Whether it has said goodbye over these connections: what it told before counts no more.
+    pub(crate) leaving: bool,
     /// Last measured round trip.
     pub(crate) rtt: Option<Duration>,
+    /// How many provider records it may leave; made with the first one. Whoever connects anew gets a full one, as
+    /// whoever comes under a new name does: new connections and names are bounded elsewhere.
+    records: Option<TokenBucket>,
 }
 
 impl Peer {
@@ -46,6 +53,14 @@ impl Peer {
     pub(crate) fn scope(&self) -> Scope {
         let scopes = self.connections.iter().filter_map(|connection| scope_of(&connection.addr));
         scopes.min().unwrap_or(Scope::Public)
+    }
+
+    /// The IP group it comes from by its oldest connection; none if any connection is within this machine or the local
+    /// network.
+    pub(crate) fn group(&self) -> Option<IpGroup> {
+        let mut groups = self.connections.iter().map(|connection| group_of(&connection.addr));
+        let oldest = groups.next().flatten()?;
+        groups.all(|group| group.is_some()).then_some(oldest)
     }
 
     /// The addresses under which we dialled it.
@@ -71,6 +86,7 @@ impl Peers {
         let direction = if endpoint.is_dialer() { Direction::Outbound } else { Direction::Inbound };
         let addr = endpoint.get_remote_address().clone();
         let entry = self.0.entry(peer).or_default();
+        entry.leaving = false;
         entry.connections.push(Connection { id, addr, direction, since: now, failed_pings: 0 });
         entry.connections.len() == 1
     }
@@ -95,6 +111,13 @@ impl Peers {
         entry.exchange = exchange;
     }
 
+    /// A peer has said goodbye. A new connection shows that it is back.
+    pub(crate) fn on_goodbye(&mut self, peer: &PeerId) {
+        if let Some(entry) = self.0.get_mut(peer) {
+            entry.leaving = true;
+        }
+    }
+
     /// Notes the result of a ping; returns the failures in a row on that connection.
     pub(crate) fn on_ping(&mut self, peer: &PeerId, id: ConnectionId, rtt: Option<Duration>) -> u8 {
         let Some(entry) = self.0.get_mut(peer) else { return 0 };
@@ -112,6 +135,12 @@ impl Peers {
                 connection.failed_pings
             }
         }
+    }
+
+    /// Takes one of the provider records that a connected peer may leave; false if it may not leave one now.
+    pub(crate) fn take_record(&mut self, peer: &PeerId, rate: u64, burst: u64, now: Instant) -> bool {
+        let Some(entry) = self.0.get_mut(peer) else { return false };
+        entry.records.get_or_insert_with(|| TokenBucket::full(burst, now)).take(rate, burst, now)
     }
 
     /// What is known of a connected peer.
@@ -174,6 +203,20 @@ mod tests {
         assert!(peers.on_closed(&peer, id(2)));
         assert!(!peers.on_closed(&peer, id(2)));
         assert_eq!((peers.len(), peers.connections()), (0, 0));
+    }
+
+    #[test]
+    fn a_goodbye_holds_until_the_next_connection() {
+        let mut peers = Peers::default();
+        let (peer, other, now) = (PeerId::random(), PeerId::random(), Instant::now());
+        peers.on_goodbye(&peer);
+        for (peer, n) in [(peer, 1), (other, 2)] {
+            peers.on_established(peer, ConnectionId::new_unchecked(n), &from("/memory/2"), now);
+        }
+        peers.on_goodbye(&peer);
+        assert!(peers.get(&peer).unwrap().leaving && !peers.get(&other).unwrap().leaving);
+        peers.on_established(peer, ConnectionId::new_unchecked(3), &from("/memory/2"), now);
+        assert!(!peers.get(&peer).unwrap().leaving);
     }
 
     #[test]

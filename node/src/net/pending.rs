@@ -3,18 +3,20 @@
 //! Every entry leaves with the event that ends it. Dropping a reply tells its caller that the network has gone,
 //! so that ending the event loop answers everybody who is left.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use dhtfs_store::ContentCid;
+use libp2p::Multiaddr;
 use libp2p::core::transport::ListenerId;
 use libp2p::kad::QueryId;
 use libp2p::request_response::{InboundRequestId, OutboundRequestId};
-use libp2p::{Multiaddr, PeerId};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::command::{LookupId, Reply};
-use super::error::{BootstrapFailure, ListenError, ProvideError, RequestError};
+use crate::core::offers::Offers;
+
+use super::command::{LookupId, Reply, RoutingPeers};
+use super::error::{BootstrapFailure, ClosestError, ListenError, ProvideError, RequestError};
 use super::report::{BlockAnswer, LookupEvent, ServeId};
 
 /// Somebody waits for a listener to come up.
@@ -63,17 +65,27 @@ pub(crate) struct QueuedLookup {
 pub(crate) struct RunningLookup {
     pub(crate) id: LookupId,
     pub(crate) events: mpsc::Sender<LookupEvent>,
-    /// Providers reported.
-    pub(crate) found: BTreeSet<PeerId>,
+    /// Providers found, and in which order they are reported.
+    pub(crate) offers: Offers,
     pub(crate) first_provider_after: Option<u32>,
     pub(crate) started: Instant,
+}
+
+impl RunningLookup {
+    /// Reports the providers that have their turn.
+    pub(crate) fn hand_out(&mut self) {
+        while let Some((peer, addrs)) = self.offers.next_action() {
+            // There is room for all events; a caller that has gone is noticed with the next provider found.
+            let _ = self.events.try_send(LookupEvent::Provider { peer, addrs });
+        }
+    }
 }
 
 /// All lookups. Invariant: `by_id` names exactly the queries in `running`.
 #[derive(Debug, Default)]
 pub(crate) struct Lookups {
     queued: VecDeque<QueuedLookup>,
-    /// Never iterated: query IDs have no order.
+    /// Never iterated where the order matters: query IDs have none.
     running: HashMap<QueryId, RunningLookup>,
     by_id: BTreeMap<LookupId, QueryId>,
 }
@@ -95,14 +107,14 @@ impl Lookups {
     }
 
     /// The lookup runs as `query`.
-    pub(crate) fn start(&mut self, query: QueryId, lookup: QueuedLookup, now: Instant) {
+    pub(crate) fn start(&mut self, query: QueryId, lookup: QueuedLookup, max_providers: usize, now: Instant) {
         self.by_id.insert(lookup.id, query);
         self.running.insert(
             query,
             RunningLookup {
                 id: lookup.id,
                 events: lookup.events,
-                found: BTreeSet::new(),
+                offers: Offers::new(max_providers),
                 first_provider_after: None,
                 started: now,
             },
@@ -127,6 +139,22 @@ impl Lookups {
         let query = self.by_id.remove(&id)?;
         self.running.remove(&query);
         Some(query)
+    }
+
+    /// When the next provider that was held back is to be reported.
+    pub(crate) fn next_deadline(&self) -> Option<Instant> {
+        // The earliest is the same in any order.
+        self.running.values().filter_map(|lookup| lookup.offers.next_deadline()).min().map(Instant::from_std)
+    }
+
+    /// Reports providers that were held back for long enough.
+    pub(crate) fn on_timeout(&mut self, now: Instant) {
+        for query in self.by_id.values() {
+            if let Some(lookup) = self.running.get_mut(query) {
+                lookup.offers.on_timeout(now.into_std());
+                lookup.hand_out();
+            }
+        }
     }
 
     /// Lookups that run.
@@ -154,6 +182,8 @@ pub(crate) struct Pending {
     pub(crate) lookups: Lookups,
     /// Announcements that run. Never iterated.
     pub(crate) provides: HashMap<QueryId, Reply<Result<usize, ProvideError>>>,
+    /// Lookups of the peers closest to a key. Never iterated.
+    pub(crate) closest: HashMap<QueryId, Reply<Result<RoutingPeers, ClosestError>>>,
     /// The bootstrap that was asked for, and all who wait for its end.
     pub(crate) bootstrap: Option<PendingBootstrap>,
     /// Own requests in flight.
@@ -169,13 +199,15 @@ impl Pending {
         Some(self.listens.swap_remove(index))
     }
 
-    /// When the next listener's time is up.
+    /// When something is due.
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
-        self.listens.iter().map(|listen| listen.deadline).min()
+        let listens = self.listens.iter().map(|listen| listen.deadline);
+        listens.chain(self.lookups.next_deadline()).min()
     }
 
     /// Answers listeners whose time is up; returns those that had no address, which are of no use any more.
     pub(crate) fn on_timeout(&mut self, now: Instant) -> Vec<ListenerId> {
+        self.lookups.on_timeout(now);
         let mut useless = Vec::new();
         for listen in std::mem::take(&mut self.listens) {
             if listen.deadline > now {

@@ -61,8 +61,10 @@ impl EventLoop {
         let dial_backs_refused = behaviour.nat_server.take_refused();
         let records = behaviour.kad.store_mut();
         let (own, held) = (records.own_len(), records.foreign_len());
+        let changes_dropped = records.take_dropped_changes();
         self.counters.add(name::NAT_CANDIDATES_DROPPED, candidates_dropped);
         self.counters.add(name::DIAL_BACKS_REFUSED, dial_backs_refused);
+        self.counters.add(name::CHANGES_DROPPED, changes_dropped);
         self.counters.add(name::EVENTS_DELAYED, self.outbox.take_delayed());
         let listen = self.listen_addrs();
         NetStatus {

@@ -4,6 +4,7 @@
 pub mod dispatch;
 pub mod fetch;
 pub mod join;
+pub mod keep_records;
 pub mod provide;
 pub mod serve;
 pub mod sources;

@@ -6,7 +6,7 @@ use dhtfs_node::{api::types::Status, net::limits::MAX_MUXER_STREAMS};
 use tokio::time::{Instant, timeout};
 
 use super::{NodeIndex, World};
-use crate::checks::Promise;
+use crate::{checks::Promise, limits::node_limits};
 
 /// Peers that a routing table should have, if there are so many.
 const ENOUGH_PEERS: usize = 20;
@@ -58,9 +58,10 @@ impl World {
 
     /// Compares what every node uses with its limits.
     pub async fn check_caps(&self) {
+        let limits = node_limits();
         for index in 0..self.len() {
             let Some(up) = self.up(index) else { continue };
-            let used = timeout(ANSWERS_WITHIN, up.run(up.node.api().limits_in_use())).await;
+            let used = timeout(ANSWERS_WITHIN, up.run(up.node.api().limits_in_use(&limits))).await;
             let used = match used {
                 // It died over the question.
                 Ok(None) => continue,

@@ -20,6 +20,7 @@ use crate::{
     checks::Promise,
     content::Content,
     derive_seed,
+    limits::node_limits,
     net::{self, HostId},
     plan::{self, DiskFate},
     roles::{Hostile, PeerEnv, RoleKind, Targets, start_freerider, start_hostile, start_naive},
@@ -40,7 +41,12 @@ fn without_limits() -> NetLimits {
         max_open_requests: usize::MAX,
         max_foreign_records: usize::MAX,
         max_records_per_provider: usize::MAX,
+        max_records_per_group: usize::MAX,
+        max_record_providers: usize::MAX,
         max_providers_per_key: usize::MAX,
+        max_closer_peers: usize::MAX,
+        record_burst: u64::MAX,
+        record_rate: u64::MAX,
         ..NetLimits::default()
     }
 }
@@ -137,7 +143,7 @@ impl World {
             let slots = self.slots.borrow();
             (slots[index].clock_skew.clone(), slots[index].exchange_versions.clone(), slots[index].group)
         };
-        let mut tuning = Tuning::default();
+        let mut tuning = Tuning { limits: node_limits(), ..Tuning::default() };
         if self.plan.groups[group].unprotected {
             tuning.limits = without_limits();
         }

@@ -4,9 +4,15 @@
 //! 2. A location names an existing source.
 //! 3. A pinned manifest block is in the store, and so is everything below it.
 //! 4. The blocks of the file manifest that a source names are in the store, as long as the source is.
+//! 5. The schedule has a row for exactly every key that is to be announced: the root of a share that is pinned and
+//!    whose scope is not `None`; every other block that a share with the scope `All` pins; every chunk with a location
+//!    in a source of such a share. The row says which of these it is, roots first, then manifests.
+//! 6. A row of the schedule is among the fresh ones, under its class, exactly if it was never announced; the counts of
+//!    roots are right.
 //!
-//! Each function keeps all four, so any sequence of them in one transaction does. [`check`] looks at every
-//! row.
+//! Each function keeps the first four, so any sequence of them in one transaction does; of what concerns the other
+//! two it takes note ([`Tables::touch`]), and [`Tables::settle`] ends every transaction ([`Db::change`](super::Db::change)). [`check`]
+//! looks at every row.
 
 use std::path::{Path, PathBuf};
 
@@ -16,6 +22,7 @@ use crate::cid::{ChunkCid, ContentCid, Digest, ManifestCid};
 use crate::db::records::{
     self, DownloadRecord, ShareRecord, ShareStatus, SourceKind, SourceRecord, decode, encode,
 };
+use crate::db::schedule;
 use crate::db::tables::{
     self, NEXT_SOURCE_KEY, SourceId, Tables, location_key, location_range, pin_key, pin_range,
     root_of_source_share_key, share_source_key, share_source_range, source_share_key, source_share_range,
@@ -85,17 +92,19 @@ impl Tables<'_> {
         Ok(first)
     }
 
-    /// Writes a source's row and path, and links it to a share.
+    /// Writes a source's row and path, and links it to a share. What it holds may be announced by that share's will
+    /// from now on.
     pub(crate) fn put_source(
         &mut self,
         id: SourceId,
         record: &SourceRecord,
         root: &ManifestCid,
     ) -> Result<(), StoreError> {
+        let is_known = self.sources.get(id)?.is_some();
         self.update_source(id, record)?;
-        self.share_sources.insert(&share_source_key(root.digest(), id), ())?;
+        let is_linked = self.share_sources.insert(&share_source_key(root.digest(), id), ())?.is_some();
         self.source_shares.insert(&source_share_key(id, root.digest()), ())?;
-        Ok(())
+        if is_known && !is_linked { self.touch_chunks(record) } else { Ok(()) }
     }
 
     /// Rewrites a source's row; its path may have changed.
@@ -119,9 +128,22 @@ impl Tables<'_> {
         layout: Layout,
     ) -> Result<(), StoreError> {
         for (index, chunk) in first_uses(chunks) {
-            self.locations.insert(&location_key(chunk.digest(), id), layout.span(index))?;
+            let (offset, len) = layout.span(index);
+            self.put_location(id, &chunk, offset, len)?;
         }
         Ok(())
+    }
+
+    /// Notes that a source holds a chunk: where it begins and how long it is, both in bytes.
+    pub(crate) fn put_location(
+        &mut self,
+        id: SourceId,
+        chunk: &ChunkCid,
+        offset: u64,
+        len: u32,
+    ) -> Result<(), StoreError> {
+        self.locations.insert(&location_key(chunk.digest(), id), (offset, len))?;
+        self.touch(chunk.digest())
     }
 
     /// Stores blocks whose hash has been checked.
@@ -140,6 +162,7 @@ impl Tables<'_> {
     ) -> Result<(), StoreError> {
         for cid in manifests {
             self.pins.insert(&pin_key(cid.digest(), root.digest()), ())?;
+            self.touch(cid.digest())?;
         }
         Ok(())
     }
@@ -148,9 +171,29 @@ impl Tables<'_> {
         self.shares.get(root.digest())?.map(|row| decode(row.value(), "share")).transpose()
     }
 
+    /// Writes a share's row. Another scope than before concerns all its keys.
     pub(crate) fn put_share(&mut self, root: &ManifestCid, record: &ShareRecord) -> Result<(), StoreError> {
+        let old = self.share(root)?;
         self.shares.insert(root.digest(), encode(record)?.as_slice())?;
+        if old.map(|share| share.announce) == Some(record.announce) {
+            return Ok(());
+        }
+        for id in self.sources_of(root)? {
+            if let Some(source) = self.source(id)? {
+                self.touch_chunks(&source)?;
+            }
+        }
+        if self.pins.get(&pin_key(root.digest(), root.digest()))?.is_some()
+            && let Ok(local) = resolve(&self.manifests, *root)?
+        {
+            local.manifests.iter().try_for_each(|cid| self.touch(cid.digest()))?;
+        }
         Ok(())
+    }
+
+    /// Other shares than before hold what a source holds.
+    fn touch_chunks(&mut self, record: &SourceRecord) -> Result<(), StoreError> {
+        self.chunks_of(record)?.iter().try_for_each(|chunk| self.touch(chunk.digest()))
     }
 
     /// The chunks of a source in the order of the file, from its manifest.
@@ -167,8 +210,11 @@ impl Tables<'_> {
         let chunks = self.chunks_of(record)?;
         let mut lost = Vec::new();
         for (_, chunk) in first_uses(&chunks) {
-            let was_held = self.locations.remove(&location_key(chunk.digest(), id))?.is_some();
-            if was_held && !self.has_location(&chunk)? {
+            if self.locations.remove(&location_key(chunk.digest(), id))?.is_none() {
+                continue;
+            }
+            self.touch(chunk.digest())?;
+            if !self.has_location(&chunk)? {
                 lost.push(ContentCid::Chunk(chunk));
             }
         }
@@ -237,6 +283,7 @@ impl Tables<'_> {
             self.unlink(id, root)?;
             let Some(record) = self.source(id)? else { continue };
             if !self.shares_of(id)?.is_empty() {
+                self.touch_chunks(&record)?;
                 continue;
             }
             removal.keys.extend(self.forget_chunks(id, &record)?);
@@ -304,8 +351,11 @@ impl Tables<'_> {
         let Ok(local) = resolve(&self.manifests, *root)? else { return Ok(Vec::new()) };
         let mut lost = Vec::new();
         for cid in local.manifests {
-            let was_pinned = self.pins.remove(&pin_key(cid.digest(), root.digest()))?.is_some();
-            if was_pinned && !self.is_pinned(&cid)? {
+            if self.pins.remove(&pin_key(cid.digest(), root.digest()))?.is_none() {
+                continue;
+            }
+            self.touch(cid.digest())?;
+            if !self.is_pinned(&cid)? {
                 lost.push(ContentCid::Manifest(cid));
             }
         }
@@ -326,7 +376,7 @@ impl Tables<'_> {
             .collect()
     }
 
-    fn shares_of(&self, id: SourceId) -> Result<Vec<ManifestCid>, StoreError> {
+    pub(super) fn shares_of(&self, id: SourceId) -> Result<Vec<ManifestCid>, StoreError> {
         let (first, last) = source_share_range(id);
         self.source_shares
             .range::<&tables::LinkKey>(&first..=&last)?
@@ -421,7 +471,10 @@ pub(crate) fn check(tables: &Tables<'_>) -> Result<Result<(), String>, StoreErro
             )));
         }
     }
-    check_pins(tables)
+    match check_pins(tables)? {
+        Ok(()) => schedule::check(tables),
+        broken => Ok(broken),
+    }
 }
 
 /// A share's blocks are all pinned, or none is; nothing else is pinned.

@@ -5,7 +5,8 @@ use std::path::Path;
 use redb::WriteTransaction;
 
 use crate::db::Db;
-use crate::db::tables::{META, SCHEMA_KEY};
+use crate::db::schedule;
+use crate::db::tables::{META, SCHEMA_KEY, Tables, create_foreign};
 use crate::error::{OpenError, StoreError};
 
 /// Rewrites the tables of one version into those of the next.
@@ -13,7 +14,7 @@ type Step = fn(&WriteTransaction) -> Result<(), StoreError>;
 
 /// `STEPS[n]` leads from version n + 1 to version n + 2. A new version of the layout is a new step, a new set
 /// of table names for the rows that changed, and a store of the old version in the test data.
-const STEPS: &[Step] = &[];
+const STEPS: &[Step] = &[add_schedule];
 
 /// The layout this program writes.
 pub(crate) const SCHEMA: u64 = STEPS.len() as u64 + 1;
@@ -49,6 +50,12 @@ fn migrate_by(db: &Db, steps: &[Step]) -> Result<(), StoreError> {
     })
 }
 
+/// Version 2 keeps a schedule of announcements, and the records of other peers.
+fn add_schedule(txn: &WriteTransaction) -> Result<(), StoreError> {
+    create_foreign(txn)?;
+    schedule::build(&mut Tables::open(txn)?)
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
@@ -77,14 +84,15 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let disk: Arc<dyn Disk> = Arc::new(RealDisk);
         let db = Db::open(&disk, dir.path(), 1 << 20).unwrap();
-        assert_eq!(version(&db), Some(1));
-        migrate_by(&db, &[note_step, failing_step]).unwrap_err();
-        assert_eq!(version(&db), Some(1));
+        assert_eq!(version(&db), Some(SCHEMA));
+        let after_all = |steps: &[Step]| [STEPS, steps].concat();
+        migrate_by(&db, &after_all(&[note_step, failing_step])).unwrap_err();
+        assert_eq!(version(&db), Some(SCHEMA));
         assert!(db.read(|txn| Ok(txn.open_table(SETTINGS)?.get("stepped")?.is_none())).unwrap());
-        migrate_by(&db, &[note_step, note_step]).unwrap();
-        assert_eq!(version(&db), Some(3));
+        migrate_by(&db, &after_all(&[note_step, note_step])).unwrap();
+        assert_eq!(version(&db), Some(SCHEMA + 2));
         assert!(db.read(|txn| Ok(txn.open_table(SETTINGS)?.get("stepped")?.is_some())).unwrap());
-        migrate_by(&db, &[failing_step, failing_step]).unwrap();
+        migrate_by(&db, &after_all(&[failing_step, failing_step])).unwrap();
     }
 
     #[test]

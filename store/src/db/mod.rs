@@ -13,10 +13,11 @@ pub(crate) mod content;
 pub(crate) mod migrate;
 mod probe;
 pub(crate) mod records;
+pub(crate) mod schedule;
 pub(crate) mod tables;
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 use redb::{
@@ -27,6 +28,7 @@ use crate::disk::{Disk, OpenMode};
 use crate::error::{FileError, OpenError, StoreError};
 use crate::fsutil::{create_private_file, exists, remove_file_if_there, sync_dir};
 use probe::ProbeBackend;
+use tables::Tables;
 
 /// Name of the database file in the data directory.
 const DB_NAME: &str = "store.redb";
@@ -35,6 +37,10 @@ const NEW_DB_NAME: &str = "store.redb.new";
 
 /// Memory for database pages while a database is made or looked into, in bytes.
 const CREATE_CACHE_LEN: usize = 1 << 20;
+
+/// Every so many commits that need not last, one lasts all the same: redb keeps the pages of those before it in
+/// memory.
+const CACHED_PER_SYNC: u32 = 64;
 
 /// The open database.
 #[derive(Debug)]
@@ -47,6 +53,8 @@ pub(crate) struct Db {
     inner: RwLock<Option<Database>>,
     /// Set after an I/O error: the next operation opens the file anew.
     is_broken: AtomicBool,
+    /// Counts the commits that need not last.
+    cached: AtomicU32,
 }
 
 impl Db {
@@ -67,7 +75,7 @@ impl Db {
         let database =
             backend::open(&builder(cache_len), &*disk, &path).map_err(|error| open_error(&path, error))?;
         let (inner, is_broken) = (RwLock::new(Some(database)), AtomicBool::new(false));
-        let db = Self { disk, path, cache_len, inner, is_broken };
+        let db = Self { disk, path, cache_len, inner, is_broken, cached: AtomicU32::new(0) };
         migrate::migrate(&db)?;
         Ok(db)
     }
@@ -92,13 +100,29 @@ impl Db {
         self.transact(Durability::Immediate, work)
     }
 
+    /// Like [`Self::write`], for changes of content: what they mean for the schedule of announcements is part of the
+    /// transaction.
+    pub(crate) fn change<T>(
+        &self,
+        work: impl FnOnce(&mut Tables<'_>) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        self.write(|txn| {
+            let mut tables = Tables::open(txn)?;
+            let value = work(&mut tables)?;
+            tables.settle()?;
+            Ok(value)
+        })
+    }
+
     /// Like [`Self::write`], but what it writes may be gone after a crash, until any later [`Self::write`]
-    /// has committed. For data that can be fetched again.
+    /// has committed, or [`CACHED_PER_SYNC`] of these. For data that can be fetched again.
     pub(crate) fn write_cached<T>(
         &self,
         work: impl FnOnce(&WriteTransaction) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
-        self.transact(Durability::None, work)
+        let number = self.cached.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
+        let lasts = number.is_multiple_of(CACHED_PER_SYNC);
+        self.transact(if lasts { Durability::Immediate } else { Durability::None }, work)
     }
 
     fn transact<T>(

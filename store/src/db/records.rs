@@ -1,5 +1,5 @@
 //! Rows that are structs. Their encoding is the DAG-CBOR of [`codec`]; a change to one of them
-//! is a new version of its table.
+//! is a new version of its table, unless it is a field that is left out where it says what older rows mean.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -12,6 +12,7 @@ use crate::codec;
 use crate::db::tables::SourceId;
 use crate::error::StoreError;
 use crate::fsutil::{FileId, FileStamp};
+use crate::options::AnnounceScope;
 
 /// Whose file a source is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -90,13 +91,20 @@ pub(crate) struct ShareRecord {
     pub(crate) status: ShareStatus,
     /// Where it was added from or fetched to.
     paths: Vec<serde_bytes::ByteBuf>,
+    /// What of it is announced. Rows of the first layout lack it, and so do those that say the same.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub(crate) announce: AnnounceScope,
+}
+
+fn is_default(scope: &AnnounceScope) -> bool {
+    *scope == AnnounceScope::default()
 }
 
 impl ShareRecord {
     /// A complete share that is nowhere yet.
     pub(crate) fn new(name: &str, size: u64, files: u64, is_dir: bool, added_unix: u64) -> Self {
         let (name, status, paths) = (name.to_owned(), ShareStatus::Complete, Vec::new());
-        Self { name, size, files, is_dir, added_unix, status, paths }
+        Self { name, size, files, is_dir, added_unix, status, paths, announce: AnnounceScope::default() }
     }
 
     pub(crate) fn paths(&self) -> Vec<PathBuf> {
@@ -137,6 +145,16 @@ pub(crate) struct DownloadRecord {
     pub(crate) finishing: Option<Finishing>,
 }
 
+/// A peer that other peers' records lead to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ForeignProviderRecord {
+    /// Binary peer id.
+    #[serde(with = "serde_bytes")]
+    pub(crate) peer: Vec<u8>,
+    /// Binary multiaddrs.
+    pub(crate) addrs: Vec<serde_bytes::ByteBuf>,
+}
+
 /// A peer to try after a restart.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct PeerRecord {
@@ -162,4 +180,28 @@ pub(crate) fn encode<T: Serialize>(record: &T) -> Result<Vec<u8>, StoreError> {
 /// Reads a row; `what` names it in the error.
 pub(crate) fn decode<T: Serialize + DeserializeOwned>(bytes: &[u8], what: &str) -> Result<T, StoreError> {
     codec::decode_canonical(bytes).map_err(|error| StoreError::Corrupt(format!("{what}: {error}")))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+    use super::*;
+
+    /// A share as the first layout wrote it, put together by hand: no word about announcements.
+    const OLD_SHARE: &[u8] = b"\xa7\x64name\x61a\x64size\x03\x65files\x01\x65paths\x81\x42/a\x66is_dir\xf4\
+        \x66status\x68complete\x6aadded_unix\x07";
+
+    #[test]
+    fn a_share_of_the_first_layout_is_announced_whole_and_such_shares_are_still_written_so() {
+        let mut share = ShareRecord::new("a", 3, 1, false, 7);
+        share.add_path(Path::new("/a"));
+        assert_eq!(share.announce, AnnounceScope::All);
+        assert_eq!(decode::<ShareRecord>(OLD_SHARE, "share").unwrap(), share);
+        assert_eq!(encode(&share).unwrap(), OLD_SHARE);
+        for announce in [AnnounceScope::Roots, AnnounceScope::None] {
+            let share = ShareRecord { announce, ..share.clone() };
+            assert_eq!(decode::<ShareRecord>(&encode(&share).unwrap(), "share").unwrap(), share);
+        }
+    }
 }

@@ -7,6 +7,7 @@
 use redb::{ReadTransaction, Table, TableDefinition, TableError, WriteTransaction};
 
 use crate::cid::Digest;
+use crate::db::schedule::Schedule;
 
 /// Identifies a file on disk that holds chunks. Never used twice.
 pub(crate) type SourceId = u64;
@@ -20,7 +21,19 @@ pub(crate) type LinkKey = [u8; 40];
 /// Digest of a manifest block, then the digest of a share's root that reaches it.
 pub(crate) type PinKey = [u8; 64];
 
-/// Single numbers: [`SCHEMA_KEY`], [`NEXT_SOURCE_KEY`].
+/// Where a key lies in the keyspace ([`KeyPosition`](crate::KeyPosition)).
+pub(crate) type PositionKey = [u8; 32];
+
+/// What the schedule knows of a key: see [`ProvideRow`](super::schedule::ProvideRow).
+pub(crate) type ProvideValue = [u8; 38];
+
+/// Class of a key that was never announced, then its position.
+pub(crate) type FreshKey = [u8; 33];
+
+/// Number of a provider, then the digest of a key that it provides.
+pub(crate) type ForeignKey = [u8; 36];
+
+/// Single numbers: [`SCHEMA_KEY`], [`NEXT_SOURCE_KEY`], [`PROVIDE_ROOTS_KEY`], [`FRESH_ROOTS_KEY`].
 pub(crate) const META: TableDefinition<&str, u64> = TableDefinition::new("meta");
 /// Manifest blocks, pinned or merely cached: digest -> bytes.
 pub(crate) const MANIFESTS: TableDefinition<&Digest, &[u8]> = TableDefinition::new("manifests_v1");
@@ -41,6 +54,16 @@ pub(crate) const SHARE_SOURCES: TableDefinition<&LinkKey, ()> = TableDefinition:
 pub(crate) const SOURCE_SHARES: TableDefinition<&LinkKey, ()> = TableDefinition::new("source_shares_v1");
 /// Unfinished downloads: absolute path of the output -> `DownloadRecord`.
 pub(crate) const PROGRESS: TableDefinition<&[u8], &[u8]> = TableDefinition::new("progress_v1");
+/// Keys to be announced, in the order of the keyspace: position -> `ProvideRow`.
+pub(crate) const PROVIDE: TableDefinition<&PositionKey, &ProvideValue> = TableDefinition::new("provide_v1");
+/// Those of them that were never announced, so that they are found without a look at the others.
+pub(crate) const PROVIDE_FRESH: TableDefinition<&FreshKey, ()> = TableDefinition::new("provide_fresh_v1");
+/// Records of other peers' keys: (provider, digest) -> when it expires, in seconds since 1970.
+pub(crate) const FOREIGN_RECORDS: TableDefinition<&ForeignKey, u64> =
+    TableDefinition::new("foreign_records_v1");
+/// The providers they name: number -> `ForeignProviderRecord`.
+pub(crate) const FOREIGN_PROVIDERS: TableDefinition<u32, &[u8]> =
+    TableDefinition::new("foreign_providers_v1");
 /// Peers to try after a restart: peer id -> `PeerRecord`.
 pub(crate) const PEERS: TableDefinition<&[u8], &[u8]> = TableDefinition::new("peers_v1");
 /// Small values that other packages keep here.
@@ -51,7 +74,12 @@ pub(crate) const SCHEMA_KEY: &str = "schema";
 /// Row of [`META`]: the id the next source gets.
 pub(crate) const NEXT_SOURCE_KEY: &str = "next_source";
 
-/// The tables that describe content, open for writing.
+/// Row of [`META`]: how many rows of [`PROVIDE`] are roots of shares.
+pub(crate) const PROVIDE_ROOTS_KEY: &str = "provide_roots";
+/// Row of [`META`]: how many rows of [`PROVIDE_FRESH`] are.
+pub(crate) const FRESH_ROOTS_KEY: &str = "provide_fresh_roots";
+
+/// The tables that describe content, open for writing, and what was changed in them.
 pub(crate) struct Tables<'txn> {
     pub(crate) meta: Table<'txn, &'static str, u64>,
     pub(crate) manifests: Table<'txn, &'static Digest, &'static [u8]>,
@@ -63,6 +91,9 @@ pub(crate) struct Tables<'txn> {
     pub(crate) share_sources: Table<'txn, &'static LinkKey, ()>,
     pub(crate) source_shares: Table<'txn, &'static LinkKey, ()>,
     pub(crate) progress: Table<'txn, &'static [u8], &'static [u8]>,
+    pub(super) schedule: Schedule<'txn>,
+    /// Digests whose row in the schedule may have to change.
+    pub(super) touched: Vec<Digest>,
 }
 
 impl<'txn> Tables<'txn> {
@@ -78,6 +109,8 @@ impl<'txn> Tables<'txn> {
             share_sources: txn.open_table(SHARE_SOURCES)?,
             source_shares: txn.open_table(SOURCE_SHARES)?,
             progress: txn.open_table(PROGRESS)?,
+            schedule: Schedule::open(txn)?,
+            touched: Vec::new(),
         })
     }
 }
@@ -87,7 +120,15 @@ pub(crate) fn create_all(txn: &WriteTransaction, schema: u64) -> Result<(), Tabl
     let mut tables = Tables::open(txn)?;
     txn.open_table(PEERS)?;
     txn.open_table(SETTINGS)?;
+    create_foreign(txn)?;
     tables.meta.insert(SCHEMA_KEY, schema)?;
+    Ok(())
+}
+
+/// Creates the tables of other peers' records.
+pub(crate) fn create_foreign(txn: &WriteTransaction) -> Result<(), TableError> {
+    txn.open_table(FOREIGN_RECORDS)?;
+    txn.open_table(FOREIGN_PROVIDERS)?;
     Ok(())
 }
 
@@ -164,6 +205,27 @@ pub(crate) fn manifest_of_pin_key(key: &PinKey) -> Digest {
     manifest
 }
 
+pub(crate) fn foreign_key(provider: u32, digest: &Digest) -> ForeignKey {
+    let mut key = [0; 36];
+    let (first, second) = key.split_at_mut(4);
+    first.copy_from_slice(&provider.to_be_bytes());
+    second.copy_from_slice(digest);
+    key
+}
+
+/// The first and the last key a record of `provider` can have.
+pub(crate) fn foreign_range(provider: u32) -> (ForeignKey, ForeignKey) {
+    (foreign_key(provider, &[0x00; 32]), foreign_key(provider, &[0xff; 32]))
+}
+
+pub(crate) fn split_foreign_key(key: &ForeignKey) -> (u32, Digest) {
+    let (first, second) = key.split_at(4);
+    let (mut provider, mut digest) = ([0; 4], [0; 32]);
+    provider.copy_from_slice(first);
+    digest.copy_from_slice(second);
+    (u32::from_be_bytes(provider), digest)
+}
+
 fn digest_then_id(digest: &Digest, id: u64) -> [u8; 40] {
     let mut key = [0; 40];
     let (first, second) = key.split_at_mut(32);
@@ -192,6 +254,7 @@ mod tests {
         assert_eq!(split_share_source_key(&share_source_key(&digest, 7)), (digest, 7));
         assert_eq!(root_of_source_share_key(&source_share_key(u64::MAX, &digest)), digest);
         assert_eq!(manifest_of_pin_key(&pin_key(&digest, &[9; 32])), digest);
+        assert_eq!(split_foreign_key(&foreign_key(0x0102_0304, &digest)), (0x0102_0304, digest));
     }
 
     #[test]

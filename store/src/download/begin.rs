@@ -164,8 +164,7 @@ impl Store {
         let stamp =
             |file: &PlanFile| FileStamp::of_path(&*self.inner.disk, &file.path.below(part.part_path())).ok();
         let stamps: Vec<_> = plan.files.iter().map(stamp).collect();
-        self.inner.db.write(|txn| {
-            let mut tables = Tables::open(txn)?;
+        self.inner.db.change(|tables| {
             let Some(mut record) = download(&tables.progress, output)? else { return Ok(()) };
             let mut have = decode_bits(&record.have, plan)?;
             for (id, (file, stamp)) in (record.first_source..).zip(plan.files.iter().zip(&stamps)) {
@@ -192,15 +191,14 @@ impl Store {
         stamps: &[FileStamp],
         options: DownloadOptions,
     ) -> Result<(ChunkSet, u64), DownloadError> {
-        self.inner.db.write(|txn| {
-            let mut tables = Tables::open(txn)?;
+        self.inner.db.change(|tables| {
             let manifests = match resolve(&tables.manifests, plan.root)? {
                 Ok(local) => local.manifests,
                 Err(cid) => return Ok(Err(DownloadError::MissingManifest(cid))),
             };
-            let (mut record, have) = match take_up(&mut tables, output, plan)? {
+            let (mut record, have) = match take_up(tables, output, plan)? {
                 Some(taken_up) => taken_up,
-                None => (new_record(&mut tables, plan)?, ChunkSet::new(plan.chunk_count())),
+                None => (new_record(tables, plan)?, ChunkSet::new(plan.chunk_count())),
             };
             let new_share =
                 || ShareRecord::new(&plan.name, plan.total_len, record.files, plan.is_dir, options.now_unix);
@@ -208,6 +206,7 @@ impl Store {
             let is_complete = old_share.as_ref().is_some_and(|share| share.status == ShareStatus::Complete);
             let mut share = old_share.unwrap_or_else(new_share);
             share.status = if is_complete { ShareStatus::Complete } else { ShareStatus::Partial };
+            share.announce = options.announce.unwrap_or(share.announce);
             tables.put_share(&plan.root, &share)?;
             tables.pin(&plan.root, manifests)?;
             for (id, (file, stamp)) in (record.first_source..).zip(plan.files.iter().zip(stamps)) {

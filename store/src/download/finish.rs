@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use crate::chunks::{WithdrawReason, Withdrawal};
 use crate::db::content::{download, downloads, resolve};
 use crate::db::records::{DownloadRecord, Finishing, ShareStatus, SourceKind, SourceRecord, path_bytes};
-use crate::db::tables::{MANIFESTS, PROGRESS, Tables};
+use crate::db::tables::{MANIFESTS, PROGRESS};
 use crate::download::part::PartFiles;
 use crate::download::plan::Plan;
 use crate::download::{Download, part_path};
@@ -71,9 +71,8 @@ impl Download {
 
     pub(super) fn set_finishing(&self, finishing: Option<Finishing>) -> Result<(), DownloadError> {
         let state = &*self.state;
-        let noted = self.store.inner.db.write(|txn| {
-            let mut tables = Tables::open(txn)?;
-            let Some(mut record) = state.record(&tables)? else { return Ok(false) };
+        let noted = self.store.inner.db.change(|tables| {
+            let Some(mut record) = state.record(tables)? else { return Ok(false) };
             record.finishing = finishing;
             tables.put_download(&state.output, &record)?;
             Ok(true)
@@ -88,8 +87,7 @@ fn complete(store: &Store, output: &Path, plan: &Plan) -> Result<(), StoreError>
     let stamp = |path: &Path| FileStamp::of_path(&*store.inner.disk, path).unwrap_or_default();
     let files: Vec<_> = plan.files.iter().map(|file| file.path.below(output)).collect();
     let stamps: Vec<_> = files.iter().map(|path| stamp(path)).collect();
-    let replaced = store.inner.db.write(|txn| {
-        let mut tables = Tables::open(txn)?;
+    let replaced = store.inner.db.change(|tables| {
         let Some(record) = download(&tables.progress, output)? else { return Ok(Vec::new()) };
         let mut replaced = Vec::new();
         for (id, ((file, path), stamp)) in
@@ -175,9 +173,7 @@ fn bring_to_end(
         }
     }
     // Something is in the way, or the part is gone: the download goes on from what there is.
-    store.inner.db.write(|txn| {
-        let mut tables = Tables::open(txn)?;
-        tables.put_download(output, &DownloadRecord { finishing: None, ..record.clone() })
-    })?;
+    let record = DownloadRecord { finishing: None, ..record.clone() };
+    store.inner.db.change(|tables| tables.put_download(output, &record))?;
     Ok(false)
 }

@@ -26,7 +26,7 @@ use crate::chunk_set::ChunkSet;
 use crate::cid::{ChunkCid, ContentCid, ManifestCid};
 use crate::db::content::{self, downloads, resolve};
 use crate::db::records::{DownloadRecord, SourceRecord};
-use crate::db::tables::{SourceId, Tables, location_key};
+use crate::db::tables::{SourceId, Tables};
 use crate::error::{DownloadError, StoreError};
 use crate::options::Cancelled;
 use crate::store::{Store, lock};
@@ -200,9 +200,8 @@ impl Download {
     /// The transaction that says "have": bits and locations.
     fn note(&self, have: &ChunkSet, indices: &[u32]) -> Result<(), DownloadError> {
         let state = &*self.state;
-        let noted = self.store.inner.db.write(|txn| {
-            let mut tables = Tables::open(txn)?;
-            let Some(mut record) = state.record(&tables)? else { return Ok(false) };
+        let noted = self.store.inner.db.change(|tables| {
+            let Some(mut record) = state.record(tables)? else { return Ok(false) };
             set_have(&mut record, have, &state.plan);
             tables.put_download(&state.output, &record)?;
             for index in indices {
@@ -212,7 +211,7 @@ impl Download {
                     // Places are sorted by file: the first in each is the one that is noted.
                     if last.replace(place.file) != Some(place.file) {
                         let id = state.first_source + u64::from(place.file);
-                        tables.locations.insert(&location_key(cid.digest(), id), (place.offset, len))?;
+                        tables.put_location(id, &cid, place.offset, len)?;
                     }
                 }
             }

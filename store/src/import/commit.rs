@@ -13,6 +13,7 @@ use crate::import::scan::ScannedFile;
 use crate::import::walk::{Found, Node};
 use crate::layout::Layout;
 use crate::manifest::CHUNK_LEN;
+use crate::options::ImportOptions;
 use crate::store::Store;
 
 /// What the transaction says, or the file that is in its way.
@@ -27,7 +28,7 @@ impl Store {
         scanned: &[ScannedFile],
         built: &BuiltTree,
         path: Option<&Path>,
-        now_unix: u64,
+        options: &ImportOptions,
     ) -> Result<Vec<Withdrawal>, ImportError> {
         let inner = &*self.inner;
         let copies =
@@ -38,20 +39,22 @@ impl Store {
             inner.blobs.adopt(copies)?;
         }
         let sources = self.source_records(found, scanned, built)?;
-        let noted: Noted = inner.db.write(|txn| {
-            let mut tables = Tables::open(txn)?;
-            for source in &sources {
-                if let Some((_, old)) = tables.source_at(source.path_key())?
-                    && old.kind == SourceKind::Part
-                {
-                    return Ok(Err(old.path().to_owned()));
-                }
+        let noted: Noted = inner.db.change(|tables| {
+            if let Some(path) = being_fetched(tables, &sources)? {
+                return Ok(Err(path));
             }
             let mut withdrawals = Vec::new();
             let mut ids = Vec::with_capacity(sources.len());
             tables.put_manifests(&built.blocks)?;
+            // Before what belongs to it: its scope says what of that is announced.
+            let mut share = match tables.share(&built.root)? {
+                Some(share) => share,
+                None => new_share(found, options.now_unix),
+            };
+            share.announce = options.announce.unwrap_or(share.announce);
+            tables.put_share(&built.root, &share)?;
             for (source, file) in sources.iter().zip(scanned) {
-                let id = match place_for(&mut tables, source, file)? {
+                let id = match place_for(tables, source, file)? {
                     Place::Same(id) => id,
                     Place::Taken(id, old) => {
                         let keys = tables.withdraw_source(id, &old)?;
@@ -65,10 +68,6 @@ impl Store {
                 tables.put_locations(id, &file.chunks, Layout::new(source.stamp.size(), CHUNK_LEN))?;
                 ids.push(id);
             }
-            let mut share = match tables.share(&built.root)? {
-                Some(share) => share,
-                None => new_share(found, now_unix),
-            };
             share.status = ShareStatus::Complete;
             if let Some(path) = path
                 && !has_copies
@@ -119,6 +118,18 @@ impl Store {
             })
             .collect()
     }
+}
+
+/// The path of the first file to be added that is a part file of an unfinished download.
+fn being_fetched(tables: &Tables<'_>, sources: &[SourceRecord]) -> Result<Option<PathBuf>, StoreError> {
+    for source in sources {
+        if let Some((_, old)) = tables.source_at(source.path_key())?
+            && old.kind == SourceKind::Part
+        {
+            return Ok(Some(old.path().to_owned()));
+        }
+    }
+    Ok(None)
 }
 
 /// What is known about the path of a file to be added.

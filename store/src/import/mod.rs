@@ -76,7 +76,7 @@ impl Store {
         }
         let built = build(&found, &scanned)?;
         check_unchanged(disk, &found.files, &scanned)?;
-        let withdrawn = self.commit_import(&found, &scanned, &built, Some(&path), options.now_unix)?;
+        let withdrawn = self.commit_import(&found, &scanned, &built, Some(&path), options)?;
         Ok(imported(&found, &scanned, built, withdrawn))
     }
 
@@ -110,7 +110,7 @@ impl Store {
         };
         let scanned = [ScannedFile { stamp, chunks, copy: Some(copy) }];
         let built = build(&found, &scanned)?;
-        let withdrawn = self.commit_import(&found, &scanned, &built, None, options.now_unix)?;
+        let withdrawn = self.commit_import(&found, &scanned, &built, None, options)?;
         Ok(imported(&found, &scanned, built, withdrawn))
     }
 

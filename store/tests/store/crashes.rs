@@ -45,7 +45,7 @@ fn child_that_works_until_it_is_killed() {
         let root = source.import_path(&path, &options, &no_progress).unwrap().root;
         acknowledge("added", root);
         let tree = hand_over(&source, &target, &root);
-        let options = DownloadOptions { force: true, now_unix: 0 };
+        let options = DownloadOptions { force: true, ..DownloadOptions::default() };
         let download = target.begin_download(&tree, &dir.join("to").join(&name), options).unwrap();
         download.reuse(&no_progress).unwrap();
         for chunk in download.missing().chunks(2) {

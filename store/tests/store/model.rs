@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 
 use dhtfs_store::{
-    ChunkCid, ChunkRead, ContentCid, DownloadError, DownloadOptions, ImportOptions, ManifestCid, ShareState,
-    Store, no_progress,
+    AnnounceScope, ChunkCid, ChunkRead, ContentCid, DownloadError, DownloadOptions, ImportOptions,
+    KeyPosition, ManifestCid, ProvideClass, ProvideMark, ShareState, Store, no_progress,
 };
 use proptest::prelude::*;
 
@@ -28,6 +28,7 @@ enum Op {
     Add {
         file: u8,
         copy: bool,
+        announce: Option<AnnounceScope>,
     },
     AddStream {
         content: u8,
@@ -43,20 +44,36 @@ enum Op {
         chunks: u8,
         commit: bool,
     },
+    /// Announces the keys in a sixteenth of the keyspace.
+    Mark {
+        region: u8,
+        unix: u64,
+    },
     Collect,
     Check,
     Reopen,
+}
+
+fn scope() -> impl Strategy<Value = Option<AnnounceScope>> {
+    prop_oneof![
+        2 => Just(None),
+        2 => Just(Some(AnnounceScope::All)),
+        1 => Just(Some(AnnounceScope::Roots)),
+        1 => Just(Some(AnnounceScope::None)),
+    ]
 }
 
 fn op() -> impl Strategy<Value = Op> {
     prop_oneof![
         3 => (0..FILES, 0..CONTENTS).prop_map(|(file, content)| Op::Write { file, content }),
         1 => (0..FILES).prop_map(|file| Op::Delete { file }),
-        5 => (0..FILES, any::<bool>()).prop_map(|(file, copy)| Op::Add { file, copy }),
+        5 => (0..FILES, any::<bool>(), scope())
+            .prop_map(|(file, copy, announce)| Op::Add { file, copy, announce }),
         1 => (0..CONTENTS).prop_map(|content| Op::AddStream { content }),
         2 => any::<u8>().prop_map(|share| Op::Remove { share }),
         4 => (0..CONTENTS, 0..2u8, 0..4u8, any::<bool>())
             .prop_map(|(content, out, chunks, commit)| Op::Fetch { content, out, chunks, commit }),
+        2 => (0..16u8, 1..100u64).prop_map(|(region, unix)| Op::Mark { region, unix }),
         1 => Just(Op::Collect),
         2 => Just(Op::Check),
         1 => Just(Op::Reopen),
@@ -98,6 +115,10 @@ struct Model {
     shares: BTreeMap<ManifestCid, Vec<u8>>,
     /// Unfinished downloads: output to share and committed chunks.
     downloads: BTreeMap<String, (ManifestCid, BTreeSet<ChunkCid>)>,
+    /// What of each share is announced.
+    scopes: BTreeMap<ManifestCid, AnnounceScope>,
+    /// What is known of announcements: key to when it was last announced.
+    announced: BTreeMap<ContentCid, u64>,
 }
 
 impl Model {
@@ -118,12 +139,46 @@ impl Model {
 
     fn remove(&mut self, root: ManifestCid) {
         self.shares.remove(&root);
+        self.scopes.remove(&root);
         self.copies.remove(&root);
         for (_, roots) in self.in_place.values_mut() {
             roots.remove(&root);
         }
         self.in_place.retain(|_, (_, roots)| !roots.is_empty());
         self.downloads.retain(|_, (share, _)| *share != root);
+    }
+
+    /// Adds a share, or changes what of it is announced.
+    fn share(&mut self, root: ManifestCid, content: Vec<u8>, announce: Option<AnnounceScope>) {
+        self.shares.insert(root, content);
+        let scope = self.scopes.entry(root).or_default();
+        *scope = announce.unwrap_or(*scope);
+    }
+
+    /// The keys that are to be announced.
+    fn scheduled(&self) -> BTreeSet<ContentCid> {
+        let is_whole = |root: &ManifestCid| self.scopes[root] == AnnounceScope::All;
+        let mut keys: BTreeSet<ContentCid> = BTreeSet::new();
+        let mut add = |cids: BTreeSet<ChunkCid>| keys.extend(cids.into_iter().map(ContentCid::from));
+        for (content, roots) in self.in_place.values() {
+            if roots.iter().any(is_whole) {
+                add(chunks(content));
+            }
+        }
+        for (root, content) in &self.copies {
+            if is_whole(root) {
+                add(chunks(content));
+            }
+        }
+        for (root, held) in self.downloads.values() {
+            if is_whole(root) {
+                add(held.clone());
+            }
+        }
+        let is_announced =
+            |root: &&ManifestCid| self.scopes[*root] != AnnounceScope::None && self.has_source(root);
+        keys.extend(self.shares.keys().filter(is_announced).map(|root| ContentCid::from(*root)));
+        keys
     }
 
     fn has_source(&self, root: &ManifestCid) -> bool {
@@ -178,15 +233,16 @@ impl World {
                     fs::remove_file(self.home.path(&name)).unwrap();
                 }
             }
-            Op::Add { file, copy } => self.add(&format!("file {file}"), copy),
+            Op::Add { file, copy, announce } => self.add(&format!("file {file}"), copy, announce),
             Op::AddStream { content: index } => {
                 let content = content(index);
                 let options = ImportOptions { name: Some(share_name(&content)), ..ImportOptions::default() };
                 let added = self.store().import_reader(&mut content.as_slice(), &options, &no_progress);
                 let root = added.unwrap().root;
-                self.model.shares.insert(root, content.clone());
+                self.model.share(root, content.clone(), None);
                 self.model.copies.insert(root, content);
             }
+            Op::Mark { region, unix } => self.mark(region, unix),
             Op::Remove { share } => {
                 let roots: Vec<_> = self.model.shares.keys().copied().collect();
                 let Some(root) = roots.get(usize::from(share) % roots.len().max(1)) else { return };
@@ -208,17 +264,27 @@ impl World {
         }
     }
 
-    fn add(&mut self, name: &str, copy: bool) {
+    fn mark(&mut self, region: u8, unix: u64) {
+        let (mut from, mut to) = (KeyPosition::MIN, KeyPosition::MAX);
+        (from.0[0], to.0[0]) = (region << 4, region << 4 | 0xf);
+        let keys = self.store().provide_range(from, to, 1000).unwrap();
+        let marks: Vec<_> =
+            keys.iter().map(|key| ProvideMark { position: key.position, unix, holders: 7 }).collect();
+        assert_eq!(self.store().provide_mark(&marks).unwrap(), keys.len());
+        self.model.announced.extend(keys.iter().map(|key| (key.cid, unix)));
+    }
+
+    fn add(&mut self, name: &str, copy: bool, announce: Option<AnnounceScope>) {
         let content = self.model.files.get(name).cloned();
-        let options =
-            ImportOptions { copy, name: content.as_deref().map(share_name), ..ImportOptions::default() };
+        let name_in_share = content.as_deref().map(share_name);
+        let options = ImportOptions { copy, name: name_in_share, announce, ..ImportOptions::default() };
         let added = self.store().import_path(&self.home.path(name), &options, &no_progress);
         let Some(content) = content else {
             assert!(added.is_err());
             return;
         };
         let root = added.unwrap().root;
-        self.model.shares.insert(root, content.clone());
+        self.model.share(root, content.clone(), announce);
         if copy {
             self.model.copies.insert(root, content);
             return;
@@ -242,7 +308,7 @@ impl World {
             }
             Err(error) => panic!("{error}"),
         };
-        self.model.shares.insert(root, content(index));
+        self.model.share(root, content(index), None);
         let entry = self.model.downloads.entry(out.to_owned()).or_insert_with(|| (root, BTreeSet::new()));
         assert_eq!(entry.0, root);
         let missing: BTreeSet<_> = download.missing().into_iter().map(|(cid, _)| cid).collect();
@@ -283,6 +349,7 @@ impl World {
         let keys = self.store().held_keys(None, 1000).unwrap();
         let held: BTreeSet<_> = keys.iter().filter_map(|key| ChunkCid::try_from(*key).ok()).collect();
         assert_eq!(held, self.model.readable());
+        self.check_schedule();
         for (root, content) in &self.model.shares {
             let has_source = self.model.has_source(root);
             assert_eq!(
@@ -300,6 +367,22 @@ impl World {
             }
         }
         assert_sound(self.store());
+    }
+
+    fn check_schedule(&mut self) {
+        let keys = self.store().provide_range(KeyPosition::MIN, KeyPosition::MAX, 1000).unwrap();
+        let scheduled = self.model.scheduled();
+        assert_eq!(keys.iter().map(|key| key.cid).collect::<BTreeSet<_>>(), scheduled);
+        let counts = self.store().provide_counts().unwrap();
+        assert_eq!(counts.keys, keys.len() as u64);
+        assert_eq!(counts.fresh, keys.iter().filter(|key| key.last_unix.is_none()).count() as u64);
+        for key in &keys {
+            let is_root = matches!(key.cid, ContentCid::Manifest(_));
+            assert_eq!(key.class == ProvideClass::Root, is_root);
+            // What went away and came back since is as new.
+            assert!(key.last_unix.is_none() || key.last_unix == self.model.announced.get(&key.cid).copied());
+        }
+        self.model.announced.retain(|cid, _| scheduled.contains(cid));
     }
 }
 

@@ -10,7 +10,7 @@ use crate::common::{
     CHUNK, Home, add, assert_serves, assert_sound, begin, fetch, get, hand_over, listing, noise, tree,
 };
 
-const FORCE: DownloadOptions = DownloadOptions { force: true, now_unix: 5 };
+const FORCE: DownloadOptions = DownloadOptions { force: true, now_unix: 5, announce: None };
 
 #[test]
 fn what_exists_is_never_replaced_unless_forced() {

@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use dhtfs_store::disk::{Clock, Fault, MemoryDisk, PagePool};
 use dhtfs_store::{
-    ChunkCid, ChunkRead, ContentCid, DownloadError, DownloadOptions, ImportOptions, ManifestCid, OpenOptions,
+    AnnounceScope, ChunkCid, ChunkRead, ContentCid, DownloadError, DownloadOptions, ForeignOp,
+    ForeignProvider, ForeignRecord, ImportOptions, KeyPosition, ManifestCid, OpenOptions, ProvideMark,
     ResolvedTree, ShareState, Store, no_progress,
 };
 
@@ -105,6 +106,10 @@ struct Promises {
     held: BTreeMap<ChunkCid, ManifestCid>,
     /// Small files that were written.
     files: BTreeMap<PathBuf, Vec<u8>>,
+    /// Shares of which not everything is announced.
+    scopes: BTreeMap<ManifestCid, AnnounceScope>,
+    /// When keys of `shares` were last announced.
+    marked: BTreeMap<ContentCid, u64>,
 }
 
 /// A failed operation: the power is gone.
@@ -140,7 +145,7 @@ impl<'a> World<'a> {
 
     fn step(&mut self, store: &Store) -> Result<(), Dead> {
         self.next += 1;
-        match self.rng.below(16) {
+        match self.rng.below(20) {
             0..=2 => {
                 let key = format!("key {}", self.rng.below(4));
                 let value = noise(self.next, 100);
@@ -167,7 +172,51 @@ impl<'a> World<'a> {
                 store.write_file(&path, &bytes, false)?;
                 self.promises.files.insert(path, bytes);
             }
-            _ => self.fetch(store)?,
+            11..=15 => self.fetch(store)?,
+            16..=17 => self.mark(store)?,
+            _ => self.note_foreign(store)?,
+        }
+        Ok(())
+    }
+
+    /// Announces what lies in a part of the keyspace.
+    fn mark(&mut self, store: &Store) -> Result<(), Dead> {
+        let (mut from, mut to) = (KeyPosition::MIN, KeyPosition::MAX);
+        let region = u8::try_from(self.rng.below(8)).unwrap();
+        (from.0[0], to.0[0]) = (region << 5, region << 5 | 0x1f);
+        let keys = store.provide_range(from, to, 200)?;
+        // Later each time.
+        let unix = self.next & 0xffff_ffff;
+        let marks: Vec<_> =
+            keys.iter().map(|key| ProvideMark { position: key.position, unix, holders: 1 }).collect();
+        store.provide_mark(&marks)?;
+        let mut lasting = BTreeSet::new();
+        for root in &self.promises.shares {
+            lasting.extend(store.resolve_local(root)?.iter().flat_map(tree_keys));
+        }
+        let marked = keys.iter().filter(|key| lasting.contains(&key.cid));
+        self.promises.marked.extend(marked.map(|key| (key.cid, unix)));
+        Ok(())
+    }
+
+    /// Nothing of this is promised, but that it fits together.
+    fn note_foreign(&mut self, store: &Store) -> Result<(), Dead> {
+        let mut ops = Vec::new();
+        for _ in 0..self.rng.below(30) {
+            let number = u32::try_from(self.rng.below(6)).unwrap();
+            let peer = vec![u8::try_from(self.rng.below(9)).unwrap(); 38];
+            let mut digest = [0; 32];
+            digest[..8].copy_from_slice(&self.rng.next().to_be_bytes());
+            let expires_unix = self.rng.below(100);
+            ops.push(match self.rng.below(8) {
+                0 => ForeignOp::PutProvider(ForeignProvider { number, peer, addrs: vec![vec![1; 8]] }),
+                1 => ForeignOp::RemoveProvider(number),
+                _ => ForeignOp::Put(ForeignRecord { provider: number, digest, expires_unix }),
+            });
+        }
+        store.apply_foreign(&ops)?;
+        if self.rng.below(4) == 0 {
+            store.drop_expired_foreign(self.rng.below(50))?;
         }
         Ok(())
     }
@@ -178,9 +227,18 @@ impl<'a> World<'a> {
             let len = usize::try_from(self.rng.below(40_000)).unwrap();
             self.disk.write_file(&path.join(file.to_string()), &noise(self.next + (file << 10), len))?;
         }
-        let options = ImportOptions { copy, ..ImportOptions::default() };
-        let root = store.import_path(&path, &options, &no_progress)?.root;
-        self.promises.shares.insert(root);
+        let scopes = [AnnounceScope::All, AnnounceScope::All, AnnounceScope::Roots, AnnounceScope::None];
+        let mut options = ImportOptions { copy, ..ImportOptions::default() };
+        // Added again with another scope now and then: a cut in between leaves either.
+        for _ in 0..1 + u64::from(self.rng.below(3) == 0) {
+            let scope = scopes[usize::try_from(self.rng.below(4)).unwrap()];
+            options.announce = Some(scope);
+            let root = store.hash_path(&path, None, &no_progress)?.root;
+            self.promises.scopes.remove(&root);
+            let root = store.import_path(&path, &options, &no_progress)?.root;
+            self.promises.shares.insert(root);
+            self.promises.scopes.insert(root, scope);
+        }
         Ok(())
     }
 
@@ -191,6 +249,9 @@ impl<'a> World<'a> {
         };
         self.promises.shares.remove(root);
         self.promises.held.retain(|_, share| share != root);
+        for key in store.resolve_local(root)?.iter().flat_map(tree_keys) {
+            self.promises.marked.remove(&key);
+        }
         store.remove_share(root)?;
         let fetched = self.origin.trees.iter().position(|tree| tree.root == *root);
         if let Some(number) = fetched {
@@ -286,9 +347,11 @@ impl<'a> World<'a> {
                 return Err(format!("share {root} is {:?}", share.state));
             }
             let tree = store.resolve_local(root).map_err(|error| error.to_string())?;
-            for (cid, _) in tree.ok_or_else(|| format!("manifests of {root} are gone"))?.unique_chunks() {
+            let tree = tree.ok_or_else(|| format!("manifests of {root} are gone"))?;
+            for (cid, _) in tree.unique_chunks() {
                 check_chunk(&store, &cid)?;
             }
+            self.check_scheduled(&store, &tree)?;
         }
         for cid in self.promises.held.keys() {
             check_chunk(&store, cid)?;
@@ -305,6 +368,40 @@ impl<'a> World<'a> {
         }
         let withdrawn = store.check_sources().map_err(|error| error.to_string())?;
         if withdrawn.is_empty() { Ok(store) } else { Err(format!("withdrawn: {withdrawn:?}")) }
+    }
+}
+
+/// Keys of a tree, the root first; those of directories below it are not among them.
+fn tree_keys(tree: &ResolvedTree) -> Vec<ContentCid> {
+    let mut keys: Vec<ContentCid> = vec![tree.root.into()];
+    keys.extend(tree.files.iter().map(|file| ContentCid::from(file.cid)));
+    keys.extend(tree.unique_chunks().into_iter().map(|(cid, _)| ContentCid::from(cid)));
+    keys
+}
+
+impl World<'_> {
+    /// Looks for a key of an acknowledged share that would not be announced.
+    fn check_scheduled(&self, store: &Store, tree: &ResolvedTree) -> Result<(), String> {
+        let scope = store.share(&tree.root).unwrap().unwrap().announce;
+        if self.promises.scopes.get(&tree.root).is_some_and(|promised| *promised != scope) {
+            return Err(format!("share {} is announced as {scope:?}", tree.root));
+        }
+        let mut keys = tree_keys(tree);
+        keys.truncate(match scope {
+            AnnounceScope::All => usize::MAX,
+            AnnounceScope::Roots => 1,
+            AnnounceScope::None => 0,
+        });
+        for cid in keys {
+            let Some(key) = store.provide_key(&cid).unwrap() else {
+                return Err(format!("{cid} of share {} is not scheduled", tree.root));
+            };
+            // An announcement that was on its way may have been noted too.
+            if self.promises.marked.get(&cid).is_some_and(|promised| key.last_unix < Some(*promised)) {
+                return Err(format!("the announcement of {cid} is forgotten"));
+            }
+        }
+        Ok(())
     }
 }
 

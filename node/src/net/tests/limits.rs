@@ -207,6 +207,24 @@ async fn records_of_others_are_bounded_in_all_and_for_each_provider() {
 }
 
 #[tokio::test]
+async fn a_peer_leaves_records_only_so_fast() {
+    let hub = Node::with(|config| {
+        config.limits.record_burst = 2;
+        config.limits.record_rate = 0;
+    })
+    .await;
+    let (first, second) = (Node::new().await, Node::new().await);
+    for (n, node) in [(0, &first), (10, &second)] {
+        assert_eq!(in_time(node.client.dial(hub.full_addr())).await, Ok(hub.peer));
+        for key in 0..3 {
+            in_time(node.client.provide(chunk(n + key))).await.unwrap();
+        }
+    }
+    hub.counted("net_records_dropped_rate", 2).await;
+    assert_eq!(hub.counter("net_records_accepted").await, 4, "each peer has its own measure");
+}
+
+#[tokio::test]
 async fn connections_are_bounded_in_all() {
     let hub = Node::with(|config| config.limits.max_connections = 2).await;
     let nodes = [Node::new().await, Node::new().await, Node::new().await];

@@ -4,6 +4,7 @@
 mod connections;
 mod dht;
 mod exchange;
+mod goodbye;
 mod limits;
 mod shutdown;
 mod sockets;
@@ -49,11 +50,18 @@ fn memory_transport(keypair: &Keypair) -> Boxed<(PeerId, StreamMuxerBox)> {
 
 /// An event loop that does not run, for a look inside.
 pub(super) fn idle_loop() -> super::EventLoop {
+    idle_loop_with(|_| {})
+}
+
+/// The same with other limits.
+pub(super) fn idle_loop_with(change: impl FnOnce(&mut super::NetLimits)) -> super::EventLoop {
     let keypair = new_keypair();
     let transport = memory_transport(&keypair);
     let executor = Arc::new(|task| drop(tokio::spawn(task)));
     let env = NetEnv { keypair, transport, executor, seed: 7 };
-    super::new(NetConfig::new("test", "dhtfs-test/1"), env).unwrap().1
+    let mut config = NetConfig::new("test", "dhtfs-test/1");
+    change(&mut config.limits);
+    super::new(config, env).unwrap().1
 }
 
 /// A running node.
@@ -77,9 +85,12 @@ impl Node {
 
     /// A node that listens in memory.
     async fn with(change: impl FnOnce(&mut NetConfig)) -> Self {
+        Self::with_key(new_keypair(), change).await
+    }
+
+    async fn with_key(keypair: Keypair, change: impl FnOnce(&mut NetConfig)) -> Self {
         let mut config = NetConfig::new("test", "dhtfs-test/1");
         change(&mut config);
-        let keypair = new_keypair();
         let transport = memory_transport(&keypair);
         let mut node = Self::start(config, keypair, transport);
         let mut listen = node.client.listen("/memory/0".parse().unwrap()).await.unwrap();

@@ -8,10 +8,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at};
 
 use super::{Driver, Turn};
 use crate::{
-    core::{
-        fetch::{FetchFailure, FetchProgress, RequestId, Want},
-        provide::Class,
-    },
+    core::fetch::{FetchFailure, FetchProgress, RequestId, Want},
     env::{StoreGone, StoreHandle},
     tasks::provide::ProvideHandle,
 };
@@ -132,8 +129,8 @@ impl Filling<'_> {
         let chunks = committed??;
         if let (Some(provide), false) = (self.provide, chunks.is_empty()) {
             let manifests = std::mem::take(&mut self.manifests);
-            provide.announce(Class::Root, manifests.into_iter().map(ContentCid::from).collect()).await;
-            provide.announce(Class::Chunk, chunks.into_iter().map(ContentCid::from).collect()).await;
+            let manifests = manifests.into_iter().map(ContentCid::from);
+            provide.held(manifests.chain(chunks.into_iter().map(ContentCid::from)).collect()).await;
         }
         Ok(())
     }

@@ -8,13 +8,16 @@ use libp2p::{Multiaddr, PeerId, identity::Keypair};
 use tokio::sync::mpsc;
 
 use super::{Duration, Hostile, Lab, Started, Targets, counter, simulated, sleep, until};
-use crate::roles::{
-    Key, NaiveError,
-    counters::Counters,
-    keypair_near,
-    streams::StreamEvent,
-    swarm::{Engine, Happened, Setup},
-    wire::{Message, kind, read_message, write_message},
+use crate::{
+    limits::node_limits,
+    roles::{
+        Key, NaiveError,
+        counters::Counters,
+        keypair_near,
+        streams::StreamEvent,
+        swarm::{Engine, Happened, Setup},
+        wire::{Message, kind, read_message, write_message},
+    },
 };
 
 /// As many as a lookup asks and a record is sent to.
@@ -177,7 +180,7 @@ fn a_node_keeps_room_for_honest_records_in_a_flood() {
         })
         .await;
         let accepted = counter(&holder, "net_records_accepted").await;
-        assert_eq!(accepted, dhtfs_node::net::limits::MAX_RECORDS_PER_PROVIDER as u64);
+        assert_eq!(accepted, node_limits().max_records_per_provider as u64);
         let honest = lab.node(&keys[2], &bootstrap).await;
         let (root, content) = lab.add(&honest).await;
         let honest_id = keys[2].public().to_peer_id();
@@ -210,7 +213,7 @@ fn two_flooders_that_fill_the_store_of_a_node_do_not_keep_an_honest_record_out()
         })
         .await;
         let accepted = counter(&holder, "net_records_accepted").await;
-        assert!(accepted <= dhtfs_node::net::limits::MAX_FOREIGN_RECORDS as u64, "{accepted}");
+        assert!(accepted <= node_limits().max_foreign_records as u64, "{accepted}");
         let honest = lab.node(&keys[3], &bootstrap).await;
         let (root, content) = lab.add(&honest).await;
         sleep(Duration::from_secs(60)).await;

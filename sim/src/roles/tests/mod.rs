@@ -42,7 +42,7 @@ use tokio::{
 };
 
 use super::{Hostile, HostilePeer, NaivePeer, PeerEnv, Targets, start_hostile, start_naive};
-use crate::clock;
+use crate::{clock, limits::node_limits};
 
 /// Length of the file that nodes fetch.
 const FILE_LEN: usize = 8 * 1024 * 1024;
@@ -168,7 +168,7 @@ impl Lab {
             wall_clock: Arc::new(clock::time_of_day),
             listen: vec![addr.clone()],
             seed: self.seed + self.peers,
-            tuning: Tuning::default(),
+            tuning: Tuning { limits: node_limits(), ..Tuning::default() },
         };
         let node = Node::start(config, env, Role::Server).await.unwrap();
         node.ready().await;

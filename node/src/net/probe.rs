@@ -1,0 +1,74 @@
+//! One question about the DHT, to see that a peer answers any.
+
+use std::time::Duration;
+
+use libp2p::{PeerId, StreamProtocol};
+use libp2p_stream::Control;
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+
+use super::error::DialFailure;
+use super::provide::kad_wire;
+
+/// How long a connected peer may take to answer.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Why a peer was asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ProbeKind {
+    /// It wants a place in the routing table.
+    Admission,
+    /// It has one, and was silent for long.
+    Liveness,
+}
+
+/// How a probe ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Probed {
+    pub(crate) peer: PeerId,
+    pub(crate) kind: ProbeKind,
+    pub(crate) outcome: Outcome,
+}
+
+/// What a probe found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// The peer answers.
+    Answered,
+    /// It does not, or cannot be reached.
+    Silent,
+    /// It was not asked: a limit of this node stood against the dial.
+    NotAsked,
+}
+
+/// The result of a dial, if one is needed.
+pub(crate) type Dialled = oneshot::Receiver<Result<(), DialFailure>>;
+
+/// Asks `peer`, once it is connected, who is close to `local`.
+pub(crate) async fn probe(
+    peer: PeerId,
+    kind: ProbeKind,
+    dialled: Option<Dialled>,
+    mut control: Control,
+    kad: StreamProtocol,
+    local: PeerId,
+) -> Probed {
+    // A dial always ends: the event loop gives it a time.
+    let failed = match dialled {
+        Some(dialled) => match dialled.await {
+            Ok(Ok(())) => None,
+            Ok(Err(DialFailure::Limit(_))) | Err(_) => Some(Outcome::NotAsked),
+            Ok(Err(_)) => Some(Outcome::Silent),
+        },
+        None => None,
+    };
+    if let Some(outcome) = failed {
+        return Probed { peer, kind, outcome };
+    }
+    let asked = async {
+        let mut stream = control.open_stream(peer, kad).await.ok()?;
+        kad_wire::is_answered(&mut stream, local).await.ok()
+    };
+    let answered = matches!(timeout(PROBE_TIMEOUT, asked).await, Ok(Some(())));
+    Probed { peer, kind, outcome: if answered { Outcome::Answered } else { Outcome::Silent } }
+}

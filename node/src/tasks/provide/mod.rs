@@ -1,0 +1,365 @@
+//! Driver of [`Planner`]: announces in the DHT what the store holds.
+//!
+//! The store says which keys there are and when each was last announced, the planner which of them have their turn,
+//! `sweep` and `one` how they get to their holders.
+
+mod holders;
+mod one;
+mod sweep;
+
+use std::{collections::BTreeSet, pin::Pin, sync::Arc, time::Duration};
+
+use dhtfs_store::{ContentCid, KeyPosition, ProvideClass, ProvideKey};
+use futures::{StreamExt, stream::FuturesUnordered};
+use tokio::sync::{mpsc, watch};
+use tracing::warn;
+
+use self::holders::Holders;
+use super::{ended, now, sleep_until};
+use crate::{
+    core::{
+        keyspace::Position,
+        provide::{Counts, Planner, ProvideAction, ProvideConfig, ProvideStats, SweepId, SweepOutcome},
+    },
+    env::{StoreHandle, WallClock},
+    net::{Announcer, Client},
+};
+
+/// Messages that wait for the driver; each carries any number of keys. Senders wait when it is full.
+const MAX_WAITING_COMMANDS: usize = 64;
+
+/// Keys read from the store at a time.
+const KEY_PAGE: usize = 4096;
+
+/// How long the driver waits before it asks the store again after it failed.
+const STORE_PAUSE: Duration = Duration::from_secs(60);
+
+/// How often the planner is told the time of day: a machine that slept shows in it.
+const CLOCK_EVERY: Duration = Duration::from_secs(30);
+
+/// Under which name the schedule is kept among the settings.
+const SCHEDULE_SETTING: &str = "provide-schedule";
+
+enum Command {
+    Held(Vec<ContentCid>),
+    Withdraw(Vec<ContentCid>),
+}
+
+impl std::fmt::Debug for Command {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Command::Held(keys) => write!(f, "Held({} keys)", keys.len()),
+            Command::Withdraw(keys) => write!(f, "Withdraw({} keys)", keys.len()),
+        }
+    }
+}
+
+/// Tells the driver that the store holds more or less. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct ProvideHandle {
+    commands: mpsc::Sender<Command>,
+    stats: watch::Receiver<ProvideStats>,
+}
+
+impl ProvideHandle {
+    /// The store holds these keys now. Waits while the driver is behind; does nothing once it has ended.
+    pub async fn held(&self, keys: Vec<ContentCid>) {
+        if !keys.is_empty() {
+            let _ = self.commands.send(Command::Held(keys)).await;
+        }
+    }
+
+    /// The store holds these keys no longer.
+    pub async fn withdraw(&self, keys: Vec<ContentCid>) {
+        if !keys.is_empty() {
+            let _ = self.commands.send(Command::Withdraw(keys)).await;
+        }
+    }
+
+    /// How far the announcements are.
+    pub fn stats(&self) -> ProvideStats {
+        *self.stats.borrow()
+    }
+
+    /// Changes with every step of the announcements.
+    pub fn watch(&self) -> watch::Receiver<ProvideStats> {
+        self.stats.clone()
+    }
+}
+
+/// What the driver works with.
+#[derive(Clone)]
+pub struct ProvideEnv {
+    /// Looks peers up.
+    pub client: Client,
+    /// Tells holders.
+    pub announcer: Announcer,
+    /// Has the keys.
+    pub store: StoreHandle,
+    /// Time of day, for the marks.
+    pub wall_clock: WallClock,
+}
+
+impl std::fmt::Debug for ProvideEnv {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ProvideEnv").field("announcer", &self.announcer).finish_non_exhaustive()
+    }
+}
+
+/// The driver.
+#[derive(Debug)]
+pub struct ProvideTask {
+    config: ProvideConfig,
+    seed: u64,
+    env: ProvideEnv,
+    routing: watch::Receiver<usize>,
+    commands: mpsc::Receiver<Command>,
+    stats: watch::Sender<ProvideStats>,
+}
+
+/// Makes the driver and its handle. `routing` is the number of peers in the routing table.
+pub fn new(
+    config: ProvideConfig,
+    seed: u64,
+    env: ProvideEnv,
+    routing: watch::Receiver<usize>,
+) -> (ProvideHandle, ProvideTask) {
+    let (commands, received) = mpsc::channel(MAX_WAITING_COMMANDS);
+    let (stats_out, stats) = watch::channel(ProvideStats::default());
+    let task = ProvideTask { config, seed, env, routing, commands: received, stats: stats_out };
+    (ProvideHandle { commands, stats }, task)
+}
+
+/// What has ended.
+enum Ended {
+    Swept(SweepId, SweepOutcome),
+    Measured(Option<u64>),
+    FreshFound(Option<Position>),
+    Roots {
+        asked: usize,
+        keys: Vec<ProvideKey>,
+    },
+    RootDone(KeyPosition, bool),
+    Saved,
+    /// A page of own keys is answered for; where the next begins.
+    Answered(Option<KeyPosition>),
+}
+
+type Running = FuturesUnordered<Pin<Box<dyn Future<Output = Ended> + Send>>>;
+
+/// The driver while it runs.
+struct Driver {
+    planner: Planner,
+    env: ProvideEnv,
+    holders: Arc<Holders>,
+    running: Running,
+    /// Roots that are being announced.
+    roots: BTreeSet<KeyPosition>,
+}
+
+impl ProvideTask {
+    /// Runs until `shutdown` turns true.
+    pub async fn run(mut self, mut shutdown: watch::Receiver<bool>) {
+        tokio::select! {
+            () = ended(&mut shutdown) => {}
+            () = self.drive() => {}
+        }
+    }
+
+    async fn drive(&mut self) {
+        let saved = self.env.store.call(|s| s.setting(SCHEDULE_SETTING)).await;
+        let saved = saved.ok().and_then(Result::ok).flatten();
+        let unix = (self.env.wall_clock)();
+        let planner = Planner::new(self.config, self.seed, saved.as_deref(), unix, now());
+        let holders = Arc::new(Holders::new(self.env.clone(), self.seed));
+        let mut driver = Driver {
+            planner,
+            env: self.env.clone(),
+            holders,
+            running: Running::new(),
+            roots: BTreeSet::new(),
+        };
+        driver.answer_for(Some(KeyPosition::MIN));
+        driver.count().await;
+        let peers = *self.routing.borrow_and_update();
+        driver.planner.on_routing(peers, now());
+        let mut clock = tokio::time::interval(CLOCK_EVERY);
+        clock.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            driver.act();
+            self.stats.send_replace(driver.planner.stats());
+            let deadline = driver.planner.next_deadline();
+            tokio::select! {
+                Some(ended) = driver.running.next() => driver.on_ended(ended).await,
+                command = self.commands.recv() => match command {
+                    Some(command) => driver.take(command).await,
+                    None => return,
+                },
+                changed = self.routing.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    let peers = *self.routing.borrow_and_update();
+                    driver.planner.on_routing(peers, now());
+                }
+                _ = clock.tick() => driver.planner.on_clock((self.env.wall_clock)(), now()),
+                () = sleep_until(deadline) => driver.planner.on_timeout(now()),
+            }
+        }
+    }
+}
+
+impl Driver {
+    async fn take(&mut self, command: Command) {
+        // Answering for a key must not wait until there is somebody to announce it to.
+        match command {
+            Command::Held(keys) => drop(self.env.client.hold(keys).await),
+            Command::Withdraw(keys) => {
+                for cid in keys {
+                    let _ = self.env.client.stop_providing(cid).await;
+                }
+            }
+        }
+        self.count().await;
+    }
+
+    /// Tells the planner how many keys there are.
+    async fn count(&mut self) {
+        match self.env.store.call(|s| s.provide_counts()).await {
+            Ok(Ok(counts)) => {
+                let counts = Counts {
+                    keys: counts.keys,
+                    fresh_roots: counts.fresh_roots,
+                    fresh_others: counts.fresh.saturating_sub(counts.fresh_roots),
+                    refused: 0,
+                };
+                self.planner.on_counts(counts, now());
+            }
+            Ok(Err(error)) => warn!(%error, "counting the keys to announce failed"),
+            Err(_) => {}
+        }
+    }
+
+    fn act(&mut self) {
+        while let Some(action) = self.planner.next_action() {
+            let holders = self.holders.clone();
+            self.running.push(match action {
+                ProvideAction::Measure { lookups } => {
+                    Box::pin(async move { Ended::Measured(holders.measure(lookups).await) })
+                }
+                ProvideAction::SweepDue { id, region, due, known_since } => Box::pin(async move {
+                    let which = sweep::Which::Due(due);
+                    Ended::Swept(id, sweep::run(&holders, region, which, known_since).await)
+                }),
+                ProvideAction::SweepFresh { id, region, known_since } => Box::pin(async move {
+                    Ended::Swept(id, sweep::run(&holders, region, sweep::Which::Fresh, known_since).await)
+                }),
+                ProvideAction::FindFresh { from } => Box::pin(async move {
+                    let keys =
+                        holders.fresh(ProvideClass::Other, KeyPosition(from.0), KeyPosition::MAX, 1).await;
+                    Ended::FreshFound(keys.unwrap_or_default().first().map(|key| Position(key.position.0)))
+                }),
+                ProvideAction::ProvideRoots { from, max } => {
+                    let asked = max + self.roots.len();
+                    Box::pin(async move {
+                        let from = KeyPosition(from.0);
+                        let keys = holders.fresh(ProvideClass::Root, from, KeyPosition::MAX, asked).await;
+                        Ended::Roots { asked, keys: keys.unwrap_or_default() }
+                    })
+                }
+                ProvideAction::Save(schedule) => Box::pin(async move {
+                    holders.save(schedule).await;
+                    Ended::Saved
+                }),
+            });
+        }
+    }
+
+    async fn on_ended(&mut self, ended: Ended) {
+        match ended {
+            Ended::Swept(id, outcome) => {
+                self.planner.on_swept(id, outcome, now());
+                self.planner.on_size(self.holders.size(), now());
+                self.count().await;
+            }
+            Ended::Measured(size) => self.planner.on_size(size, now()),
+            Ended::FreshFound(found) => self.planner.on_fresh_found(found, now()),
+            Ended::Roots { asked, keys } => self.begin_roots(asked, keys),
+            Ended::RootDone(position, taken) => {
+                self.roots.remove(&position);
+                self.planner.on_root_done(taken, now());
+            }
+            Ended::Saved => {}
+            Ended::Answered(next) => self.answer_for(next),
+        }
+    }
+
+    fn begin_roots(&mut self, asked: usize, keys: Vec<ProvideKey>) {
+        let last = keys.last().map(|key| key.position).filter(|_| keys.len() == asked);
+        let next = last.map(|position| Position(position.0));
+        let mut started = 0;
+        for key in keys {
+            if !self.roots.insert(key.position) {
+                continue;
+            }
+            started += 1;
+            let holders = self.holders.clone();
+            self.running.push(Box::pin(async move {
+                let taken = one::provide(&holders, &key).await;
+                Ended::RootDone(key.position, taken)
+            }));
+        }
+        self.planner.on_roots_started(started, next, now());
+    }
+
+    /// From now on this node answers that it provides the own keys from `from` on: a page at a time, so that a node
+    /// with millions of them serves at once.
+    fn answer_for(&mut self, from: Option<KeyPosition>) {
+        let Some(from) = from else { return };
+        let env = self.env.clone();
+        self.running.push(Box::pin(async move {
+            let page = env.store.call(move |s| s.provide_range(from, KeyPosition::MAX, KEY_PAGE)).await;
+            let keys = match page {
+                Ok(Ok(keys)) => keys,
+                Ok(Err(error)) => {
+                    warn!(%error, "reading the own keys failed; trying again in {STORE_PAUSE:?}");
+                    tokio::time::sleep(STORE_PAUSE).await;
+                    return Ended::Answered(Some(from));
+                }
+                Err(_) => return Ended::Answered(None),
+            };
+            let next = (keys.len() == KEY_PAGE).then(|| keys.last().and_then(|key| after(key.position)));
+            let _ = env.client.hold(keys.into_iter().map(|key| key.cid).collect()).await;
+            Ended::Answered(next.flatten())
+        }));
+    }
+}
+
+/// The position after this one; none after the last.
+fn after(position: KeyPosition) -> Option<KeyPosition> {
+    let mut bytes = position.0;
+    for byte in bytes.iter_mut().rev() {
+        *byte = byte.wrapping_add(1);
+        if *byte != 0 {
+            return Some(KeyPosition(bytes));
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{KeyPosition, after};
+
+    #[test]
+    fn positions_are_counted_through() {
+        let with_end = |end: [u8; 2]| {
+            let mut bytes = [7; 32];
+            bytes[30..].copy_from_slice(&end);
+            KeyPosition(bytes)
+        };
+        assert_eq!(after(with_end([0, 0])), Some(with_end([0, 1])));
+        assert_eq!(after(with_end([0, 255])), Some(with_end([1, 0])));
+        assert_eq!(after(KeyPosition::MAX), None);
+    }
+}
