@@ -23,8 +23,9 @@ pub struct OpenOptions {
 }
 
 /// redb's own default for [`OpenOptions::db_cache_len`] of 1 GiB is meant for a machine that does nothing else;
-/// 32 MiB hold the locations of some 300,000 chunks (300 GiB of shares).
-pub const DEFAULT_DB_CACHE_LEN: usize = 32 << 20;
+/// the system has the file in its own cache anyway, and what lies here is copied and counts as this process's memory.
+/// 8 MiB hold the upper levels of every table and the locations of some 75,000 chunks (75 GiB of shares).
+pub const DEFAULT_DB_CACHE_LEN: usize = 8 << 20;
 
 impl Default for OpenOptions {
     /// The real disk, all cores, and [`DEFAULT_DB_CACHE_LEN`].

@@ -14,7 +14,13 @@ impl EventLoop {
     /// Takes a provider record that kad has received from its provider.
     pub(super) fn on_add_provider(&mut self, record: &ProviderRecord) {
         let Some(offer) = self.offer_of(record.provider, &record.addresses) else { return };
-        self.take_record(&offer, digest_of(&record.key), Instant::now());
+        let now = Instant::now();
+        let (rate, burst) = (self.limits.kad_record_rate, self.limits.kad_record_burst);
+        if self.peers.take_kad_record(&offer.peer(), rate, burst, now) {
+            self.take_record(&offer, digest_of(&record.key), now);
+        } else {
+            self.counters.count(name::RECORDS_RATE);
+        }
     }
 
     /// What a connected peer brings to each of its records: where it comes from, and those of the addresses it tells
@@ -137,6 +143,23 @@ mod tests {
         connect(&mut event_loop, peer(1), LOCAL);
         event_loop.on_add_provider(&ProviderRecord::new(record_key(chunk(1)), peer(1), Vec::new()));
         assert_eq!(event_loop.status().provider_records_held, 1);
+    }
+
+    #[tokio::test]
+    async fn fewer_records_come_in_kad_messages_than_in_bulk() {
+        let mut event_loop = idle_loop_with(|limits| {
+            limits.kad_record_rate = 0;
+            limits.kad_record_burst = 2;
+        });
+        connect(&mut event_loop, peer(1), LOCAL);
+        for n in 1..=5 {
+            event_loop.on_add_provider(&ProviderRecord::new(record_key(chunk(n)), peer(1), Vec::new()));
+        }
+        assert_eq!(event_loop.status().provider_records_held, 2);
+        assert_eq!(counter(&event_loop, name::RECORDS_RATE), 3);
+        for key in 0..5 {
+            assert_eq!(leave(&mut event_loop, peer(1), key), Admission::Stored);
+        }
     }
 
     #[tokio::test]

@@ -46,6 +46,8 @@ pub(crate) struct Peer {
     /// How many provider records it may leave; made with the first one. Whoever connects anew gets a full one, as
     /// whoever comes under a new name does: new connections and names are bounded elsewhere.
     records: Option<TokenBucket>,
+    /// How many of them in kad messages.
+    kad_records: Option<TokenBucket>,
 }
 
 impl Peer {
@@ -141,6 +143,12 @@ impl Peers {
     pub(crate) fn take_record(&mut self, peer: &PeerId, rate: u64, burst: u64, now: Instant) -> bool {
         let Some(entry) = self.0.get_mut(peer) else { return false };
         entry.records.get_or_insert_with(|| TokenBucket::full(burst, now)).take(rate, burst, now)
+    }
+
+    /// Takes one of those that it may leave in kad messages.
+    pub(crate) fn take_kad_record(&mut self, peer: &PeerId, rate: u64, burst: u64, now: Instant) -> bool {
+        let Some(entry) = self.0.get_mut(peer) else { return false };
+        entry.kad_records.get_or_insert_with(|| TokenBucket::full(burst, now)).take(rate, burst, now)
     }
 
     /// What is known of a connected peer.

@@ -47,6 +47,8 @@ fn without_limits() -> NetLimits {
         max_closer_peers: usize::MAX,
         record_burst: u64::MAX,
         record_rate: u64::MAX,
+        kad_record_burst: u64::MAX,
+        kad_record_rate: u64::MAX,
         ..NetLimits::default()
     }
 }

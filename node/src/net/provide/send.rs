@@ -3,7 +3,7 @@
 use std::cmp::Reverse;
 use std::fmt;
 use std::io;
-use std::sync::{MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures::AsyncWriteExt as _;
@@ -17,6 +17,7 @@ use super::wire::{Answer, Frame, MAX_DIGESTS, read_answer, write_frame};
 use crate::net::addresses::{Scope, plausible, scope_of};
 use crate::net::client::Client;
 use crate::net::error::{DialFailure, NetGone};
+use crate::net::have::tally::Tally;
 use crate::net::records::Digest;
 
 /// How long each step may take: connecting, opening a stream, a frame with its answer, a batch of kad messages.
@@ -24,9 +25,6 @@ const FRAME_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Bytes of kad messages that are written at once.
 const KAD_BATCH_LEN: usize = 64 * 1024;
-
-/// One of so many keys is asked back from a holder that does not answer to records; at least one.
-const SAMPLE: usize = 100;
 
 /// Why a holder was not told.
 #[derive(Debug, thiserror::Error)]
@@ -56,13 +54,9 @@ pub enum SendFailure {
 pub enum Receipt {
     /// For each record, in the order in which they were sent, whether it was taken.
     Taken(Vec<bool>),
-    /// All were sent; a sample was asked back.
-    Sampled {
-        /// Records asked back.
-        asked: usize,
-        /// Of these, records that the holder gave out.
-        held: usize,
-    },
+    /// The holder speaks kad only, which has no answer to records. It has read all of them, for it answered what it was
+    /// asked after them. Which it keeps cannot be known: libp2p names to nobody who asks the asker itself.
+    Read,
 }
 
 /// Opens streams, and what they are called in this network.
@@ -71,6 +65,8 @@ pub struct BulkStreams {
     pub(crate) control: Control,
     pub(crate) provide: StreamProtocol,
     pub(crate) kad: StreamProtocol,
+    /// The have protocol, and what is counted of it.
+    pub(crate) have: (StreamProtocol, Arc<Tally>),
 }
 
 impl fmt::Debug for BulkStreams {
@@ -215,16 +211,10 @@ impl Announcer {
             }
         }
         in_time(async { Ok(stream.write_all(&batch).await?) }).await?;
-        let (mut asked, mut held) = (0, 0);
-        for digest in digests.iter().step_by(SAMPLE) {
-            asked += 1;
-            let is_named = async { Ok(kad_wire::is_named(&mut stream, digest, local).await?) };
-            held += usize::from(in_time(is_named).await?);
-        }
-        let receipt = Receipt::Sampled { asked, held };
-        // The records are stored; how the stream ends does not matter.
+        in_time(async { Ok(kad_wire::is_answered(&mut stream, local).await?) }).await?;
+        // The records are read; how the stream ends does not matter.
         let _ = timeout(FRAME_TIMEOUT, stream.close()).await;
-        Ok(receipt)
+        Ok(Receipt::Read)
     }
 }
 
