@@ -62,9 +62,11 @@ mod probe;
 pub mod provide;
 pub mod records;
 mod report;
+mod security;
 mod status;
 #[cfg(test)]
 mod tests;
+mod tls;
 pub mod transport;
 mod usage;
 mod walks;
