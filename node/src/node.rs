@@ -29,6 +29,7 @@ use crate::{
         have::HaveTask,
         join::JoinTask,
         keep_records::{FLUSH_EVERY, KeepRecords, StoredRecords},
+        lanes::{self, MAX_WAITING_LANE_EVENTS},
         provide::{self, ProvideEnv},
         serve,
         sources::SourcesTask,
@@ -227,8 +228,10 @@ async fn start_network(
     tasks.spawn(event_loop.run());
     let (routing_out, routing) = watch::channel(0);
     let (serve_events, serve_received) = mpsc::channel(MAX_WAITING_SERVE_EVENTS);
+    let (lane_events, lane_events_received) = mpsc::channel(MAX_WAITING_LANE_EVENTS);
     let dispatch = Dispatch {
         events,
+        lanes: lane_events_received,
         client: client.clone(),
         serve: is_server.then_some(serve_events),
         routing: routing_out,
@@ -253,6 +256,9 @@ async fn start_network(
         let have = HaveTask::new(HaveConfig::default(), store.clone());
         if let Some(incoming) = client.have_asked() {
             tasks.spawn(have.run(incoming, tasks.shutdown()));
+        }
+        if let Some(asked) = client.lanes_asked() {
+            tasks.spawn(lanes::run(asked, lane_events, tasks.shutdown()));
         }
         let records = KeepRecords {
             client: client.clone(),

@@ -15,10 +15,11 @@ use super::exchange::ExchangeResponse;
 #[cfg(test)]
 use super::have::tally::Tally;
 use super::have::{HaveEnd, HaveStream, Incoming};
+use super::lane::{Lane, LaneWants, Lanes};
 use super::provide::told::Told;
 use super::provide::{Announcer, BulkStreams};
 use super::records::{Changes, Digest, Page, Restored};
-use super::report::{BlockAnswer, LookupEvent, NetStatus, PeerInfo, ServeTicket};
+use super::report::{Answering, BlockAnswer, LookupEvent, NetStatus, PeerInfo, ServeTicket};
 use super::usage::NetUsage;
 
 /// Asks the event loop. Any of its futures may be dropped at any time.
@@ -200,12 +201,40 @@ impl Client {
         Some(Incoming::new(streams, tally))
     }
 
+    /// Opens and accepts lanes.
+    #[cfg(test)]
+    pub(super) fn lane_streams(&self) -> (libp2p_stream::Control, libp2p::StreamProtocol) {
+        (self.streams.control.clone(), self.streams.lane.0.clone())
+    }
+
+    /// A lane to a connected peer, for wants of blocks in bulk.
+    pub fn lane(&self, peer: PeerId) -> (LaneWants, Lane) {
+        let (protocol, tally) = self.streams.lane.clone();
+        Lane::new(self.streams.control.clone(), protocol, tally, peer)
+    }
+
+    /// The lanes that others open. `None` for all callers but the first.
+    pub fn lanes_asked(&self) -> Option<Lanes> {
+        let (protocol, tally) = self.streams.lane.clone();
+        let streams = self.streams.control.clone().accept(protocol).ok()?;
+        Some(Lanes::new(streams, tally))
+    }
+
     /// Answers a request. Its end is told by an event.
     ///
     /// # Errors
     /// If the network has gone.
     pub async fn respond(&self, ticket: ServeTicket, response: ExchangeResponse) -> Result<(), NetGone> {
-        self.tell(Command::Respond { ticket, response }).await
+        let ServeTicket { id, channel } = ticket;
+        match channel {
+            Answering::Lane(reply) => {
+                reply.send(response);
+                Ok(())
+            }
+            channel @ Answering::Exchange(_) => {
+                self.tell(Command::Respond { ticket: ServeTicket { id, channel }, response }).await
+            }
+        }
     }
 
     /// Fills the routing table by walks from the peers it has; returns how many are in it afterwards.

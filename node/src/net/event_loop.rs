@@ -29,6 +29,7 @@ use super::command::{Command, Reply};
 use super::counters::{Counters, name};
 use super::dials::Dials;
 use super::have::tally::Tally;
+use super::lane;
 use super::limits::{NetLimits, SHUTDOWN_TIMEOUT};
 use super::outbox::Outbox;
 use super::peers::Peers;
@@ -85,6 +86,8 @@ pub struct EventLoop {
     pub(super) next_serve: u64,
     /// What have-maps did; counted by those who carry them.
     pub(super) have: Arc<Tally>,
+    /// The same of lanes.
+    pub(super) lanes: Arc<lane::tally::Tally>,
     /// When the next step of the sweep of foreign records is due; `None` while there are none.
     pub(super) next_sweep: Option<Instant>,
     /// Dropped with the loop, which ends the task that answers the provide protocol.

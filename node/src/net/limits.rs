@@ -121,6 +121,24 @@ pub const HAVE_ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 /// Frames of kinds that are not known that are skipped on one stream.
 pub const MAX_LATER_FRAMES: u32 = 16;
 
+/// Lanes of others, in all. An idle one takes a few hundred bytes and is closed after [`LANE_IDLE`].
+pub const MAX_LANES: usize = 512;
+
+/// Lanes of one peer: one for each content that it fetches at the same time.
+pub const MAX_LANES_PER_PEER: usize = 16;
+
+/// Wants on one lane without an answer: twice what a fetch asks one peer for at a time.
+pub const MAX_LANE_WANTS: usize = 64;
+
+/// How long a lane may stand still while something is wanted or sent on it. Longer than a request waits to be served.
+pub const LANE_STALL: Duration = Duration::from_secs(45);
+
+/// After how long without a want the lane of another is closed.
+pub const LANE_IDLE: Duration = Duration::from_secs(60);
+
+/// Bytes of an answer that have to move within [`LANE_STALL`]: a line of 6 KiB/s keeps its lane.
+pub const LANE_PIECE_LEN: usize = 256 * 1024;
+
 /// Peers remembered as told about own records, for the goodbye at the end.
 pub const MAX_TOLD_PEERS: usize = 1_024;
 

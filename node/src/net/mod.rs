@@ -12,7 +12,7 @@
 //! | `behaviour`, `kad`, `nat_*`   | the protocols of a node                                            |
 //! | `records`, `peers`, `address_book`, `addresses` | bounded state, and what enters it                |
 //! | `exchange`                    | the bytes of the exchange protocol                                 |
-//! | `provide`, `have`             | protocols with streams of their own: records in bulk, have-maps    |
+//! | `provide`, `have`, `lane`     | protocols with streams of their own: records in bulk, have-maps, chunks in bulk |
 //! | `identity`, `transport`, `exclusive` | what a real node puts into [`NetEnv`]                              |
 //! | `limits`, `counters`, `error` | numbers, what they did, what went wrong                            |
 
@@ -43,6 +43,7 @@ mod exclusive;
 mod have;
 pub mod identity;
 mod kad;
+mod lane;
 pub mod limits;
 mod nat_client;
 mod nat_server;
@@ -62,9 +63,11 @@ mod probe;
 pub mod provide;
 pub mod records;
 mod report;
+mod security;
 mod status;
 #[cfg(test)]
 mod tests;
+mod tls;
 pub mod transport;
 mod usage;
 mod walks;
@@ -77,6 +80,7 @@ pub use self::error::{
 pub use self::event_loop::EventLoop;
 pub use self::exchange::ExchangeResponse;
 pub use self::have::{Asked, HaveEnd, HaveStream, Incoming, Said, Step};
+pub use self::lane::{Lane, LaneAnswer, LaneEnd, LaneEvent, LaneServe, LaneWants, Lanes};
 pub use self::limits::NetLimits;
 pub use self::provide::{Announcer, Receipt, SendFailure};
 pub use self::records::Digest;
@@ -174,11 +178,13 @@ pub fn new(
         spawn(Box::pin(provide::answer::serve(incoming, commands_tx.downgrade(), ending)));
     }
     let have = Arc::new(have::tally::Tally::default());
+    let lanes = Arc::new(lane::tally::Tally::default());
     let streams = provide::BulkStreams {
         control,
         provide: protocols.provide.clone(),
         kad: protocols.kad.clone(),
         have: (protocols.have.clone(), have.clone()),
+        lane: (protocols.lane.clone(), lanes.clone()),
     };
     let max_pending = limits.max_pending_outgoing;
     let client = Client::new(commands_tx, local, limits.max_lookup_providers, record_changes, streams);
@@ -212,6 +218,7 @@ pub fn new(
         near: records::near::Neighbourhood::new(local),
         next_serve: 0,
         have,
+        lanes,
         next_sweep: None,
         _ended: loop_ended,
     };

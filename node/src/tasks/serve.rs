@@ -31,6 +31,8 @@ pub enum ServeEvent {
     Sent(net::ServeId),
     /// An answer could not be sent; the connection or stream is gone.
     Dropped(net::ServeId),
+    /// It is no longer wanted.
+    Cancelled(net::ServeId),
     /// The last connection to a peer closed.
     Disconnected(PeerId),
 }
@@ -127,6 +129,12 @@ impl ServeTask {
                 let id = ServeId(id.0);
                 self.waiting.remove(&id);
                 self.machine.on_dropped(id, now());
+            }
+            ServeEvent::Cancelled(id) => {
+                let id = ServeId(id.0);
+                if self.machine.on_cancelled(id, now()) {
+                    self.waiting.remove(&id);
+                }
             }
             ServeEvent::Disconnected(peer) => {
                 self.machine.on_disconnected(peer, now());

@@ -26,7 +26,7 @@ use dhtfs_store::{
 };
 use libp2p::{Multiaddr, PeerId, identity::Keypair, kad::KBucketKey};
 use tempfile::TempDir;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 use wire::Traffic;
 
@@ -75,7 +75,9 @@ impl Peer {
         let (client, event_loop, events) = net::new(config, env).unwrap();
         tokio::spawn(event_loop.run());
         let (routing_out, routing) = watch::channel(0);
-        tokio::spawn(Dispatch { events, client: client.clone(), serve: None, routing: routing_out }.run());
+        let lanes = mpsc::channel(1).1;
+        let dispatch = Dispatch { events, lanes, client: client.clone(), serve: None, routing: routing_out };
+        tokio::spawn(dispatch.run());
         let addr = client.listen(listen).await.unwrap().remove(0);
         Self { client, id, addr, traffic, routing }
     }

@@ -199,6 +199,17 @@ impl Serve {
         self.pump();
     }
 
+    /// Whoever asked wants it no more. True if its turn had not come: then the machine has forgotten the id. What is
+    /// being read or sent ends as if nothing had been said.
+    #[must_use]
+    pub fn on_cancelled(&mut self, id: ServeId, now: Instant) -> bool {
+        let waits = self.requests.get(&id).is_some_and(|entry| matches!(entry.stage, Stage::Queued));
+        if waits {
+            self.on_dropped(id, now);
+        }
+        waits
+    }
+
     /// The last connection to a peer is gone, and with it all its requests.
     pub fn on_disconnected(&mut self, peer: PeerId, _now: Instant) {
         if !self.peers.contains_key(&peer) {

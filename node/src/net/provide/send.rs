@@ -18,6 +18,7 @@ use crate::net::addresses::{Scope, plausible, scope_of};
 use crate::net::client::Client;
 use crate::net::error::{DialFailure, NetGone};
 use crate::net::have::tally::Tally;
+use crate::net::lane;
 use crate::net::records::Digest;
 
 /// How long each step may take: connecting, opening a stream, a frame with its answer, a batch of kad messages.
@@ -67,6 +68,8 @@ pub struct BulkStreams {
     pub(crate) kad: StreamProtocol,
     /// The have protocol, and what is counted of it.
     pub(crate) have: (StreamProtocol, Arc<Tally>),
+    /// The same of lanes.
+    pub(crate) lane: (StreamProtocol, Arc<lane::tally::Tally>),
 }
 
 impl fmt::Debug for BulkStreams {
