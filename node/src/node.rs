@@ -29,7 +29,7 @@ use crate::{
         have::HaveTask,
         join::JoinTask,
         keep_records::{FLUSH_EVERY, KeepRecords, StoredRecords},
-        lanes::{self, MAX_WAITING_LANE_EVENTS},
+        lanes::{self, MAX_WAITING_LANE_EVENTS, MAX_WAITING_LANES},
         provide::{self, ProvideEnv},
         serve,
         sources::SourcesTask,
@@ -258,7 +258,9 @@ async fn start_network(
             tasks.spawn(have.run(incoming, tasks.shutdown()));
         }
         if let Some(asked) = client.lanes_asked() {
-            tasks.spawn(lanes::run(asked, lane_events, tasks.shutdown()));
+            let (placed, lanes) = mpsc::channel(MAX_WAITING_LANES);
+            tasks.spawn(lanes::accept(asked, placed));
+            tasks.spawn(lanes::run(lanes, lane_events, tasks.shutdown()));
         }
         let records = KeepRecords {
             client: client.clone(),

@@ -133,6 +133,9 @@ pub const MAX_LANE_WANTS: usize = 64;
 /// How long a lane may stand still while something is wanted or sent on it. Longer than a request waits to be served.
 pub const LANE_STALL: Duration = Duration::from_secs(45);
 
+/// How long one answer on a lane may take to be written: 1 MiB at 9 KiB/s.
+pub const LANE_ANSWER: Duration = Duration::from_secs(120);
+
 /// After how long without a want the lane of another is closed.
 pub const LANE_IDLE: Duration = Duration::from_secs(60);
 
