@@ -125,7 +125,12 @@ async fn own(dir: &Path, holders: &[Peer], (memory, ready): (u64, Duration)) -> 
     let mut daemon = start(dir, "own", holders)?;
     let first_ready = daemon.ready;
     let begun = Instant::now();
-    daemon.until(|status| status.provide.announced == keys)?;
+    // By those who are told: a daemon that gets to know more peers counts its keys as pending again.
+    for holder in holders {
+        while holder.client.status().await?.provider_records_held < keys as usize {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
     let seconds = begun.elapsed().as_secs_f64();
     let grown = mib(daemon.peak()?.saturating_sub(memory));
     println!("own keys                  {keys:8}");
@@ -149,7 +154,6 @@ async fn own(dir: &Path, holders: &[Peer], (memory, ready): (u64, Duration)) -> 
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     println!("    answers for all keys  {:8.0} ms", millis(begun.elapsed()));
-    daemon.until(|status| status.provide.announced == keys)?;
     daemon.stop()
 }
 

@@ -52,13 +52,10 @@ fn main() {
         );
         one_holder().await;
         drop(peers);
-        let mut rows = vec![swept];
         for (number, (nodes, files)) in SMALL_RUNS.into_iter().enumerate() {
             let peers = network(nodes).await;
-            rows.push(sweep(&peers, 10_001 + number as u64, files).await);
-            for peer in &peers {
-                peer.client.shutdown().await;
-            }
+            sweep(&peers, 10_001 + number as u64, files).await;
+            futures::future::join_all(peers.iter().map(|peer| peer.client.shutdown())).await;
         }
         println!(
             "| nodes | keys | lookups | requests | lookups per 1,000 keys | bytes a record | records/s |"
@@ -115,7 +112,9 @@ async fn sweep(peers: &[Peer], number: u64, files: u64) -> Row {
     let at = at_closest(&provider.peer, peers, &sample).await;
     let right = at.iter().filter(|count| **count >= REPLICATION - 1).count();
     let row = Row { nodes: peers.len(), keys: keys.len(), lookups, requests, bytes, records, seconds };
-    println!("sweep, {} nodes, {} keys, {seconds:.2} s, {requests} requests", row.nodes, row.keys);
+    println!("sweep, {} nodes, {} keys, {seconds:.2} s", row.nodes, row.keys);
+    println!("| nodes | keys | lookups | requests | lookups per 1,000 keys | bytes a record | records/s |");
+    row.print();
     println!(
         "    on >= 19 of 20        {:10.2} %    of {} keys sampled",
         1e2 * right as f64 / at.len() as f64,
