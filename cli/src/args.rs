@@ -2,7 +2,8 @@
 
 use std::{ffi::OsString, path::PathBuf};
 
-use clap::{ArgAction, Args, Parser, Subcommand, ValueHint};
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum, ValueHint};
+use dhtfs_node::api::types::AnnounceScope;
 use libp2p::Multiaddr;
 
 /// Longest `--timeout`: a year, in seconds.
@@ -125,6 +126,8 @@ Examples:
   dhtfs add holiday.mp4
   dhtfs add photos/ notes.txt
   dhtfs add --link holiday.mp4            a link that carries the name and this node's addresses
+  dhtfs add --wait holiday.mp4            end only when others find it; exit code 4 if they do not
+  dhtfs add --announce roots archive/     one record instead of one for each MiB
   tar c photos | dhtfs add - --name photos.tar
   dhtfs add -- -odd-name.txt              a name that begins with a dash")]
 pub(crate) struct AddArgs {
@@ -143,6 +146,36 @@ pub(crate) struct AddArgs {
     /// Stay and serve until Ctrl-C if no daemon is running
     #[arg(long)]
     pub(crate) seed: bool,
+    /// What others are told of it [default: all, or what the share has already]
+    #[arg(long, value_name = "SCOPE")]
+    pub(crate) announce: Option<Announce>,
+    /// Wait until others can find it; says on how many nodes its records are
+    #[arg(long)]
+    pub(crate) wait: bool,
+    /// Give up waiting after this long; it is announced all the same [default: 120]
+    #[arg(long, value_name = "SECONDS", value_parser = timeout, requires = "wait")]
+    pub(crate) timeout: Option<f64>,
+}
+
+/// What is announced of a share.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Announce {
+    /// Every manifest block and every chunk: parts of it are found too, also where it is only partly held
+    All,
+    /// Its root alone: found by its CID, with one record
+    Roots,
+    /// Nothing: only who is told this node's address gets it
+    None,
+}
+
+impl From<Announce> for AnnounceScope {
+    fn from(announce: Announce) -> Self {
+        match announce {
+            Announce::All => Self::All,
+            Announce::Roots => Self::Roots,
+            Announce::None => Self::None,
+        }
+    }
 }
 
 /// Fetch a file or directory, from many peers at once; prints where it is
@@ -214,7 +247,7 @@ pub(crate) struct LsArgs {
     pub(crate) hints: HintArgs,
 }
 
-/// Stop sharing something; never deletes your files
+/// Stop sharing something and have others forget who provided it; never deletes your files
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -242,9 +275,12 @@ pub(crate) struct VerifyArgs {
     pub(crate) hints: HintArgs,
 }
 
-/// Show who announces a CID; exit code 3 if nobody does
+/// Show who announces a CID and whether they can be reached; exit code 3 if nobody does
 #[derive(Debug, Args)]
 #[command(after_help = "\
+A line each: peer ID, state (live, relayed, unreachable, this node), round trip, whether it has
+the manifest, addresses. Chunks are not transferred to see whether a provider has them.
+
 Examples:
   dhtfs providers bafyrei...
   dhtfs providers bafkrei... --json       of a single chunk, one JSON object a line")]
@@ -256,7 +292,7 @@ pub(crate) struct ProvidersArgs {
     pub(crate) hints: HintArgs,
 }
 
-/// Show how this node is, or how much of a CID is here
+/// Show how this node is, or how much of a CID is here and announced
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:

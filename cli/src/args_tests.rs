@@ -87,6 +87,21 @@ fn add_takes_paths_a_dash_and_names_that_begin_with_a_dash() {
 }
 
 #[test]
+fn add_takes_what_is_announced_and_how_long_to_wait() {
+    let Command::Add(args) = parse("add x").command else { panic!() };
+    assert_eq!((args.announce, args.wait, args.timeout), (None, false, None));
+    for (text, announce) in [("all", Announce::All), ("roots", Announce::Roots), ("none", Announce::None)] {
+        let line = format!("add x --announce {text} --wait --timeout 1.5");
+        let Command::Add(args) = parse(&line).command else { panic!() };
+        assert_eq!((args.announce, args.wait, args.timeout), (Some(announce), true, Some(1.5)));
+    }
+    for line in ["add x --announce some", "add x --announce", "add x --announce ALL", "add x --timeout 3"] {
+        assert_eq!(refused(line).exit_code(), 2, "{line}");
+    }
+    assert!(refused("add x --announce some").to_string().contains("[possible values: all, roots, none]"));
+}
+
+#[test]
 fn get_takes_hints_an_output_and_a_timeout() {
     let line =
         format!("get x -o - --peer {ADDR} --peer {ADDR} --bootstrap {ADDR} --timeout 1.5 --force --seed");
@@ -135,6 +150,7 @@ fn numbers_that_make_no_sense_are_refused() {
         "get x --timeout nan",
         "get x --timeout inf",
         "get x --timeout 1e9",
+        "add x --wait --timeout 0",
         "demo --size 0",
         "demo f --size 3",
         "demo --size 65537",

@@ -111,6 +111,13 @@ impl Drop for HashBar {
 #[derive(Debug)]
 pub(crate) struct Spinner(ProgressBar);
 
+impl Spinner {
+    /// Shows something else from now on.
+    pub(crate) fn update(&self, message: String) {
+        self.0.set_message(message);
+    }
+}
+
 impl Drop for Spinner {
     fn drop(&mut self) {
         self.0.finish_and_clear();

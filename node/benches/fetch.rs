@@ -137,7 +137,7 @@ async fn lookups(dir: &Path) -> Result<(), Failure> {
 
 async fn lookup(node: &Node, cid: &str) -> Result<u32, Failure> {
     let (found, mut stream) = mpsc::channel(64);
-    let request = ProvidersRequest { cid: cid.to_owned(), hints: NetworkHints::default() };
+    let request = ProvidersRequest { cid: cid.to_owned(), ..ProvidersRequest::default() };
     let drain = async { while stream.recv().await.is_some() {} };
     let (report, ()) = tokio::join!(node.api().providers(request, found), drain);
     Ok(report?.requests)

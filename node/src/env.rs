@@ -126,9 +126,6 @@ fn from_open_error(error: &OpenError) -> ApiError {
     ApiError::new(ErrorKind::Store, error.to_string())
 }
 
-/// A job for the store; it returns its answer through a channel of its own.
-type Job = Box<dyn FnOnce(&Store) + Send>;
-
 /// The store as the node's tasks see it: every call is a future, wherever it really runs.
 #[derive(Clone)]
 pub struct StoreHandle {
@@ -208,17 +205,67 @@ impl StoreHandle {
             Mode::Threads { short, long } => (short, long),
         };
         let permits = if is_long { long } else { short };
-        let permit = permits.clone().acquire_owned().await.map_err(|_| StoreGone)?;
+        let (permits, store) = (permits.clone(), self.store.clone());
         let (answer, answered) = oneshot::channel();
-        let job: Job = Box::new(move |store| {
-            // The caller may be gone; its answer is then nobody's.
-            let _ = answer.send(call(store));
-        });
-        let store = self.store.clone();
-        tokio::task::spawn_blocking(move || {
-            job(&store);
-            drop(permit);
+        // A task of its own waits for the permit. A caller that waited itself and is not polled for a while (one of many
+        // futures in a set, whose owner awaits something else) would be given a permit and keep it: four of them, and
+        // nobody gets at the store any more.
+        tokio::spawn(async move {
+            let Ok(permit) = permits.acquire_owned().await else { return };
+            if answer.is_closed() {
+                return;
+            }
+            tokio::task::spawn_blocking(move || {
+                // The caller may be gone; its answer is then nobody's.
+                let _ = answer.send(call(&store));
+                drop(permit);
+            });
         });
         answered.await.map_err(|_| StoreGone)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failure is a failed test")]
+
+    use std::sync::{Arc, Barrier};
+
+    use dhtfs_store::{OpenOptions, Store};
+    use futures::poll;
+
+    use super::{MAX_STORE_CALLS, StoreHandle};
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn calls_that_nobody_polls_keep_nobody_from_the_store() {
+        let dir = tempfile::tempdir().unwrap();
+        let store =
+            StoreHandle::threaded(Store::open(&dir.path().join("store"), OpenOptions::default()).unwrap());
+        let gate = Arc::new(Barrier::new(MAX_STORE_CALLS + 1));
+        let mut busy: Vec<_> = (0..MAX_STORE_CALLS)
+            .map(|_| {
+                let (store, gate) = (store.clone(), gate.clone());
+                Box::pin(async move {
+                    store
+                        .call(move |_| {
+                            gate.wait();
+                        })
+                        .await
+                })
+            })
+            .collect();
+        let mut forgotten: Vec<_> = (0..MAX_STORE_CALLS).map(|_| Box::pin(store.call(|_| ()))).collect();
+        for call in &mut busy {
+            assert!(poll!(call).is_pending());
+        }
+        for call in &mut forgotten {
+            assert!(poll!(call).is_pending());
+        }
+        let opened = tokio::task::spawn_blocking(move || {
+            gate.wait();
+        });
+        opened.await.unwrap();
+        assert_eq!(store.call(|_| 7).await, Ok(7));
+        drop((busy, forgotten));
     }
 }

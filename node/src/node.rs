@@ -20,12 +20,13 @@ use crate::{
         types::{ApiError, ErrorKind, Ready},
     },
     config::Config,
-    core::{provide::ProvideConfig, serve::ServeConfig},
+    core::{have::HaveConfig, provide::ProvideConfig, serve::ServeConfig},
     env::{Env, Executor},
     http, listen,
     net::{self, NetConfig, NetEnv, limits::GOODBYE_TIMEOUT},
     tasks::{
         dispatch::{Dispatch, MAX_WAITING_SERVE_EVENTS},
+        have::HaveTask,
         join::JoinTask,
         keep_records::{FLUSH_EVERY, KeepRecords, StoredRecords},
         provide::{self, ProvideEnv},
@@ -248,6 +249,10 @@ async fn start_network(
     let (serve_task, served) =
         serve::new(ServeConfig::default(), client.clone(), store.clone(), provide.clone(), serve_received);
     if is_server {
+        let have = HaveTask::new(HaveConfig::default(), store.clone());
+        if let Some(incoming) = client.have_asked() {
+            tasks.spawn(have.run(incoming, tasks.shutdown()));
+        }
         tasks.spawn(serve_task.run(tasks.shutdown()));
         tasks.spawn(SourcesTask { store: store.clone(), provide: provide.clone() }.run(tasks.shutdown()));
         listen::listen(&client, &store, &listen).await?;

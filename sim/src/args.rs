@@ -30,6 +30,10 @@ pub(crate) enum Command {
     #[command(after_help = "Examples:\n  dhtfs-sim run join-add-get --nodes 100 --seed 1\n  \
         dhtfs-sim run churn24 --hours 8 --report out/\n  dhtfs-sim run my.toml --seed 7 --chaos")]
     Run(Box<Run>),
+    /// Run a scenario with many seeds and print shares over all runs, each with its 95 % interval
+    #[command(after_help = "Examples:\n  dhtfs-sim study mass-death-80\n  \
+        dhtfs-sim study churn24 --hours 4 --seeds 5 --jobs 4")]
+    Study(Box<Study>),
     /// Run again what a file written with --json (or run.json of a report) records, and compare
     Replay {
         /// The file
@@ -72,6 +76,27 @@ pub(crate) struct Run {
     /// Print the results only
     #[arg(short, long)]
     pub(crate) quiet: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Study {
+    /// Name of a scenario (see `dhtfs-sim list`) or a TOML file
+    pub(crate) scenario: String,
+    /// Number of nodes [default: the scenario's]
+    #[arg(long, value_name = "N")]
+    pub(crate) nodes: Option<usize>,
+    /// Length of each run in simulated hours [default: the scenario's]
+    #[arg(long, value_name = "H")]
+    pub(crate) hours: Option<f64>,
+    /// Number of runs
+    #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..=10_000))]
+    pub(crate) seeds: u64,
+    /// Seed of the first run; the others follow
+    #[arg(long, value_name = "S", default_value_t = 1)]
+    pub(crate) first_seed: u64,
+    /// Runs at the same time, each in a process of its own
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=64))]
+    pub(crate) jobs: u64,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]

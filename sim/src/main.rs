@@ -6,6 +6,7 @@ mod files;
 mod output;
 mod replay;
 mod shell;
+mod study;
 
 use std::{
     fs,
@@ -49,6 +50,7 @@ fn main() -> ExitCode {
         Command::List => list(),
         Command::Show { scenario } => show(&scenario),
         Command::Run(run) => run_scenario(&run),
+        Command::Study(study) => study::study(&study),
         Command::Replay { file, trace } => replay::replay(&file, trace.as_deref()),
     };
     match done {

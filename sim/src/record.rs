@@ -111,6 +111,9 @@ pub struct Probe {
     pub at: f64,
     /// Index of the node that asked.
     pub node: usize,
+    /// Number of the content that was looked for.
+    #[serde(default)]
+    pub content: usize,
     /// Whether a provider was alive and reachable from the asker all the time; only then a failure counts.
     pub provider_alive: bool,
     /// Whether a live provider was found.

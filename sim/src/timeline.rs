@@ -234,6 +234,8 @@ async fn probe_on_and_on(world: Rc<World>, probes: ProbePlan) {
     world.until(probes.from.duration()).await;
     let mut ticks = tokio::time::interval(probes.every.duration());
     let mut running = JoinSet::new();
+    // One content after the other, so that as many as possible have been looked up at the end.
+    let mut turns = 0..;
     loop {
         ticks.tick().await;
         while running.try_join_next().is_some() {}
@@ -243,7 +245,7 @@ async fn probe_on_and_on(world: Rc<World>, probes: ProbePlan) {
             return;
         }
         for _ in 0..probes.at_once {
-            let number = below(&mut rng, world.contents.len());
+            let number = turns.next().unwrap_or(0) % world.contents.len().max(1);
             let start = below(&mut rng, world.len());
             // The first real node from a drawn place on that is up and does not hold it.
             let asker = (0..world.len())

@@ -72,8 +72,11 @@ async fn add_files(world: &World, files: u64) -> Result<(), Failure> {
 /// Whether a lookup of the file's chunk at this node names the one that announces.
 async fn finds(world: &World, from: usize, file: u64) -> bool {
     let (found_out, mut found) = mpsc::channel(64);
-    let request =
-        ProvidersRequest { cid: ChunkCid::of(&content(file)).to_string(), hints: NetworkHints::default() };
+    let request = ProvidersRequest {
+        cid: ChunkCid::of(&content(file)).to_string(),
+        check: false,
+        hints: NetworkHints::default(),
+    };
     let up = world.up(from).unwrap();
     up.node.api().providers(request, found_out).await.unwrap();
     let adder = world.peer(ADDER).unwrap().to_string();

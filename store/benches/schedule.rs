@@ -139,7 +139,7 @@ fn use_it(dir: &Path) -> Outcome<()> {
     );
     println!("{MARKS} fresh keys of it             {:9.2} ms", 1e3 * fresh);
     println!("{MARKS} first marks                  {:9.2} ms   ratio {:.2}", 1e3 * mark, mark / bare_mark);
-    println!("summary of a share, a key         {:9.2} us", 1e6 * summary / summed.keys as f64);
+    println!("summary of a share, a key         {:9.2} us", 1e6 * summary / summed.all().keys as f64);
     println!("most memory beyond the start      {:9.1} MiB", mib(peak.saturating_sub(before)));
     println!("of that for database pages        {:9.1} MiB at most", mib(DEFAULT_DB_CACHE_LEN as u64));
     Ok(())

@@ -39,6 +39,13 @@ impl ChunkSet {
         Self { words: vec![0; len.div_ceil(WORD) as usize], len, count: 0 }
     }
 
+    /// The set of all indices below `len`.
+    pub fn full(len: u32) -> Self {
+        let mut set = Self::new(len);
+        set.insert_range(0, len);
+        set
+    }
+
     /// The bound of the indices.
     pub fn len(&self) -> u32 {
         self.len
@@ -87,6 +94,74 @@ impl ChunkSet {
             self.count -= 1;
         }
         true
+    }
+
+    /// Puts in the indices from `start` to before `end`; those past the end of the set are left out. Takes a step for
+    /// each 64 of them.
+    pub fn insert_range(&mut self, start: u32, end: u32) {
+        let end = end.min(self.len);
+        let mut at = start;
+        while at < end {
+            let next = (at / WORD + 1).saturating_mul(WORD).min(end);
+            let below = |place: u32| 1_u64.checked_shl(place).map_or(u64::MAX, |bit| bit - 1);
+            let mask = below(next - at / WORD * WORD) & !below(at % WORD);
+            if let Some(word) = self.words.get_mut((at / WORD) as usize) {
+                self.count += (mask & !*word).count_ones();
+                *word |= mask;
+            }
+            at = next;
+        }
+    }
+
+    /// Makes the set longer by one index, which is in it or not. For sets whose length is known only in the end; at
+    /// most `u32::MAX` indices.
+    pub fn push(&mut self, is_in: bool) {
+        if self.len == u32::MAX {
+            return;
+        }
+        if self.len.is_multiple_of(WORD) {
+            self.words.push(0);
+        }
+        self.len += 1;
+        if is_in {
+            self.insert(self.len - 1);
+        }
+    }
+
+    /// What is in this set and not in `other`, which has the same length.
+    #[must_use]
+    pub fn without(&self, other: &Self) -> Self {
+        let others = other.words.iter().chain(std::iter::repeat(&0));
+        let words: Vec<u64> = self.words.iter().zip(others).map(|(word, other)| word & !other).collect();
+        let count = words.iter().map(|word| word.count_ones()).sum();
+        Self { words, len: self.len, count }
+    }
+
+    /// Runs of indices in the set, ascending, as long as can be: first and past the last.
+    pub fn ranges(&self) -> impl Iterator<Item = (u32, u32)> + '_ {
+        let mut at = 0;
+        std::iter::from_fn(move || {
+            let start = self.next_from(at, true)?;
+            let end = self.next_from(start, false).unwrap_or(self.len);
+            at = end;
+            Some((start, end))
+        })
+    }
+
+    /// The first index from `at` on that is in the set, or that is not.
+    fn next_from(&self, at: u32, is_in: bool) -> Option<u32> {
+        let mut word = at / WORD;
+        let mut mask = u64::MAX.checked_shl(at % WORD).unwrap_or(0);
+        while word * WORD < self.len {
+            let bits = *self.words.get(word as usize)?;
+            let found = if is_in { bits } else { !bits } & mask;
+            if found != 0 {
+                return Some(word * WORD + found.trailing_zeros()).filter(|index| *index < self.len);
+            }
+            mask = u64::MAX;
+            word += 1;
+        }
+        None
     }
 
     /// The indices in the set, ascending.
@@ -154,9 +229,7 @@ impl ChunkSet {
             body = rest;
             let end = at.checked_add(run).filter(|end| *end <= self.len).ok_or(ChunkSetError::Length)?;
             if is_present {
-                for index in at..end {
-                    self.insert(index);
-                }
+                self.insert_range(at, end);
             }
             at = end;
             is_present = !is_present;
@@ -168,12 +241,7 @@ impl ChunkSet {
     fn runs(&self, limit: usize) -> Option<Vec<u8>> {
         let mut runs = Vec::new();
         let mut written = 0;
-        let mut present = self.iter().peekable();
-        while let Some(start) = present.next() {
-            let mut end = start + 1;
-            while present.next_if_eq(&end).is_some() {
-                end += 1;
-            }
+        for (start, end) in self.ranges() {
             write_varint(&mut runs, start - written);
             write_varint(&mut runs, end - start);
             written = end;
@@ -270,7 +338,34 @@ mod tests {
             prop_assert_eq!(set.count() as usize, model.len());
             prop_assert!(set.iter().eq(model.iter().copied()));
             prop_assert!(set.missing().eq((0..len).filter(|index| !model.contains(index))));
+            let mut of_ranges = ChunkSet::new(len);
+            set.ranges().for_each(|(start, end)| of_ranges.insert_range(start, end));
+            prop_assert_eq!(&of_ranges, &set);
+            let mut pushed = ChunkSet::default();
+            (0..len).for_each(|index| pushed.push(model.contains(&index)));
+            prop_assert_eq!(&pushed, &set);
+            prop_assert!(set.ranges().all(|(start, end)| start < end && !set.contains(end)));
             prop_assert_eq!(ChunkSet::decode(&set.encode(), len), Ok(set));
+        }
+
+        #[test]
+        fn ranges_and_differences_are_those_of_tree_sets(
+            len in 0_u32..400,
+            ranges in prop::collection::vec((0_u32..450, 0_u32..450), 0..6),
+            others in prop::collection::vec(0_u32..400, 0..200),
+        ) {
+            let mut set = ChunkSet::new(len);
+            let mut model = BTreeSet::new();
+            for (start, end) in ranges {
+                set.insert_range(start, end);
+                model.extend(start..end.min(len));
+            }
+            prop_assert!(set.iter().eq(model.iter().copied()));
+            prop_assert_eq!(set.count() as usize, model.len());
+            let other = set_of(len, others);
+            let rest = set.without(&other);
+            prop_assert!(rest.iter().eq(model.iter().copied().filter(|index| !other.contains(*index))));
+            prop_assert_eq!(rest.count() as usize, rest.iter().count());
         }
 
         #[test]

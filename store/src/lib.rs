@@ -19,6 +19,7 @@ mod foreign;
 mod fsutil;
 mod gc;
 mod hasher;
+mod held;
 mod import;
 mod layout;
 pub mod link;
@@ -34,6 +35,7 @@ mod small;
 mod store;
 mod verify;
 
+pub use chunk_set::ChunkSet;
 pub use chunks::{ChunkRead, WithdrawReason, Withdrawal};
 pub use cid::{ChunkCid, CidError, ContentCid, Digest, ManifestCid};
 pub use download::{Download, Reused, Written};
@@ -42,6 +44,7 @@ pub use foreign::{
     ForeignOp, ForeignProvider, ForeignRecord, MAX_FOREIGN_ADDR_LEN, MAX_FOREIGN_ADDRS, MAX_FOREIGN_PEER_LEN,
 };
 pub use gc::GcReport;
+pub use held::Held;
 pub use import::{Imported, Skipped, hash_path};
 pub use link::{Link, LinkError};
 pub use manifest::{ManifestError, ResolvedFile, ResolvedTree, TreeResolver};
@@ -51,7 +54,7 @@ pub use options::{
     Progress, ProgressFn, no_progress,
 };
 pub use position::KeyPosition;
-pub use provide::{ProvideClass, ProvideCounts, ProvideKey, ProvideMark, ProvideSummary};
+pub use provide::{KeySummary, ProvideClass, ProvideCounts, ProvideKey, ProvideMark, ProvideSummary};
 pub use settings::{
     MAX_SAVED_ADDR_LEN, MAX_SAVED_ADDRS, MAX_SAVED_PEER_LEN, MAX_SAVED_PEERS, MAX_SETTING_KEY_LEN,
     MAX_SETTING_LEN, SavedPeer,

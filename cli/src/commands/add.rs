@@ -2,16 +2,17 @@
 
 use std::path::{Path, PathBuf};
 
+use clap::ValueEnum as _;
 use dhtfs_node::{
     Role,
-    api::types::{AddRequest, Added, HashProgress},
+    api::types::{AddRequest, Added, AnnounceScope, Findable, HashProgress},
 };
 use dhtfs_store::{ContentCid, Link};
 use serde::Serialize;
 
-use super::seed;
+use super::{findable, seed};
 use crate::{
-    args::AddArgs,
+    args::{AddArgs, Announce},
     connection::{Connection, Events, read_stream},
     context::{Context, absolute},
     error::{CliError, Result},
@@ -23,6 +24,9 @@ const STDIN_BUFFER_LEN: usize = 64 * 1024;
 
 /// Most addresses in a link. One host rarely has more that lead anywhere, and a link is to be pasted.
 const MAX_LINK_ADDRS: usize = 8;
+
+/// What is to be done after an `add` without a daemon.
+const NOBODY_SERVES: &str = "nobody can fetch it until `dhtfs daemon` runs on this machine";
 
 /// What one argument names.
 #[derive(Debug, PartialEq, Eq)]
@@ -38,42 +42,97 @@ struct Printed<'a> {
     added: &'a Added,
     #[serde(skip_serializing_if = "Option::is_none")]
     link: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    findable: Option<&'a Findable>,
 }
 
 pub(crate) async fn run(context: &Context, args: &AddArgs) -> Result<()> {
     let inputs = inputs(args)?;
-    let role = if args.seed { Role::Server } else { Role::Offline };
+    let role = if args.seed || args.wait { Role::Server } else { Role::Offline };
     let node = context.connect(role).await?;
-    if let Some(node) = context.node().filter(|_| args.seed) {
+    if let Some(node) = context.node().filter(|_| role == Role::Server) {
         node.serve_socket()?;
     }
+    // A JSON object has everything in it, also what is only known after waiting.
+    let prints_later = args.wait && context.out.is_json();
     let mut failed = None;
-    let mut is_any_added = false;
+    let mut shares = Vec::new();
     for input in inputs {
         match context.interrupt.guard(add(context, &node, args, &input)).await {
             Ok(added) => {
-                is_any_added = true;
-                print(context, args, &added)?;
+                if !prints_later {
+                    print(context, args, &added, None)?;
+                }
+                shares.push(added);
             }
-            Err(error) if args.paths.len() == 1 || error.is_interrupted() => return Err(error),
+            Err(error) if args.paths.len() == 1 || error.is_interrupted() => {
+                let mut unprinted = shares.iter().filter(|_| prints_later);
+                unprinted.try_for_each(|added| print(context, args, added, None))?;
+                return Err(error);
+            }
             Err(error) => {
                 context.out.error(&error);
                 failed = Some(CliError::Reported(1));
             }
         }
     }
-    if is_any_added && args.seed {
+    if args.wait
+        && let Err(error) = wait(context, &node, args, &shares).await
+    {
+        if error.is_interrupted() {
+            return Err(error);
+        }
+        context.out.error(&error);
+        failed = failed.or(Some(CliError::Reported(error.exit_code())));
+    }
+    if !shares.is_empty() && args.seed {
         seed::stay(context).await;
-    } else if is_any_added && !node.is_daemon() {
-        context.out.note("nobody can fetch it until `dhtfs daemon` runs on this machine");
+    } else if !shares.is_empty() && !args.wait && !node.is_daemon() {
+        context.out.note(NOBODY_SERVES);
     }
     failed.map_or(Ok(()), Err)
+}
+
+/// Waits until all of them are findable; what is printed for each then, and the error if one of them is not.
+async fn wait(context: &Context, node: &Connection, args: &AddArgs, shares: &[Added]) -> Result<()> {
+    let (mut missing, mut ended) = (None, None);
+    let wait = findable::Wait::new(args.timeout, shares.len());
+    for added in shares {
+        let mut found = None;
+        if ended.is_none() {
+            match context.interrupt.guard(wait.share(context, node, added)).await {
+                Ok(answer) => found = Some(answer),
+                Err(error) => ended = Some(error),
+            }
+        }
+        if context.out.is_json() {
+            print(context, args, added, found.as_ref())?;
+        }
+        let Some(found) = found else { continue };
+        if found.findable {
+            let mut line = wait.line(added, &found);
+            if !node.is_daemon() && !args.seed {
+                line = format!("{line}; {NOBODY_SERVES}");
+            }
+            context.out.note(line);
+            continue;
+        }
+        if let Some(error) = missing.replace(wait.error(added, &found, node.is_daemon() || args.seed)) {
+            context.out.error(&error);
+        }
+    }
+    ended.or(missing).map_or(Ok(()), Err)
 }
 
 /// Checks the arguments against each other.
 fn inputs(args: &AddArgs) -> Result<Vec<Input>> {
     if args.name.is_some() && args.paths.len() > 1 {
         return Err(CliError::usage("--name names one thing; add the paths one by one"));
+    }
+    if args.wait && args.announce == Some(Announce::None) {
+        return Err(CliError::usage(
+            "--announce none lets nobody find it, so there is nothing to --wait for",
+        ));
     }
     let is_stdin = |path: &PathBuf| path == Path::new("-");
     if args.paths.iter().filter(|path| is_stdin(path)).count() > 1 {
@@ -85,18 +144,17 @@ fn inputs(args: &AddArgs) -> Result<Vec<Input>> {
 }
 
 async fn add(context: &Context, node: &Connection, args: &AddArgs, input: &Input) -> Result<Added> {
-    let name = args.name.clone();
+    let (name, announce) = (args.name.clone(), args.announce.map(AnnounceScope::from));
     let (events, shown): (Events<HashProgress, Added>, String) = match input {
         Input::Stdin => {
-            let query =
-                name.as_deref().map(|name| format!("?name={}", percent_encode(name))).unwrap_or_default();
             let content = read_stream(tokio::io::stdin(), STDIN_BUFFER_LEN);
-            let events = node.upload(&format!("/v0/add-stream{query}"), content).await?;
+            let path = format!("/v0/add-stream{}", query(name.as_deref(), args.announce));
+            let events = node.upload(&path, content).await?;
             (events, name.unwrap_or_else(|| "stdin".to_owned()))
         }
         Input::Path(path) => {
             let shown = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            let request = AddRequest { path: path.clone(), copy: args.copy, name };
+            let request = AddRequest { path: path.clone(), copy: args.copy, name, announce };
             (node.events("/v0/add", &request).await?, shown)
         }
     };
@@ -109,11 +167,20 @@ async fn add(context: &Context, node: &Connection, args: &AddArgs, input: &Input
     events.finish(on_progress).await
 }
 
-fn print(context: &Context, args: &AddArgs, added: &Added) -> Result<()> {
+/// The query of an upload.
+fn query(name: Option<&str>, announce: Option<Announce>) -> String {
+    let name = name.map(|name| format!("name={}", percent_encode(name)));
+    let scope = announce.and_then(|announce| announce.to_possible_value());
+    let announce = scope.map(|scope| format!("announce={}", scope.get_name()));
+    let parts: Vec<String> = name.into_iter().chain(announce).collect();
+    if parts.is_empty() { String::new() } else { format!("?{}", parts.join("&")) }
+}
+
+fn print(context: &Context, args: &AddArgs, added: &Added, findable: Option<&Findable>) -> Result<()> {
     let out = &context.out;
     let link = if args.link { Some(link(added)?) } else { None };
     if out.is_json() {
-        out.json(&Printed { added, link })?;
+        out.json(&Printed { added, link, findable })?;
     } else {
         out.line(line(added, link, args.paths.len()))?;
     }
@@ -190,7 +257,16 @@ mod tests {
 
     fn args(paths: &[&str], name: Option<&str>) -> AddArgs {
         let paths = paths.iter().map(PathBuf::from).collect();
-        AddArgs { paths, copy: false, name: name.map(str::to_owned), link: false, seed: false }
+        AddArgs {
+            paths,
+            copy: false,
+            name: name.map(str::to_owned),
+            link: false,
+            seed: false,
+            announce: None,
+            wait: false,
+            timeout: None,
+        }
     }
 
     #[test]
@@ -217,11 +293,15 @@ mod tests {
 
     #[test]
     fn json_has_a_link_only_if_it_was_asked_for() {
-        let plain = serde_json::to_value(Printed { added: &added(), link: None }).unwrap();
+        let plain = serde_json::to_value(Printed { added: &added(), link: None, findable: None }).unwrap();
         assert_eq!(plain["cid"], CID);
         assert!(plain.get("link").is_none());
-        let linked =
-            serde_json::to_value(Printed { added: &added(), link: Some("dhtfs:x".to_owned()) }).unwrap();
+        let linked = serde_json::to_value(Printed {
+            added: &added(),
+            link: Some("dhtfs:x".to_owned()),
+            findable: None,
+        })
+        .unwrap();
         assert_eq!((linked["link"].as_str(), linked["len"].as_u64()), (Some("dhtfs:x"), Some(3)));
     }
 
@@ -251,6 +331,22 @@ mod tests {
     fn a_name_for_several_paths_is_a_usage_mistake() {
         assert!(inputs(&args(&["a"], Some("n"))).is_ok());
         assert_eq!(inputs(&args(&["a", "b"], Some("n"))).unwrap_err().exit_code(), 2);
+    }
+
+    #[test]
+    fn waiting_for_what_is_not_announced_is_a_usage_mistake() {
+        let waiting = AddArgs { wait: true, ..args(&["a"], None) };
+        assert!(inputs(&waiting).is_ok());
+        let none = AddArgs { announce: Some(Announce::None), ..waiting };
+        assert_eq!(inputs(&none).unwrap_err().exit_code(), 2);
+    }
+
+    #[test]
+    fn an_upload_carries_its_name_and_what_is_announced() {
+        assert_eq!(query(None, None), "");
+        assert_eq!(query(Some("a b"), None), "?name=a%20b");
+        assert_eq!(query(Some("a"), Some(Announce::Roots)), "?name=a&announce=roots");
+        assert_eq!(query(None, Some(Announce::None)), "?announce=none");
     }
 
     #[test]

@@ -4,6 +4,7 @@ mod add;
 mod cat;
 mod daemon;
 mod demo;
+mod findable;
 mod gc;
 mod get;
 mod id;

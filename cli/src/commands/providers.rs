@@ -1,8 +1,8 @@
-//! `dhtfs providers`: who announces a CID.
+//! `dhtfs providers`: who announces a CID, and whether they can be reached.
 
 use dhtfs_node::{
     Role,
-    api::types::{ApiError, ErrorKind, Event, LookupReport, Provider, ProvidersRequest},
+    api::types::{ApiError, ErrorKind, Event, LookupReport, Provider, ProviderState, ProvidersRequest},
 };
 
 use crate::{
@@ -13,15 +13,23 @@ use crate::{
     output::Output,
 };
 
+/// Widths of the columns, in characters, so that lines can be printed as they come: an Ed25519 peer ID, the longest
+/// state, `12345.6 ms`, the longest thing to have.
+const PEER_WIDTH: usize = 52;
+const STATE_WIDTH: usize = 11;
+const RTT_WIDTH: usize = 10;
+const HAS_WIDTH: usize = 11;
+
 pub(crate) async fn run(context: &Context, args: &ProvidersArgs) -> Result<()> {
-    let request = ProvidersRequest { cid: check_cid(&args.cid)?, hints: args.hints.resolve() };
+    let request = ProvidersRequest { cid: check_cid(&args.cid)?, check: true, hints: args.hints.resolve() };
     let node = context.connect(Role::Client).await?;
     let mut events = node.events::<Provider, LookupReport>("/v0/providers", &request).await?;
-    let mut shown: u64 = 0;
+    let (mut shown, mut reached): (u64, u64) = (0, 0);
     let report = loop {
         match events.next().await? {
             Event::Progress(provider) => {
                 shown += 1;
+                reached += u64::from(is_reached(&provider));
                 print(&context.out, &provider)?;
             }
             Event::Done(report) => break report,
@@ -31,7 +39,7 @@ pub(crate) async fn run(context: &Context, args: &ProvidersArgs) -> Result<()> {
     if shown == 0 {
         return Err(ApiError::new(ErrorKind::NotFound, nobody(&report)).into());
     }
-    context.out.note(summary(&report));
+    context.out.note(summary(&report, reached));
     Ok(())
 }
 
@@ -39,21 +47,46 @@ fn print(out: &Output, provider: &Provider) -> Result<()> {
     if out.is_json() { out.json(provider) } else { out.line(line(provider)) }
 }
 
-fn line(provider: &Provider) -> String {
-    let mut words = vec![format::clean(&provider.peer)];
-    words.extend(provider.addrs.iter().map(|addr| format::clean(addr)));
-    if provider.this_node {
-        words.push("(this node)".to_owned());
-    }
-    words.join(" ")
+fn is_reached(provider: &Provider) -> bool {
+    provider.check.as_ref().is_some_and(|check| check.state != ProviderState::Unreachable)
 }
 
-fn summary(report: &LookupReport) -> String {
+/// Columns in the order of interest; the addresses, which may be many, come last.
+fn line(provider: &Provider) -> String {
+    let peer = format::clean(&provider.peer);
+    let addrs: Vec<_> = provider.addrs.iter().map(|addr| format::clean(addr)).collect();
+    let check = provider.check.as_ref();
+    let state = match check.map(|check| check.state) {
+        Some(ProviderState::ThisNode) => "this node",
+        Some(ProviderState::Live) => "live",
+        Some(ProviderState::Relayed) => "relayed",
+        Some(ProviderState::Unreachable) => "unreachable",
+        None => "-",
+    };
+    let rtt =
+        check.and_then(|check| check.rtt_ms).map_or_else(|| "-".to_owned(), |rtt| format!("{rtt:.1} ms"));
+    let has = match check.and_then(|check| check.manifest) {
+        Some(true) => "manifest",
+        Some(false) => "no manifest",
+        None => "-",
+    };
+    let addrs = addrs.join(" ");
+    let line =
+        format!("{peer:<PEER_WIDTH$}  {state:<STATE_WIDTH$}  {rtt:>RTT_WIDTH$}  {has:<HAS_WIDTH$}  {addrs}");
+    line.trim_end().to_owned()
+}
+
+fn summary(report: &LookupReport, reached: u64) -> String {
     let hops = match report.hops {
         Some(hops) => format!(", the first after {}", format::count(hops.into(), "hop")),
         None => String::new(),
     };
-    format!("{} in {}{hops}", format::count(report.found, "provider"), format::seconds(report.seconds))
+    format!(
+        "{}, {} of them reached, in {}{hops}",
+        format::count(report.found, "provider"),
+        format::thousands(reached),
+        format::seconds(report.seconds)
+    )
 }
 
 fn nobody(report: &LookupReport) -> String {
@@ -70,24 +103,55 @@ fn nobody(report: &LookupReport) -> String {
 
 #[cfg(test)]
 mod tests {
+    use dhtfs_node::api::types::ProviderCheck;
+
     use super::*;
 
+    const PEER: &str = "12D3KooWDpJ7As7BWAwRMfu1VU2WCqNjvq387JEYKDBj4kx6nXTN";
+
+    fn provider(
+        state: ProviderState,
+        rtt_ms: Option<f64>,
+        manifest: Option<bool>,
+        addrs: &[&str],
+    ) -> Provider {
+        Provider {
+            peer: PEER.to_owned(),
+            addrs: addrs.iter().map(|&addr| addr.to_owned()).collect(),
+            this_node: state == ProviderState::ThisNode,
+            check: Some(ProviderCheck { state, rtt_ms, manifest, error: None }),
+        }
+    }
+
     #[test]
-    fn a_provider_is_a_line_of_its_peer_and_its_addresses() {
-        let provider = Provider {
-            peer: "12D3KooW".to_owned(),
-            addrs: vec!["/ip4/10.0.0.1/tcp/1".to_owned(), "/ip4/10.0.0.1/udp/1/quic-v1".to_owned()],
-            this_node: false,
-        };
-        assert_eq!(line(&provider), "12D3KooW /ip4/10.0.0.1/tcp/1 /ip4/10.0.0.1/udp/1/quic-v1");
-        let own = Provider { addrs: vec![], this_node: true, ..provider };
-        assert_eq!(line(&own), "12D3KooW (this node)");
+    fn a_provider_is_a_line_in_columns_with_its_addresses_at_the_end() {
+        let addrs = ["/ip4/10.0.0.1/tcp/1", "/ip4/10.0.0.1/udp/1/quic-v1"];
+        let providers = [
+            provider(ProviderState::Live, Some(12.34), Some(true), &addrs),
+            provider(ProviderState::Relayed, Some(1234.5), Some(false), &addrs[..1]),
+            provider(ProviderState::Unreachable, None, None, &addrs[..1]),
+            provider(ProviderState::ThisNode, None, Some(true), &[]),
+        ];
+        let expected = [
+            format!("{PEER}  live            12.3 ms  manifest     {} {}", addrs[0], addrs[1]),
+            format!("{PEER}  relayed       1234.5 ms  no manifest  {}", addrs[0]),
+            format!("{PEER}  unreachable           -  -            {}", addrs[0]),
+            format!("{PEER}  this node             -  manifest"),
+        ];
+        assert_eq!(providers.each_ref().map(line), expected);
+        assert_eq!(providers.each_ref().map(is_reached), [true, true, false, true]);
+    }
+
+    #[test]
+    fn what_a_peer_says_cannot_steer_the_terminal() {
+        let hostile = Provider { peer: "12D3\u{1b}[2J".to_owned(), ..Provider::default() };
+        assert!(line(&hostile).starts_with("12D3\\u{1b}[2J  "), "{}", line(&hostile));
     }
 
     #[test]
     fn the_lookup_is_summed_up() {
         let report = LookupReport { found: 3, requests: 9, hops: Some(2), seconds: 0.31 };
-        assert_eq!(summary(&report), "3 providers in 0.3 s, the first after 2 hops");
+        assert_eq!(summary(&report, 2), "3 providers, 2 of them reached, in 0.3 s, the first after 2 hops");
         assert_eq!(
             nobody(&report),
             "nobody announces it (9 requests in 0.3 s); is a daemon with it running?"

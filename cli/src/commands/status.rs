@@ -4,10 +4,13 @@ use std::time::Duration;
 
 use dhtfs_node::{
     Role,
-    api::types::{ContentStatus, ReachabilityInfo, Status},
+    api::types::{
+        AnnounceScope, AnnounceStatus, Announced, ContentStatus, Findable, ReachabilityInfo, Status,
+    },
 };
 use serde_json::json;
 
+use super::findable;
 use crate::{
     args::StatusArgs,
     context::{Context, check_cid},
@@ -68,9 +71,12 @@ fn announced(status: &Status) -> String {
     let provide = &status.provide;
     let mut text =
         format!("{} of {}", format::thousands(provide.announced), format::count(provide.keys, "key"));
-    for (number, what) in
-        [(provide.in_flight, "under way"), (provide.pending, "waiting"), (provide.failed, "failed attempts")]
-    {
+    for (number, what) in [
+        (provide.pending, "to do"),
+        (provide.failed, "failed attempts"),
+        (provide.withdrawing, "being withdrawn"),
+        (provide.not_withdrawn, "not withdrawn"),
+    ] {
         if number > 0 {
             text.push_str(&format!(", {} {what}", format::thousands(number)));
         }
@@ -102,12 +108,62 @@ fn content_lines(status: &ContentStatus) -> Vec<String> {
         ("here", vec![here]),
         ("name", optional(status.name.clone())),
         ("path", optional(status.path.as_ref().map(|path| path.display().to_string()))),
+        ("announced", status.announce.as_ref().map(announced_lines).unwrap_or_default()),
     ])
+}
+
+/// How far the announcement of a CID is: numbers first, then times.
+fn announced_lines(status: &AnnounceStatus) -> Vec<String> {
+    let keys = &status.keys;
+    let first = match &status.findable {
+        Some(found) if found.scope == AnnounceScope::None && keys.keys == 0 => {
+            return vec!["no (--announce none)".to_owned()];
+        }
+        Some(found) => share_line(found),
+        None => key_line(keys),
+    };
+    let times = keys.oldest_unix.zip(status.next_unix).map(|(oldest, next)| {
+        // The times are whole seconds, so nothing is shown below them.
+        let span = |secs| match secs {
+            0..10 => format!("{secs} s"),
+            _ => format::duration(Duration::from_secs(secs)),
+        };
+        let ago = span(status.now_unix.saturating_sub(oldest));
+        let what = if keys.announced > 1 { "the oldest " } else { "" };
+        let next = match next.checked_sub(status.now_unix) {
+            Some(left) => format!("again in {}", span(left)),
+            None => format!("again due for {}", span(status.now_unix.saturating_sub(next))),
+        };
+        format!("{what}{ago} ago, {next}")
+    });
+    std::iter::once(first).chain(times).collect()
+}
+
+/// The same as at the end of `add --wait`.
+fn share_line(found: &Findable) -> String {
+    let counts = findable::counts(found);
+    match (found.scope, found.findable) {
+        // Nothing, except what another share asks for.
+        (AnnounceScope::None, _) => {
+            format!("no (--announce none), but other shares have parts of it: {counts}")
+        }
+        (_, true) => format!("findable: {counts}"),
+        (_, false) if found.dht_nodes == 0 => format!("{counts}; no other node is known now"),
+        (_, false) => format!("not findable yet: {counts}"),
+    }
+}
+
+/// Of a single key.
+fn key_line(key: &Announced) -> String {
+    match key.min_holders {
+        Some(holders) => format!("on {}", format::count(holders, "node")),
+        None => "not yet".to_owned(),
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use dhtfs_node::api::types::{ProvideInfo, TestedAddr};
+    use dhtfs_node::api::types::{Announced, ProvideInfo, TestedAddr};
 
     use super::*;
 
@@ -138,7 +194,13 @@ mod tests {
             requests_open: 0,
             shares: 2,
             shares_len: 3 << 30,
-            provide: ProvideInfo { keys: 1_026, announced: 1_024, pending: 2, in_flight: 0, failed: 0 },
+            provide: ProvideInfo {
+                keys: 1_026,
+                announced: 1_024,
+                pending: 2,
+                withdrawing: 1_500,
+                ..ProvideInfo::default()
+            },
             counters: [("busy".to_owned(), 0), ("served-len".to_owned(), 1_048_576)].into_iter().collect(),
         }
     }
@@ -156,7 +218,7 @@ mod tests {
             "reachable  reachable",
             "           /a reachable, tested by 12D4",
             "peers      3 connected, 20 in the routing table",
-            "announced  1,024 of 1,026 keys, 2 waiting",
+            "announced  1,024 of 1,026 keys, 2 to do, 1,500 being withdrawn",
             "counters   served-len 1,048,576",
         ];
         assert_eq!(lines(&status(), true), expected);
@@ -179,11 +241,65 @@ mod tests {
             len,
             have_len: 1 << 20,
             path: Some("/d/n".into()),
+            announce: None,
         };
         let expected =
             ["manifest  bafy", "here      partial, 1.0 MiB of 2.0 MiB", "name      n", "path      /d/n"];
         assert_eq!(content_lines(&content("partial", Some(2 << 20))), expected);
         let none = ContentStatus { name: None, path: None, ..content("none", None) };
         assert_eq!(content_lines(&none), ["manifest  bafy", "here      nothing of it is here"]);
+    }
+
+    #[test]
+    fn a_share_tells_how_far_its_announcement_is_and_when_it_is_renewed() {
+        let hours = |hours: u64| 1_000_000 + hours * 3600;
+        let keys =
+            Announced { keys: 1_025, announced: 1_024, min_holders: Some(18), oldest_unix: Some(hours(0)) };
+        let found = Findable {
+            findable: true,
+            dht_nodes: 500,
+            target: 20,
+            root_holders: 20,
+            manifests: Announced { keys: 1, announced: 1, ..keys },
+            chunks: Announced { keys: 1_024, announced: 1_023, ..keys },
+            ..Findable::default()
+        };
+        let status = AnnounceStatus {
+            findable: Some(found.clone()),
+            keys,
+            next_unix: Some(hours(12)),
+            now_unix: hours(3) + 120,
+        };
+        let lines =
+            |found: Findable| announced_lines(&AnnounceStatus { findable: Some(found), ..status.clone() });
+        let counts = "manifest on 20 of 20, chunks 1,023 of 1,024 on >= 18";
+        let times = "the oldest 3 h 2 min ago, again in 8 h 58 min";
+        assert_eq!(lines(found.clone()), [format!("findable: {counts}"), times.to_owned()]);
+        let part = Findable { findable: false, ..found.clone() };
+        assert_eq!(lines(part.clone())[0], format!("not findable yet: {counts}"));
+        let offline = Findable { dht_nodes: 0, target: 0, ..part };
+        assert_eq!(
+            lines(offline)[0],
+            "manifest on 20, chunks 1,023 of 1,024 on >= 18; no other node is known now"
+        );
+        let others = Findable { scope: AnnounceScope::None, ..found };
+        assert!(lines(others)[0].starts_with("no (--announce none), but other shares"));
+        let late = AnnounceStatus { now_unix: hours(13), ..status.clone() };
+        assert_eq!(announced_lines(&late)[1], "the oldest 13 h 0 min ago, again due for 1 h 0 min");
+        let none = Findable { scope: AnnounceScope::None, ..Findable::default() };
+        let none = AnnounceStatus { findable: Some(none), ..AnnounceStatus::default() };
+        assert_eq!(announced_lines(&none), ["no (--announce none)"]);
+    }
+
+    #[test]
+    fn a_single_key_tells_on_how_many_nodes_it_is() {
+        let key = Announced { keys: 1, announced: 1, min_holders: Some(1), oldest_unix: Some(1_000) };
+        let status = AnnounceStatus { keys: key, next_unix: Some(4_600), now_unix: 1_120, findable: None };
+        assert_eq!(announced_lines(&status), ["on 1 node", "2 min 0 s ago, again in 58 min 0 s"]);
+        let fresh = AnnounceStatus {
+            keys: Announced { keys: 1, ..Announced::default() },
+            ..AnnounceStatus::default()
+        };
+        assert_eq!(announced_lines(&fresh), ["not yet"]);
     }
 }

@@ -146,7 +146,7 @@ impl Daemon {
 /// Whether everything, at least `keys` manifests and chunks, is announced.
 pub(crate) fn announced(status: &Status, keys: u64) -> bool {
     let provide = &status.provide;
-    provide.keys >= keys && provide.pending == 0 && provide.in_flight == 0
+    provide.keys >= keys && provide.pending == 0
 }
 
 /// The command line of a `get` without a daemon: an embedded node on `dir` that is told a peer.

@@ -59,8 +59,8 @@ impl Api {
         progress: watch::Sender<HashProgress>,
     ) -> Result<Added, ApiError> {
         require_absolute(&request.path)?;
-        let AddRequest { path, copy, name } = request;
-        let options = ImportOptions { copy, name, now_unix: (self.inner.wall_clock)(), announce: None };
+        let AddRequest { path, copy, name, announce } = request;
+        let options = ImportOptions { copy, name, now_unix: (self.inner.wall_clock)(), announce };
         self.import(progress, move |store, progress| store.import_path(&path, &options, progress)).await
     }
 
@@ -76,7 +76,8 @@ impl Api {
         progress: watch::Sender<HashProgress>,
     ) -> Result<Added, ApiError> {
         let name = query.name.or_else(|| Some("stdin".to_owned()));
-        let options = ImportOptions { copy: true, name, now_unix: (self.inner.wall_clock)(), announce: None };
+        let options =
+            ImportOptions { copy: true, name, now_unix: (self.inner.wall_clock)(), announce: query.announce };
         self.import(progress, move |store, progress| store.import_reader(&mut reader, &options, progress))
             .await
     }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use dhtfs_store::{ChunkCid, ContentCid, ResolvedFile};
+use dhtfs_store::{ChunkCid, ContentCid, ManifestCid, ResolvedFile};
 use tokio::sync::mpsc;
 
 use super::{
@@ -32,6 +32,8 @@ pub struct CatAnswer {
 /// Which bytes of which chunks.
 struct Range {
     chunks: Vec<(ChunkCid, u32)>,
+    /// The index of the first of them in the file.
+    first: u32,
     /// Bytes of the first chunk to leave out.
     skip: usize,
     len: u64,
@@ -41,7 +43,7 @@ impl Range {
     fn of(file: &ResolvedFile, offset: u64, len: Option<u64>) -> Self {
         let end = len.map_or(file.size, |len| offset.saturating_add(len).min(file.size));
         if offset >= end {
-            return Self { chunks: Vec::new(), skip: 0, len: 0 };
+            return Self { chunks: Vec::new(), first: 0, skip: 0, len: 0 };
         }
         let chunk_len = u64::from(file.chunk_len);
         let first = usize::try_from(offset / chunk_len).unwrap_or(usize::MAX);
@@ -50,6 +52,7 @@ impl Range {
         let chunk = |index: usize| file.chunks.get(index).map(|cid| (*cid, file.chunk_len_at(index)));
         Self {
             chunks: indices.filter_map(chunk).collect(),
+            first: u32::try_from(first).unwrap_or(u32::MAX),
             skip: usize::try_from(offset % chunk_len).unwrap_or(0),
             len: end - offset,
         }
@@ -78,7 +81,7 @@ impl Api {
                         return Err(ApiError::new(ErrorKind::Usage, message));
                     }
                 };
-                self.cat_file(root.into(), Range::of(file, request.offset, request.len), hints, executor)
+                self.cat_file(root, file, Range::of(file, request.offset, request.len), hints, executor)
             }
         }
     }
@@ -102,12 +105,14 @@ impl Api {
 
     fn cat_file(
         &self,
-        root: ContentCid,
+        root: ManifestCid,
+        file: &ResolvedFile,
         range: Range,
         hints: ParsedHints,
         executor: &Executor,
     ) -> Result<CatAnswer, ApiError> {
-        let mut driver = self.driver(root, Order::InOrder, &hints)?;
+        let mut driver = self.driver(root.into(), Order::InOrder, &hints)?;
+        driver.content(root, u32::try_from(file.chunks.len()).unwrap_or(u32::MAX));
         let store = self.inner.store.clone();
         let (out, bytes) = mpsc::channel(MAX_WAITING_CHUNKS);
         let len = range.len;
@@ -115,8 +120,8 @@ impl Api {
             let (chunks_out, mut chunks_in) = mpsc::channel(1);
             let chunks = Arc::new(range.chunks);
             let fetching = async {
-                let result = stream::run(&mut driver, &store, &chunks, chunks_out).await;
-                result.map_err(|error| stream_error(root, &error, &hints))
+                let result = stream::run(&mut driver, &store, &chunks, range.first, chunks_out).await;
+                result.map_err(|error| stream_error(root.into(), &error, &hints))
             };
             let cutting = async {
                 let (mut skip, mut left) = (range.skip, range.len);

@@ -52,17 +52,6 @@ impl Api {
             ContentCid::Chunk(cid) => get.chunk(cid, &link, &request).await,
         }
     }
-
-    /// Announces everything of a share, after a download or an import.
-    pub(super) async fn announce_share(&self, root: ManifestCid) -> Result<(), ApiError> {
-        let Some(provide) = self.provide() else { return Ok(()) };
-        if let Some(resolved) = self.resolve_here(root).await? {
-            let manifests = resolved.manifests.iter().copied().map(ContentCid::from);
-            let chunks = resolved.tree.unique_chunks().into_iter().map(|(cid, _)| cid.into());
-            provide.held(manifests.chain(chunks).collect()).await;
-        }
-        Ok(())
-    }
 }
 
 impl Get<'_> {
@@ -230,7 +219,7 @@ impl Api {
             return Ok((data, None));
         }
         let mut driver = self.driver(cid.into(), Order::InOrder, hints)?;
-        driver.want(vec![Want { cid: cid.into(), len: None }]);
+        driver.want(vec![Want { cid: cid.into(), len: None, place: None }]);
         loop {
             match driver.next().await {
                 Turn::Block { id, data, .. } if cid.matches(&data) => {

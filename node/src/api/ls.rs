@@ -32,7 +32,7 @@ impl Api {
         })
     }
 
-    /// Forgets a share and stops announcing it. The user's files stay; copies in the store that nothing else
+    /// Forgets a share, stops announcing it and begins to take its records back. The user's files stay; copies in the store that nothing else
     /// needs are deleted.
     ///
     /// # Errors
@@ -52,11 +52,12 @@ impl Api {
             let message = format!("{root} is not shared here; `dhtfs ls` lists what is");
             return Err(ApiError::new(ErrorKind::NotFound, message));
         };
-        let withdrawn = removed.keys.len() as u64;
+        let keys = removed.keys.len() as u64;
+        let (withdrawn, left) = if self.provide().is_some() { (keys, 0) } else { (0, keys) };
         if let Some(provide) = self.provide() {
             provide.withdraw(removed.keys).await;
         }
-        Ok(Removed { cid: root.to_string(), name: share.name, withdrawn })
+        Ok(Removed { cid: root.to_string(), name: share.name, withdrawn, left })
     }
 
     /// Deletes from the store what no share needs: manifests looked at, copies, leftovers.

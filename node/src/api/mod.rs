@@ -1,7 +1,9 @@
 //! The typed facade that the CLI, HTTP and embedders use. One file an operation; [`types`] is what goes over it.
 
 mod add;
+mod announce;
 mod cat;
+mod check;
 mod get;
 mod ls;
 mod manifest;
@@ -9,6 +11,7 @@ mod providers;
 mod status;
 pub mod types;
 mod verify;
+mod wait;
 
 use std::{
     fmt,
@@ -45,8 +48,8 @@ use crate::{
 /// How long a fetch goes on without progress when the caller sets nothing.
 const DEFAULT_NO_PROGRESS: Duration = Duration::from_secs(30);
 
-/// Longest time without progress that can be asked for: a year.
-const MAX_NO_PROGRESS_SECS: f64 = 365.0 * 24.0 * 3600.0;
+/// Longest timeout that can be asked for: a year.
+const MAX_TIMEOUT_SECS: f64 = 365.0 * 24.0 * 3600.0;
 
 /// Most addresses of one kind in one request.
 const MAX_HINTS: usize = 64;
@@ -155,17 +158,22 @@ impl ParsedHints {
         let mut peers = parse_addrs(&hints.peers)?;
         // What a link says about addresses is advice; a bad one there must not spoil the CID.
         peers.extend(link.peers.iter().filter_map(|addr| addr.parse::<Multiaddr>().ok()));
-        let no_progress = match hints.timeout_secs {
-            None => DEFAULT_NO_PROGRESS,
-            Some(secs) if secs > 0.0 && secs <= MAX_NO_PROGRESS_SECS => Duration::from_secs_f64(secs),
-            Some(secs) => {
-                let message =
-                    format!("a timeout of {secs} seconds makes no sense; give more than 0, at most a year");
-                return Err(ApiError::new(ErrorKind::Usage, message));
-            }
-        };
+        let no_progress = parse_timeout(hints.timeout_secs, DEFAULT_NO_PROGRESS)?;
         let bootstrap = parse_addrs(&hints.bootstrap)?;
         Ok(Self { hints: Hints { peers, bootstrap }, no_progress })
+    }
+}
+
+/// Reads a timeout in seconds.
+fn parse_timeout(secs: Option<f64>, default: Duration) -> Result<Duration, ApiError> {
+    match secs {
+        None => Ok(default),
+        Some(secs) if secs > 0.0 && secs <= MAX_TIMEOUT_SECS => Ok(Duration::from_secs_f64(secs)),
+        Some(secs) => {
+            let message =
+                format!("a timeout of {secs} seconds makes no sense; give more than 0, at most a year");
+            Err(ApiError::new(ErrorKind::Usage, message))
+        }
     }
 }
 

@@ -1,7 +1,14 @@
-//! `providers`: who holds a CID, as the DHT says.
+//! `providers`: who holds a CID, as the DHT says, and what becomes of asking them.
 
+use std::{collections::BTreeSet, pin::pin};
+
+use dhtfs_store::ContentCid;
+use futures::{StreamExt as _, stream};
 use libp2p::{Multiaddr, PeerId};
-use tokio::{sync::mpsc, time::Instant};
+use tokio::{
+    sync::mpsc,
+    time::{Instant, timeout_at},
+};
 
 use super::{
     Api, ParsedHints, parse_link,
@@ -12,9 +19,19 @@ use crate::net::LookupEvent;
 /// Providers named in one answer; a lookup that finds more ends there.
 const MAX_PROVIDERS: u64 = 1000;
 
+/// Providers that are asked what they have at the same time; each may send a manifest block, 1 MiB at most.
+const MAX_CHECKS_AT_ONCE: usize = 16;
+
+/// What becomes of an event of the lookup.
+enum Turn {
+    Provider(Result<Provider, ApiError>),
+    Done(LookupReport),
+}
+
 impl Api {
-    /// Asks the DHT for the providers of a manifest or chunk; each goes to `found` once, as it is found. Peers
-    /// named in the hints are joined first, nothing more is believed of them.
+    /// Asks the DHT for the providers of a manifest or chunk; each goes to `found` once, as it is found or, if that was
+    /// asked for, once it is known what it has. Peers named in the hints are joined first, nothing more is believed of
+    /// them.
     ///
     /// # Errors
     /// [`super::types::ErrorKind::NotFound`] if there is none, [`super::types::ErrorKind::Usage`] for no CID.
@@ -29,40 +46,70 @@ impl Api {
         let begun = Instant::now();
         let deadline = begun + hints.no_progress;
         for addr in hints.hints.peers.iter().chain(&hints.hints.bootstrap) {
-            let _ = tokio::time::timeout_at(deadline, net.client.dial(addr.clone())).await;
+            let _ = timeout_at(deadline, net.client.dial(addr.clone())).await;
         }
         let mut routing = net.routing.clone();
-        let _ = tokio::time::timeout_at(deadline, routing.wait_for(|peers| *peers > 0)).await;
+        let _ = timeout_at(deadline, routing.wait_for(|peers| *peers > 0)).await;
+        let lookup = net.client.find_providers(link.cid).await;
+        let events = stream::unfold((lookup, BTreeSet::new()), |(mut lookup, mut seen)| async move {
+            loop {
+                let event = timeout_at(deadline, lookup.next()).await.ok()??;
+                let is_new = match &event {
+                    LookupEvent::Provider { peer, .. } => seen.insert(*peer),
+                    LookupEvent::Done(_) => true,
+                };
+                if is_new {
+                    return Some((event, (lookup, seen)));
+                }
+            }
+        });
+        let check_until = request.check.then_some(deadline);
+        let turns = events.map(|event| self.turn(link.cid, event, check_until));
+        let mut turns = pin!(turns.buffer_unordered(MAX_CHECKS_AT_ONCE));
         let mut report = LookupReport::default();
-        let mut seen = std::collections::BTreeSet::new();
-        let mut lookup = net.client.find_providers(link.cid).await;
-        while let Ok(Some(event)) = tokio::time::timeout_at(deadline, lookup.next()).await {
-            match event {
-                LookupEvent::Provider { peer, addrs } => {
-                    if !seen.insert(peer) {
-                        continue;
-                    }
-                    report.found += 1;
-                    let provider = provider(peer, &addrs, peer == self.inner.peer_id);
-                    if found.send(provider).await.is_err() || report.found >= MAX_PROVIDERS {
+        let mut count = 0;
+        while let Some(turn) = turns.next().await {
+            match turn {
+                Turn::Provider(provider) => {
+                    count += 1;
+                    if found.send(provider?).await.is_err() || count >= MAX_PROVIDERS {
                         break;
                     }
                 }
-                LookupEvent::Done(stats) => {
-                    report.requests = stats.requests;
-                    report.hops = stats.first_provider_after;
-                    break;
-                }
+                Turn::Done(done) => report = done,
             }
         }
-        report.seconds = begun.elapsed().as_secs_f64();
-        if report.found == 0 {
+        if count == 0 {
             return Err(self.not_found(link.cid, begun.elapsed()));
         }
-        Ok(report)
+        Ok(LookupReport { found: count, seconds: begun.elapsed().as_secs_f64(), ..report })
     }
-}
 
-fn provider(peer: PeerId, addrs: &[Multiaddr], this_node: bool) -> Provider {
-    Provider { peer: peer.to_string(), addrs: addrs.iter().map(Multiaddr::to_string).collect(), this_node }
+    async fn turn(&self, cid: ContentCid, event: LookupEvent, check_until: Option<Instant>) -> Turn {
+        match event {
+            LookupEvent::Provider { peer, addrs } => {
+                Turn::Provider(self.provider(cid, peer, addrs, check_until).await)
+            }
+            LookupEvent::Done(stats) => Turn::Done(LookupReport {
+                requests: stats.requests,
+                hops: stats.first_provider_after,
+                ..LookupReport::default()
+            }),
+        }
+    }
+
+    async fn provider(
+        &self,
+        cid: ContentCid,
+        peer: PeerId,
+        addrs: Vec<Multiaddr>,
+        check_until: Option<Instant>,
+    ) -> Result<Provider, ApiError> {
+        let texts = addrs.iter().map(Multiaddr::to_string).collect();
+        let check = match check_until {
+            Some(deadline) => Some(self.check(cid, peer, addrs, deadline).await?),
+            None => None,
+        };
+        Ok(Provider { peer: peer.to_string(), addrs: texts, this_node: peer == self.inner.peer_id, check })
+    }
 }

@@ -75,8 +75,7 @@ impl Api {
         let Ok(usage) = net.client.usage().await else { return Vec::new() };
         let (serve, provide) = (ServeConfig::default(), ProvideConfig::default());
         let served = *net.served.borrow();
-        let announcing = net.provide.as_ref().map_or(0, |provide| provide.stats().in_flight);
-        let announcing = usize::try_from(announcing).unwrap_or(usize::MAX);
+        let announcing = net.provide.as_ref().map_or(0, |provide| provide.stats().roots_in_flight);
         let network = usage.against(limits);
         let counts = [
             ("requests that wait to be served", served.queued, serve.max_queued),
@@ -108,8 +107,10 @@ impl Api {
             len: None,
             have_len: 0,
             path: None,
+            announce: None,
         };
         if let Some(share) = share {
+            status.announce = self.announced_share(root).await?;
             state_name(&share.state).clone_into(&mut status.state);
             status.have_len = have_len(&share);
             status.len = Some(share.size);
@@ -118,6 +119,7 @@ impl Api {
             return Ok(status);
         }
         // Not a share of its own; it may be a file of a shared directory.
+        status.announce = self.announced_key(root.into()).await?;
         if let Some(resolved) = self.resolve_here(root).await? {
             let chunks = resolved.tree.unique_chunks();
             let held = self.inner.store.call(move |s| {
@@ -157,6 +159,7 @@ impl Api {
             len,
             have_len: len.unwrap_or(0),
             path: None,
+            announce: self.announced_key(cid.into()).await?,
         })
     }
 
@@ -221,13 +224,15 @@ impl Api {
         let Some(provide) = self.provide() else {
             return ProvideInfo::default();
         };
-        let stats = provide.stats();
+        let (stats, withdrawals) = (provide.stats(), provide.withdrawals());
         ProvideInfo {
             keys: stats.keys,
             announced: stats.announced,
             pending: stats.pending,
-            in_flight: stats.in_flight,
             failed: stats.failed,
+            withdrawing: withdrawals.waiting,
+            withdrawn: withdrawals.done,
+            not_withdrawn: withdrawals.lost,
         }
     }
 }

@@ -4,9 +4,17 @@
 //! text. Operations that take a while answer with a stream of events, one JSON object a line, that ends with
 //! exactly one `done` or `error`.
 
+mod announce;
+
 use std::path::PathBuf;
 
+pub use dhtfs_store::AnnounceScope;
 use serde::{Deserialize, Serialize};
+
+pub use self::announce::{
+    AnnounceStatus, Announced, Findable, LookupReport, Provider, ProviderCheck, ProviderState,
+    ProvidersRequest, WaitRequest,
+};
 
 /// One line of a streamed answer.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -80,6 +88,10 @@ pub struct AddRequest {
     /// Name in the manifest; default is the path's last component.
     #[serde(default)]
     pub name: Option<String>,
+    /// What of it is announced: `all`, `roots` or `none`. Absent leaves a share that is there already as it is; a new
+    /// one is announced whole.
+    #[serde(default)]
+    pub announce: Option<AnnounceScope>,
 }
 
 /// Query of `POST /v0/add-stream`, whose body is the content itself (always copied).
@@ -88,6 +100,9 @@ pub struct AddStreamQuery {
     /// Name in the manifest; default `stdin`.
     #[serde(default)]
     pub name: Option<String>,
+    /// As in [`AddRequest`].
+    #[serde(default)]
+    pub announce: Option<AnnounceScope>,
 }
 
 /// Progress of reading and hashing (`add`, `verify`).
@@ -343,8 +358,13 @@ pub struct Removed {
     pub cid: String,
     /// Its name.
     pub name: String,
-    /// Provider records that are no longer announced.
+    /// Keys (manifests and chunks) that are no longer announced, whose records are being taken back from the nodes that
+    /// hold them; goes on after the answer.
     pub withdrawn: u64,
+    /// Keys that are no longer announced, whose records are left to run out since this node is in no network: without
+    /// a daemon nobody is told.
+    #[serde(default)]
+    pub left: u64,
 }
 
 /// `POST /v0/verify`: does a path hold exactly the content of a CID?
@@ -370,40 +390,6 @@ pub struct Verified {
     pub len: u64,
     /// Files compared.
     pub files: u64,
-}
-
-/// `POST /v0/providers`: who provides this CID? Streams [`Provider`] as progress, ends with [`LookupReport`].
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
-pub struct ProvidersRequest {
-    /// CID or link; manifest or chunk.
-    pub cid: String,
-    /// Where to look.
-    #[serde(default)]
-    pub hints: NetworkHints,
-}
-
-/// One provider found in the DHT.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Provider {
-    /// Peer ID.
-    pub peer: String,
-    /// Known addresses; may be empty.
-    pub addrs: Vec<String>,
-    /// Whether it is this very node.
-    pub this_node: bool,
-}
-
-/// How a lookup went.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct LookupReport {
-    /// Providers found.
-    pub found: u64,
-    /// Requests sent to peers.
-    pub requests: u32,
-    /// Peers that answered until the first provider was known.
-    pub hops: Option<u32>,
-    /// How long it took.
-    pub seconds: f64,
 }
 
 /// `GET /v0/status`.
@@ -478,12 +464,19 @@ pub struct ProvideInfo {
     pub keys: u64,
     /// Of these, announced within the current interval.
     pub announced: u64,
-    /// Waiting for their turn.
+    /// Not announced, or due again: waiting for their turn or under way.
     pub pending: u64,
-    /// Being announced right now.
-    pub in_flight: u64,
     /// Attempts that failed since start.
     pub failed: u64,
+    /// Keys no longer provided whose holders are being told, or will be.
+    #[serde(default)]
+    pub withdrawing: u64,
+    /// Keys whose holders were told since start.
+    #[serde(default)]
+    pub withdrawn: u64,
+    /// Keys since start whose holders could not all be told; those records run out within 24 h.
+    #[serde(default)]
+    pub not_withdrawn: u64,
 }
 
 /// `POST /v0/status-of`: what is here of one CID.
@@ -503,6 +496,9 @@ pub struct ContentStatus {
     pub have_len: u64,
     /// Where it lies, if it is a share.
     pub path: Option<PathBuf>,
+    /// How far its announcement is; absent if it is neither shared nor announced here.
+    #[serde(default)]
+    pub announce: Option<AnnounceStatus>,
 }
 
 /// One peer of `GET /v0/peers`.

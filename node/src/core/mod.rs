@@ -15,7 +15,9 @@
 
 pub mod backoff;
 pub mod fetch;
+pub mod have;
 pub mod keyspace;
+pub mod lookup;
 pub mod offers;
 pub mod profile;
 pub mod provide;

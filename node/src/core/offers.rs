@@ -1,10 +1,13 @@
-//! In which order the providers that a lookup finds are handed out: those that could not be dialled lately last.
+//! In which order the providers that a lookup finds are handed out.
 //!
-//! A provider of which nothing bad is known is handed out at once. The others are held back until the lookup ends, or
-//! for [`HOLD_BACK`], so that a slow lookup does not keep the only provider there is.
+//! A provider of which nothing bad is known is handed out at once, if it is among the first few of an answer or two
+//! answers name it: an answer may be invented from beginning to end, and many invented ones must not get in front of
+//! those that exist. The others wait until the lookup ends. Providers that could not be dialled lately come last of all;
+//! they too are held back until the lookup ends, or for [`HOLD_BACK`], so that a slow lookup does not keep the only
+//! provider there is.
 
 use std::{
-    collections::{BTreeSet, VecDeque},
+    collections::{BTreeMap, VecDeque},
     time::{Duration, Instant},
 };
 
@@ -14,61 +17,117 @@ use libp2p::{Multiaddr, PeerId};
 /// providers have found one by then.
 pub const HOLD_BACK: Duration = Duration::from_secs(2);
 
+/// Providers of one answer that are believed at once.
+pub const FIRST_OF_ANSWER: usize = 4;
+
+/// Providers that one answer can make be handed out, those that it confirms included.
+pub const MOST_OF_ANSWER: usize = 8;
+
+/// Providers that are remembered for each that can be handed out.
+const REMEMBERED: usize = 8;
+
 /// A provider and where it can be dialled.
 pub type Offer = (PeerId, Vec<Multiaddr>);
+
+#[derive(Debug)]
+struct Seen {
+    /// The answers that named it; two of them count as many.
+    answers: [Option<u32>; 2],
+    /// Waits for a second answer.
+    waits: Option<Vec<Multiaddr>>,
+}
 
 /// The providers of one lookup.
 ///
 /// # Invariants
 /// - Every provider is handed out at most once, and at most `max` are in all.
+/// - At most eight times as many are remembered.
 #[derive(Debug)]
 pub struct Offers {
     max: usize,
-    seen: BTreeSet<PeerId>,
+    seen: BTreeMap<PeerId, Seen>,
     ready: VecDeque<Offer>,
-    /// Held back, in the order in which they were found.
+    /// Named by one answer only, in the order in which they were found.
+    waiting: VecDeque<PeerId>,
+    /// Failed lately, in the order in which they were found.
     late: VecDeque<Offer>,
     release_at: Option<Instant>,
-    /// Providers that were good, those that were not, and all that were handed out.
-    good: usize,
-    unlikely: usize,
+    /// The answer that was heard last, and how many of its providers were believed at once.
+    answer: Option<(u32, usize)>,
+    /// Providers that were handed out.
     given: usize,
 }
 
 impl Offers {
     /// Hands out at most `max` providers.
     pub fn new(max: usize) -> Self {
-        let (seen, ready, late) = (BTreeSet::new(), VecDeque::new(), VecDeque::new());
-        Self { max, seen, ready, late, release_at: None, good: 0, unlikely: 0, given: 0 }
+        Self {
+            max,
+            seen: BTreeMap::new(),
+            ready: VecDeque::new(),
+            waiting: VecDeque::new(),
+            late: VecDeque::new(),
+            release_at: None,
+            answer: None,
+            given: 0,
+        }
     }
 
     /// Whether the provider was found before.
     pub fn knows(&self, peer: &PeerId) -> bool {
-        self.seen.contains(peer)
+        self.seen.contains_key(peer)
     }
 
-    /// Whether enough good providers were found; the lookup may end.
+    /// Whether as many were handed out as there may be.
     pub fn is_full(&self) -> bool {
-        self.good >= self.max
+        self.given >= self.max
     }
 
-    /// A provider was found; `is_likely` says whether it can probably be dialled.
-    pub fn on_found(&mut self, (peer, addrs): Offer, is_likely: bool, now: Instant) {
-        let places = if is_likely { &mut self.good } else { &mut self.unlikely };
-        if *places >= self.max || !self.seen.insert(peer) {
+    /// Answer number `answer` (in order; what this node itself knows comes first) names a provider; `is_likely` says
+    /// whether it can probably be dialled.
+    pub fn on_found(&mut self, (peer, addrs): Offer, is_likely: bool, answer: u32, now: Instant) {
+        let believed = match self.answer {
+            Some((last, believed)) if last == answer => believed,
+            _ => 0,
+        };
+        if let Some(seen) = self.seen.get_mut(&peer) {
+            seen.answers = match seen.answers {
+                [Some(first), None] if first != answer => [Some(first), Some(answer)],
+                other => other,
+            };
+            if seen.answers[1].is_some()
+                && believed < MOST_OF_ANSWER
+                && let Some(addrs) = seen.waits.take()
+            {
+                self.answer = Some((answer, believed + 1));
+                self.ready.push_back((peer, addrs));
+            }
             return;
         }
-        *places += 1;
-        if is_likely {
-            self.ready.push_back((peer, addrs));
-        } else {
+        if self.seen.len() >= self.max.saturating_mul(REMEMBERED) {
+            return;
+        }
+        let mut waits = None;
+        if !is_likely {
             self.late.push_back((peer, addrs));
             self.release_at.get_or_insert(now + HOLD_BACK);
+        } else if believed < FIRST_OF_ANSWER {
+            self.answer = Some((answer, believed + 1));
+            self.ready.push_back((peer, addrs));
+        } else {
+            self.waiting.push_back(peer);
+            waits = Some(addrs);
         }
+        self.seen.insert(peer, Seen { answers: [Some(answer), None], waits });
     }
 
     /// Nothing more will be found.
     pub fn on_ended(&mut self) {
+        for peer in std::mem::take(&mut self.waiting) {
+            if let Some(addrs) = self.seen.get_mut(&peer).and_then(|seen| seen.waits.take()) {
+                self.ready.push_back((peer, addrs));
+            }
+        }
         self.ready.append(&mut self.late);
     }
 
@@ -96,10 +155,14 @@ impl Offers {
 
     /// Panics unless the books balance. For tests.
     pub fn check_invariants(&self) {
-        assert!(self.given <= self.max && self.good <= self.max, "too many");
-        assert!(self.ready.len() + self.late.len() + self.given <= self.seen.len(), "one is there twice");
-        assert_eq!(self.seen.len(), self.good + self.unlikely, "one was not placed");
-        assert!(self.unlikely <= self.max, "too many held back");
+        let waits = self.seen.values().filter(|seen| seen.waits.is_some()).count();
+        assert!(self.given <= self.max, "too many");
+        assert!(
+            self.ready.len() + self.late.len() + waits + self.given <= self.seen.len(),
+            "one is there twice"
+        );
+        assert!(self.seen.len() <= self.max * REMEMBERED, "too many remembered");
+        assert!(waits <= self.waiting.len(), "one waits for nothing");
     }
 }
 
@@ -113,25 +176,30 @@ mod tests {
     use libp2p::PeerId;
     use rand::{RngExt as _, SeedableRng as _, rngs::StdRng, seq::SliceRandom as _};
 
-    use super::{HOLD_BACK, Offers};
+    use super::{FIRST_OF_ANSWER, HOLD_BACK, Offers};
     use crate::core::unreachable::{Unreachable, UnreachableConfig};
 
-    /// Finds providers in the order drawn: `+` a good one, `-` one that failed lately, `.` a second passes, `|` the
-    /// lookup ends. Answers their places in the order in which they come out.
+    /// Finds providers in the order drawn: `+` a good one, `-` one that failed lately, `.` a second passes, `/` another
+    /// answer begins, a digit is the provider of this place once more, `|` the lookup ends. Answers their places in the
+    /// order in which they come out.
     fn draw(max: usize, drawing: &str) -> Vec<usize> {
         let (mut offers, mut now) = (Offers::new(max), Instant::now());
-        let (mut places, mut out) = (BTreeMap::new(), Vec::new());
+        let (mut places, mut peers, mut out, mut answer) = (BTreeMap::new(), Vec::new(), Vec::new(), 0);
         for found in drawing.chars() {
             match found {
                 '.' => now += Duration::from_secs(1),
+                '/' => answer += 1,
                 '|' => offers.on_ended(),
+                '0'..='9' => {
+                    let place = found.to_digit(10).and_then(|place| usize::try_from(place).ok()).unwrap_or(0);
+                    offers.on_found((peers[place], Vec::new()), true, answer, now);
+                }
                 _ => {
                     let peer = PeerId::random();
                     places.insert(peer, places.len());
-                    offers.on_found((peer, Vec::new()), found == '+', now);
-                    if offers.knows(&peer) {
-                        offers.on_found((peer, Vec::new()), found == '-', now);
-                    }
+                    peers.push(peer);
+                    offers.on_found((peer, Vec::new()), found == '+', answer, now);
+                    offers.on_found((peer, Vec::new()), found == '-', answer, now);
                 }
             }
             offers.on_timeout(now);
@@ -163,6 +231,15 @@ mod tests {
         assert_eq!(draw(2, "------+|"), [6, 0], "those held back take no place of a good one");
     }
 
+    #[test]
+    fn an_answer_full_of_inventions_does_not_get_in_front_of_those_that_two_name() {
+        assert_eq!(FIRST_OF_ANSWER, 4);
+        assert_eq!(draw(99, "++++++/+5|"), [0, 1, 2, 3, 6, 5, 4]);
+        assert_eq!(draw(99, "++++++44|"), [0, 1, 2, 3, 4, 5], "naming it twice in one answer says nothing");
+        assert_eq!(draw(6, "+++++++/++++++"), [0, 1, 2, 3, 7, 8]);
+        assert_eq!(draw(3, &"+".repeat(100)).len(), 3);
+    }
+
     /// Half of a hundred providers have gone; the lookup finds all of them, again and again, a few at a time, and the
     /// first ten that come out are dialled.
     #[test]
@@ -175,8 +252,10 @@ mod tests {
         for fetch in 0..60 {
             providers.shuffle(&mut rng);
             let mut offers = Offers::new(256);
-            for peer in &providers {
-                offers.on_found((*peer, Vec::new()), !list.is_listed(peer, now), now);
+            for (answer, peers) in (0..).zip(providers.chunks(FIRST_OF_ANSWER)) {
+                for peer in peers {
+                    offers.on_found((*peer, Vec::new()), !list.is_listed(peer, now), answer, now);
+                }
             }
             offers.on_ended();
             let out: Vec<PeerId> =

@@ -26,7 +26,7 @@ use crate::{
         Api,
         types::{
             AddRequest, AddStreamQuery, ApiError, CatRequest, ErrorKind, GetRequest, LsRequest,
-            ProvidersRequest, RmRequest, VerifyRequest,
+            ProvidersRequest, RmRequest, VerifyRequest, WaitRequest,
         },
     },
     env::Executor,
@@ -51,6 +51,7 @@ struct Shared {
 pub fn router(api: Api, executor: Executor) -> Router {
     Router::new()
         .route("/v0/add", post(add))
+        .route("/v0/wait", post(wait))
         .route("/v0/get", post(fetch))
         .route("/v0/cat", post(cat))
         .route("/v0/ls", post(ls))
@@ -97,6 +98,10 @@ async fn add_stream(
         let (added, ()) = tokio::join!(adding, feed);
         added
     })
+}
+
+async fn wait(State(shared): State<Shared>, Json(request): Json<WaitRequest>) -> Response {
+    events::latest(move |progress| async move { shared.api.wait(request, progress).await })
 }
 
 async fn fetch(State(shared): State<Shared>, Json(request): Json<GetRequest>) -> Response {

@@ -23,6 +23,8 @@ pub struct Protocols {
     pub kad: StreamProtocol,
     /// `/dhtfs/<network>/provide/1`
     pub provide: StreamProtocol,
+    /// `/dhtfs/<network>/have/1`
+    pub have: StreamProtocol,
     /// `/dhtfs/<network>/exchange/<version>`, preferred first.
     pub exchange: Vec<StreamProtocol>,
     /// `/dhtfs/<network>`: what identify calls the protocol version.
@@ -47,6 +49,7 @@ impl Protocols {
         Ok(Self {
             kad: name("kad/1.0.0").map_err(|_| bad())?,
             provide: name("provide/1").map_err(|_| bad())?,
+            have: name("have/1").map_err(|_| bad())?,
             exchange: exchange_versions
                 .iter()
                 .map(|version| name(&format!("exchange/{version}")).map_err(|_| bad()))
@@ -69,7 +72,7 @@ pub(crate) struct Behaviour {
     pub(crate) ping: ping::Behaviour,
     pub(crate) nat_client: NatClient,
     pub(crate) exchange: request_response::Behaviour<ExchangeCodec>,
-    /// Streams that this node opens by itself, and those of the provide protocol.
+    /// Streams that this node opens by itself, and those of the provide and have protocols.
     pub(crate) streams: libp2p_stream::Behaviour,
 }
 

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
-use dhtfs_store::ContentCid;
+use dhtfs_store::{ContentCid, ManifestCid};
 use libp2p::{Multiaddr, PeerId};
 use tokio::sync::{Notify, mpsc, oneshot};
 
@@ -12,6 +12,9 @@ use super::error::{
     BootstrapFailure, ClosestError, DialFailure, ListenError, NetGone, ProvideError, RequestError,
 };
 use super::exchange::ExchangeResponse;
+#[cfg(test)]
+use super::have::tally::Tally;
+use super::have::{HaveEnd, HaveStream, Incoming};
 use super::provide::told::Told;
 use super::provide::{Announcer, BulkStreams};
 use super::records::{Changes, Digest, Page, Restored};
@@ -172,6 +175,28 @@ impl Client {
     /// If the peer is not connected (nothing is dialled), or the request ends without an answer.
     pub async fn request(&self, peer: PeerId, cid: ContentCid) -> Result<BlockAnswer, RequestError> {
         self.ask(|reply| Command::Request { peer, cid, reply }).await?
+    }
+
+    /// Asks a connected peer which chunks it holds of a content that unfolds to so many chunks.
+    ///
+    /// # Errors
+    /// If the peer cannot be asked.
+    pub async fn have(&self, peer: PeerId, content: (ManifestCid, u32)) -> Result<HaveStream, HaveEnd> {
+        let (protocol, tally) = self.streams.have.clone();
+        HaveStream::open(self.streams.control.clone(), protocol, tally, peer, content).await
+    }
+
+    /// Opens and accepts streams of the have protocol.
+    #[cfg(test)]
+    pub(super) fn have_streams(&self) -> (libp2p_stream::Control, (libp2p::StreamProtocol, Arc<Tally>)) {
+        (self.streams.control.clone(), self.streams.have.clone())
+    }
+
+    /// The streams on which others ask what this node holds. `None` for all callers but the first.
+    pub fn have_asked(&self) -> Option<Incoming> {
+        let (protocol, tally) = self.streams.have.clone();
+        let streams = self.streams.control.clone().accept(protocol).ok()?;
+        Some(Incoming::new(streams, tally))
     }
 
     /// Answers a request. Its end is told by an event.

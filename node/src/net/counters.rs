@@ -30,14 +30,20 @@ pub(crate) mod name {
     pub(crate) const EVENTS_DELAYED: &str = "net_events_delayed";
     /// Lookups started.
     pub(crate) const LOOKUPS: &str = "net_lookups_started";
+    /// Of these, lookups of single chunks: those that no connected peer is known to hold.
+    pub(crate) const LOOKUPS_CHUNKS: &str = "net_lookups_of_chunks";
     /// Lookups refused because the queue was full.
     pub(crate) const LOOKUPS_REFUSED: &str = "net_lookups_refused";
-    /// Lookups ended early because they had found enough providers.
+    /// Lookups that found more providers than one may report.
     pub(crate) const LOOKUPS_FULL: &str = "net_lookups_full";
     /// Providers that could not be dialled and are offered last for some time.
     pub(crate) const PROVIDERS_UNREACHABLE: &str = "net_providers_unreachable";
     /// Providers found by lookups that were offered last: they failed lately, or have no address.
     pub(crate) const PROVIDERS_LATE: &str = "net_providers_offered_last";
+    /// Lookups that asked more peers than usual, because too many lie around the key for the size of the network.
+    pub(crate) const LOOKUPS_WIDE: &str = "net_lookups_wide";
+    /// Questions to peers that waited because too many were under way.
+    pub(crate) const ASKS_DELAYED: &str = "net_lookup_requests_delayed";
     /// Announcements started.
     pub(crate) const PROVIDES: &str = "net_provides_started";
     /// Requests that announcements have sent, the records themselves included.
@@ -88,6 +94,8 @@ pub(crate) mod name {
     pub(crate) const VALUES_REFUSED: &str = "net_value_records_refused";
     /// Addresses of peers and in records dropped: implausible, too long or too many.
     pub(crate) const ADDRS_DROPPED: &str = "net_addrs_dropped";
+    /// Dials of peers that had left the routing table because they did not answer.
+    pub(crate) const LOST_DIALLED: &str = "net_routing_lost_dialled";
     /// Peers removed from the routing table after failed dials.
     pub(crate) const ROUTING_DEAD: &str = "net_routing_removed_dead";
     /// Peers kept out of or removed from the routing table because they do not serve this DHT.
@@ -128,10 +136,13 @@ pub(crate) mod name {
         BUSY_OPEN,
         EVENTS_DELAYED,
         LOOKUPS,
+        LOOKUPS_CHUNKS,
         LOOKUPS_REFUSED,
         LOOKUPS_FULL,
         PROVIDERS_UNREACHABLE,
         PROVIDERS_LATE,
+        LOOKUPS_WIDE,
+        ASKS_DELAYED,
         PROVIDES,
         PROVIDE_REQUESTS,
         PROVIDES_REFUSED,
@@ -158,6 +169,7 @@ pub(crate) mod name {
         VALUES_REFUSED,
         ADDRS_DROPPED,
         ROUTING_DEAD,
+        LOST_DIALLED,
         ROUTING_FOREIGN,
         ROUTING_FULL,
         ROUTING_CROWDED,

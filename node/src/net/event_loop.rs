@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
 use futures::StreamExt as _;
 use futures::future::BoxFuture;
@@ -18,6 +19,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::core::routing::diversity::Diversity;
 use crate::core::routing::liveness::Liveness;
+use crate::core::routing::lost::Lost;
 use crate::core::routing::mode::ModeRule;
 use crate::core::unreachable::Unreachable;
 
@@ -26,12 +28,14 @@ use super::behaviour::{Behaviour, BehaviourEvent, Protocols};
 use super::command::{Command, Reply};
 use super::counters::{Counters, name};
 use super::dials::Dials;
+use super::have::tally::Tally;
 use super::limits::{NetLimits, SHUTDOWN_TIMEOUT};
 use super::outbox::Outbox;
 use super::peers::Peers;
 use super::pending::Pending;
 use super::probe::Probed;
 use super::records::near::Neighbourhood;
+use super::walks::Walks;
 
 /// Drives the network. Made by [`super::new`]; does nothing until it is run.
 pub struct EventLoop {
@@ -61,6 +65,8 @@ pub struct EventLoop {
     pub(super) routing_len: usize,
     /// Where the peers of the routing table come from.
     pub(super) diversity: Diversity,
+    /// Peers that left it because they did not answer.
+    pub(super) lost: Lost,
     /// When they are asked whether they are still there.
     pub(super) liveness: Liveness,
     /// Peers that are probed for a place in the table, with their addresses; at most
@@ -68,6 +74,8 @@ pub struct EventLoop {
     pub(super) candidates: BTreeMap<PeerId, Vec<Multiaddr>>,
     /// Probes under way: one for each candidate, and those of `liveness`.
     pub(super) probes: FuturesUnordered<BoxFuture<'static, Probed>>,
+    /// Walks through the DHT: provider lookups and those of the peers closest to a key.
+    pub(super) walks: Walks,
     /// Whether this node serves the DHT while it can be reached.
     pub(super) may_serve: bool,
     /// Whether it can be reached.
@@ -75,6 +83,8 @@ pub struct EventLoop {
     /// The routing table in numbers, to tell which keys are near.
     pub(super) near: Neighbourhood,
     pub(super) next_serve: u64,
+    /// What have-maps did; counted by those who carry them.
+    pub(super) have: Arc<Tally>,
     /// When the next step of the sweep of foreign records is due; `None` while there are none.
     pub(super) next_sweep: Option<Instant>,
     /// Dropped with the loop, which ends the task that answers the provide protocol.
@@ -111,6 +121,7 @@ impl EventLoop {
                     }
                 }
                 Some(probed) = self.probes.next() => self.on_probed(probed),
+                Some(asked) = self.walks.asks.next() => self.on_asked(asked),
                 () = self.outbox.ready(), if self.outbox.has_backlog() => {}
                 event = self.swarm.select_next_some() => self.on_swarm_event(event),
             }
@@ -130,6 +141,7 @@ impl EventLoop {
         }
         // Dropping a reply tells its caller that the network has gone.
         self.pending = Pending::default();
+        self.walks = Walks::default();
         self.dials = Dials::default();
         for id in std::mem::take(&mut self.listeners) {
             self.swarm.remove_listener(id);
@@ -235,9 +247,10 @@ impl EventLoop {
     }
 
     fn next_deadline(&self) -> Option<Instant> {
-        let machines = [self.liveness.next_deadline(), self.mode.next_deadline()];
-        let deadlines = [self.dials.next_deadline(), self.pending.next_deadline(), self.next_sweep];
-        deadlines.into_iter().chain(machines.map(|at| at.map(Instant::from_std))).flatten().min()
+        let machines = [self.liveness.next_deadline(), self.mode.next_deadline(), self.lost.next_deadline()];
+        let pending = [self.dials.next_deadline(), self.pending.next_deadline()];
+        let deadlines = pending.into_iter().chain([self.walks.next_deadline(), self.next_sweep]);
+        deadlines.chain(machines.map(|at| at.map(Instant::from_std))).flatten().min()
     }
 
     pub(super) fn on_timeout(&mut self, now: Instant) {
@@ -245,6 +258,8 @@ impl EventLoop {
         for id in self.pending.on_timeout(now) {
             self.swarm.remove_listener(id);
         }
+        self.walks_timed_out(now);
+        self.dial_lost(now);
         self.liveness.on_timeout(now.into_std());
         self.pump_liveness();
         if self.mode.next_deadline().is_some_and(|at| at <= now.into_std()) {

@@ -64,26 +64,56 @@ pub const MAX_OPEN_REQUESTS: usize = 1_024;
 /// Own exchange requests in flight; each may bring 1 MiB.
 pub const MAX_REQUESTS: usize = 512;
 
-/// Provider lookups that run at the same time: kad scans all queries for every event.
+/// Provider lookups that run at the same time: together they ask a few hundred peers at once.
 pub const MAX_LOOKUPS: usize = 64;
 
 /// Provider lookups that wait for a free place; the next one is refused.
 pub const MAX_QUEUED_LOOKUPS: usize = 1_024;
 
-/// Providers reported by one lookup; it is ended when they are reached.
+/// Providers reported by one lookup.
 pub const MAX_LOOKUP_PROVIDERS: usize = 256;
 
 /// Announcements that run at the same time. Hundreds at once lose records.
 pub const MAX_PROVIDES: usize = 64;
 
-/// Lookups of the peers closest to a key that run at the same time: kad scans all queries for every event.
+/// Lookups of the peers closest to a key that run at the same time.
 pub const MAX_CLOSEST: usize = 128;
+
+/// Questions to peers that all lookups together have under way, each with a stream and perhaps a dial. The next one waits.
+pub const MAX_ASKS: usize = 768;
+
+/// How long a lookup may take.
+pub const LOOKUP_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// How long one question of a lookup may take, dial included. The lookup goes on long before.
+pub const ASK_TIMEOUT: Duration = Duration::from_secs(12);
+
+/// How long a lookup waits when a limit of this node stood against a question.
+pub const ASK_PAUSE: Duration = Duration::from_millis(500);
+
+/// Peers of the routing table that a lookup begins with.
+pub const MAX_LOOKUP_SEEDS: usize = 64;
 
 /// Streams on which others tell of their records, in all.
 pub const MAX_PROVIDE_STREAMS: usize = 256;
 
 /// Such streams of one peer: one, and the next while the last is being closed.
 pub const MAX_PROVIDE_STREAMS_PER_PEER: usize = 2;
+
+/// Streams on which this node is told have-maps, in all: sixteen useful peers each for sixteen fetches.
+pub const MAX_HAVE_ASKS: usize = 256;
+
+/// Such streams to one peer: one for each content that is fetched at the same time. No more than it serves.
+pub const MAX_HAVE_ASKS_PER_PEER: usize = 8;
+
+/// Frames of a have-map that may come one upon the other.
+pub const HAVE_FRAME_BURST: u32 = 4;
+
+/// The pause between the others. An honest peer sends at most one a second; the longest takes milliseconds to decode.
+pub const HAVE_FRAME_PAUSE: Duration = Duration::from_millis(250);
+
+/// How long a frame of a have-map may take: the longest has 2 MiB.
+pub const HAVE_FRAME_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Peers remembered as told about own records, for the goodbye at the end.
 pub const MAX_TOLD_PEERS: usize = 1_024;

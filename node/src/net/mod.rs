@@ -12,6 +12,7 @@
 //! | `behaviour`, `kad`, `nat_*`   | the protocols of a node                                            |
 //! | `records`, `peers`, `address_book`, `addresses` | bounded state, and what enters it                |
 //! | `exchange`                    | the bytes of the exchange protocol                                 |
+//! | `provide`, `have`             | protocols with streams of their own: records in bulk, have-maps    |
 //! | `identity`, `transport`, `exclusive` | what a real node puts into [`NetEnv`]                              |
 //! | `limits`, `counters`, `error` | numbers, what they did, what went wrong                            |
 
@@ -39,6 +40,7 @@ mod error;
 mod event_loop;
 pub mod exchange;
 mod exclusive;
+mod have;
 pub mod identity;
 mod kad;
 pub mod limits;
@@ -52,6 +54,7 @@ mod on_kad;
 mod on_provide;
 mod on_record;
 mod on_routing;
+mod on_walk;
 mod outbox;
 mod peers;
 mod pending;
@@ -64,6 +67,7 @@ mod status;
 mod tests;
 pub mod transport;
 mod usage;
+mod walks;
 
 pub use self::behaviour::Protocols;
 pub use self::client::{Client, Lookup};
@@ -72,6 +76,7 @@ pub use self::error::{
 };
 pub use self::event_loop::EventLoop;
 pub use self::exchange::ExchangeResponse;
+pub use self::have::{Asked, HaveEnd, HaveStream, Incoming, Said, Step};
 pub use self::limits::NetLimits;
 pub use self::provide::{Announcer, Receipt, SendFailure};
 pub use self::records::Digest;
@@ -83,6 +88,7 @@ pub use self::usage::NetUsage;
 
 use crate::core::routing::diversity::{Diversity, DiversityConfig};
 use crate::core::routing::liveness::{Liveness, LivenessConfig};
+use crate::core::routing::lost::Lost;
 use crate::core::routing::mode::ModeRule;
 use crate::core::unreachable::{Unreachable, UnreachableConfig};
 
@@ -167,8 +173,13 @@ pub fn new(
     if let Some(incoming) = incoming {
         spawn(Box::pin(provide::answer::serve(incoming, commands_tx.downgrade(), ending)));
     }
-    let streams =
-        provide::BulkStreams { control, provide: protocols.provide.clone(), kad: protocols.kad.clone() };
+    let have = Arc::new(have::tally::Tally::default());
+    let streams = provide::BulkStreams {
+        control,
+        provide: protocols.provide.clone(),
+        kad: protocols.kad.clone(),
+        have: (protocols.have.clone(), have.clone()),
+    };
     let client = Client::new(commands_tx, local, limits.max_lookup_providers, record_changes, streams);
     let event_loop = EventLoop {
         swarm: Swarm::new(transport, behaviour, local, swarm_config),
@@ -190,13 +201,16 @@ pub fn new(
         established: 0,
         routing_len: 0,
         diversity: Diversity::new(DiversityConfig::default()),
+        lost: Lost::default(),
         liveness: Liveness::new(LivenessConfig::default()),
         candidates: BTreeMap::new(),
         probes: FuturesUnordered::new(),
+        walks: walks::Walks::default(),
         may_serve: kad_server,
         mode: ModeRule::new(),
         near: records::near::Neighbourhood::new(local),
         next_serve: 0,
+        have,
         next_sweep: None,
         _ended: loop_ended,
     };

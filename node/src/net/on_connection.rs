@@ -143,6 +143,7 @@ impl EventLoop {
         self.unreachable.on_connected(&peer);
         self.heard(&peer);
         self.failing.remove(&peer);
+        self.lost.on_connected(&peer);
         self.established += 1;
         let identity = self.identity_of(&peer);
         self.dials.on_connected(peer, id, identity.as_ref(), now + self.limits.connect_timeout);
@@ -200,9 +201,7 @@ impl EventLoop {
             return;
         }
         self.failing.remove(&peer);
-        self.swarm.behaviour_mut().kad.remove_peer(&peer);
-        self.counters.count(name::ROUTING_DEAD);
-        self.routing_changed();
+        self.drop_from_table(peer);
     }
 
     /// Keeps the failures of as many peers as the routing table has.

@@ -1,64 +1,17 @@
-//! Records in bulk: what the provide protocol asks of the store, and the lookups that announcements need.
+//! Records in bulk: what the provide protocol asks of the store.
 
 use dhtfs_store::ContentCid;
-use libp2p::kad::{GetClosestPeersError, GetClosestPeersResult, QueryId};
 use libp2p::{Multiaddr, PeerId};
 use tokio::time::Instant;
 
-use super::addresses::{Scope, plausible};
-use super::command::{RecordsAsk, Reply, RoutingPeers};
+use super::command::RecordsAsk;
 use super::counters::name;
-use super::error::ClosestError;
 use super::event_loop::EventLoop;
-use super::kad::{digest_key, record_key};
+use super::kad::record_key;
 use super::provide::wire::Answer;
 use super::records::{Admission, Digest};
 
 impl EventLoop {
-    /// Looks for the peers closest to a key.
-    pub(super) fn closest_peers(
-        &mut self,
-        digest: &Digest,
-        reply: Reply<Result<RoutingPeers, ClosestError>>,
-    ) {
-        if self.pending.closest.len() >= self.limits.max_closest {
-            self.counters.count(name::CLOSEST_REFUSED);
-            // A caller that has gone is normal.
-            let _ = reply.send(Err(ClosestError::TooMany));
-            return;
-        }
-        let query = self.swarm.behaviour_mut().kad.get_closest_peers(digest_key(digest));
-        self.counters.count(name::CLOSEST);
-        self.pending.closest.insert(query, reply);
-    }
-
-    pub(super) fn on_closest(&mut self, id: QueryId, result: GetClosestPeersResult, requests: u32) {
-        let Some(reply) = self.pending.closest.remove(&id) else { return };
-        self.counters.add(name::CLOSEST_REQUESTS, usize::try_from(requests).unwrap_or(usize::MAX));
-        let peers = match result {
-            Ok(found) => found.peers,
-            // Those that were found in time may be the closest or not.
-            Err(GetClosestPeersError::Timeout { .. }) => {
-                // A caller that has gone is normal.
-                let _ = reply.send(Err(ClosestError::Timeout));
-                return;
-            }
-        };
-        let mut closest = Vec::with_capacity(peers.len());
-        let local = self.local;
-        for found in peers.into_iter().filter(|found| found.peer_id != local) {
-            closest.push((found.peer_id, self.dialable(found.peer_id, &found.addrs)));
-        }
-        // A caller that has gone is normal.
-        let _ = reply.send(Ok(closest));
-    }
-
-    fn dialable(&mut self, peer: PeerId, addrs: &[Multiaddr]) -> Vec<Multiaddr> {
-        let kept = plausible(addrs, &peer, Scope::Loopback);
-        self.counters.add(name::ADDRS_DROPPED, kept.dropped);
-        kept.addrs
-    }
-
     /// What a peer says about its own records.
     pub(super) fn records_asked(&mut self, peer: PeerId, ask: RecordsAsk) -> Answer {
         match ask {
@@ -97,6 +50,7 @@ impl EventLoop {
         self.counters.count(name::GOODBYES);
         self.peers.on_goodbye(&peer);
         self.book.forget(&peer);
+        self.lost.on_connected(&peer);
         let kad = &mut self.swarm.behaviour_mut().kad;
         kad.store_mut().away(&peer);
         kad.remove_peer(&peer);

@@ -150,13 +150,27 @@ impl EventLoop {
                     self.connect(peer, Vec::new(), reply);
                     self.start_probe(peer, ProbeKind::Liveness, Some(dialled));
                 }
-                LivenessAction::Remove(peer) => {
-                    if self.swarm.behaviour_mut().kad.remove_peer(&peer).is_some() {
-                        self.counters.count(name::ROUTING_DEAD);
-                        self.routing_changed();
-                    }
-                }
+                LivenessAction::Remove(peer) => self.drop_from_table(peer),
             }
+        }
+    }
+
+    /// A peer of the table does not answer any more. It is dialled again now and then: it may be this node that was cut off.
+    pub(super) fn drop_from_table(&mut self, peer: PeerId) {
+        let Some(addrs) = self.routed_addrs(&peer) else { return };
+        self.swarm.behaviour_mut().kad.remove_peer(&peer);
+        self.counters.count(name::ROUTING_DEAD);
+        self.lost.on_lost(peer, addrs, Instant::now().into_std());
+        self.routing_changed();
+    }
+
+    /// Dials some of those that were lost. Who answers identifies itself, and gets into the table as everybody does.
+    pub(super) fn dial_lost(&mut self, now: Instant) {
+        for (peer, addrs) in self.lost.on_timeout(now.into_std()) {
+            self.counters.count(name::LOST_DIALLED);
+            // Nobody waits for the answer.
+            let (reply, _) = oneshot::channel();
+            self.connect(peer, addrs, reply);
         }
     }
 
@@ -296,6 +310,7 @@ mod tests {
         }
         probed(&mut event_loop, gone, ProbeKind::Liveness, Outcome::Silent);
         assert!(!event_loop.is_routed(&gone) && event_loop.is_routed(&other));
+        assert_eq!(event_loop.lost.len(), 1, "it is dialled again some time");
         assert_eq!(event_loop.counters.snapshot()[name::ROUTING_DEAD], 1);
     }
 

@@ -18,6 +18,7 @@ use crate::core::offers::Offers;
 use super::command::{LookupId, Reply, RoutingPeers};
 use super::error::{BootstrapFailure, ClosestError, ListenError, ProvideError, RequestError};
 use super::report::{BlockAnswer, LookupEvent, ServeId};
+use super::walks::WalkId;
 
 /// Somebody waits for a listener to come up.
 #[derive(Debug)]
@@ -81,13 +82,12 @@ impl RunningLookup {
     }
 }
 
-/// All lookups. Invariant: `by_id` names exactly the queries in `running`.
+/// All lookups. Invariant: `by_id` names exactly the walks in `running`.
 #[derive(Debug, Default)]
 pub(crate) struct Lookups {
     queued: VecDeque<QueuedLookup>,
-    /// Never iterated where the order matters: query IDs have none.
-    running: HashMap<QueryId, RunningLookup>,
-    by_id: BTreeMap<LookupId, QueryId>,
+    running: BTreeMap<WalkId, RunningLookup>,
+    by_id: BTreeMap<LookupId, WalkId>,
 }
 
 impl Lookups {
@@ -106,11 +106,11 @@ impl Lookups {
         }
     }
 
-    /// The lookup runs as `query`.
-    pub(crate) fn start(&mut self, query: QueryId, lookup: QueuedLookup, max_providers: usize, now: Instant) {
-        self.by_id.insert(lookup.id, query);
+    /// The lookup runs as `walk`.
+    pub(crate) fn start(&mut self, walk: WalkId, lookup: QueuedLookup, max_providers: usize, now: Instant) {
+        self.by_id.insert(lookup.id, walk);
         self.running.insert(
-            query,
+            walk,
             RunningLookup {
                 id: lookup.id,
                 events: lookup.events,
@@ -121,39 +121,36 @@ impl Lookups {
         );
     }
 
-    /// The lookup that runs as `query`.
-    pub(crate) fn running_mut(&mut self, query: &QueryId) -> Option<&mut RunningLookup> {
-        self.running.get_mut(query)
+    /// The lookup that runs as `walk`.
+    pub(crate) fn running_mut(&mut self, walk: WalkId) -> Option<&mut RunningLookup> {
+        self.running.get_mut(&walk)
     }
 
-    /// The lookup that ran as `query`, which has ended.
-    pub(crate) fn end(&mut self, query: &QueryId) -> Option<RunningLookup> {
-        let lookup = self.running.remove(query)?;
+    /// The lookup that ran as `walk`, which has ended.
+    pub(crate) fn end(&mut self, walk: WalkId) -> Option<RunningLookup> {
+        let lookup = self.running.remove(&walk)?;
         self.by_id.remove(&lookup.id);
         Some(lookup)
     }
 
-    /// The caller of a lookup has gone; returns its query, if it runs.
-    pub(crate) fn cancel(&mut self, id: LookupId) -> Option<QueryId> {
+    /// The caller of a lookup has gone; returns its walk, if it runs.
+    pub(crate) fn cancel(&mut self, id: LookupId) -> Option<WalkId> {
         self.queued.retain(|lookup| lookup.id != id);
-        let query = self.by_id.remove(&id)?;
-        self.running.remove(&query);
-        Some(query)
+        let walk = self.by_id.remove(&id)?;
+        self.running.remove(&walk);
+        Some(walk)
     }
 
     /// When the next provider that was held back is to be reported.
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
-        // The earliest is the same in any order.
         self.running.values().filter_map(|lookup| lookup.offers.next_deadline()).min().map(Instant::from_std)
     }
 
     /// Reports providers that were held back for long enough.
     pub(crate) fn on_timeout(&mut self, now: Instant) {
-        for query in self.by_id.values() {
-            if let Some(lookup) = self.running.get_mut(query) {
-                lookup.offers.on_timeout(now.into_std());
-                lookup.hand_out();
-            }
+        for lookup in self.running.values_mut() {
+            lookup.offers.on_timeout(now.into_std());
+            lookup.hand_out();
         }
     }
 
@@ -182,8 +179,8 @@ pub(crate) struct Pending {
     pub(crate) lookups: Lookups,
     /// Announcements that run. Never iterated.
     pub(crate) provides: HashMap<QueryId, Reply<Result<usize, ProvideError>>>,
-    /// Lookups of the peers closest to a key. Never iterated.
-    pub(crate) closest: HashMap<QueryId, Reply<Result<RoutingPeers, ClosestError>>>,
+    /// Lookups of the peers closest to a key.
+    pub(crate) closest: BTreeMap<WalkId, Reply<Result<RoutingPeers, ClosestError>>>,
     /// The bootstrap that was asked for, and all who wait for its end.
     pub(crate) bootstrap: Option<PendingBootstrap>,
     /// Own requests in flight.

@@ -5,13 +5,20 @@ use std::time::Duration;
 use libp2p::{PeerId, StreamProtocol};
 use libp2p_stream::Control;
 use tokio::sync::oneshot;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use super::error::DialFailure;
 use super::provide::kad_wire;
 
 /// How long a connected peer may take to answer.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How often a peer that wants a place in the table is asked. A busy machine misses one question, and is looked at again
+/// only minutes later, when it identifies itself the next time.
+const ADMISSION_ATTEMPTS: u32 = 3;
+
+/// Pause between two of these.
+const ADMISSION_PAUSE: Duration = Duration::from_secs(1);
 
 /// Why a peer was asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,10 +72,21 @@ pub(crate) async fn probe(
     if let Some(outcome) = failed {
         return Probed { peer, kind, outcome };
     }
-    let asked = async {
-        let mut stream = control.open_stream(peer, kad).await.ok()?;
-        kad_wire::is_answered(&mut stream, local).await.ok()
+    let attempts = match kind {
+        ProbeKind::Admission => ADMISSION_ATTEMPTS,
+        ProbeKind::Liveness => 1,
     };
-    let answered = matches!(timeout(PROBE_TIMEOUT, asked).await, Ok(Some(())));
-    Probed { peer, kind, outcome: if answered { Outcome::Answered } else { Outcome::Silent } }
+    for attempt in 0..attempts {
+        if attempt > 0 {
+            sleep(ADMISSION_PAUSE).await;
+        }
+        let asked = async {
+            let mut stream = control.open_stream(peer, kad.clone()).await.ok()?;
+            kad_wire::is_answered(&mut stream, local).await.ok()
+        };
+        if matches!(timeout(PROBE_TIMEOUT, asked).await, Ok(Some(()))) {
+            return Probed { peer, kind, outcome: Outcome::Answered };
+        }
+    }
+    Probed { peer, kind, outcome: Outcome::Silent }
 }

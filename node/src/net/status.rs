@@ -82,7 +82,7 @@ impl EventLoop {
             requests_in_flight: self.pending.requests.len(),
             requests_open: self.pending.served.len(),
             reachability: self.reachability(),
-            counters: self.counters.snapshot(),
+            counters: self.counters.snapshot().into_iter().chain(self.have.snapshot()).collect(),
         }
     }
 }

@@ -3,6 +3,7 @@
 
 pub mod dispatch;
 pub mod fetch;
+pub mod have;
 pub mod join;
 pub mod keep_records;
 pub mod provide;

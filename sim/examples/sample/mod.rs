@@ -87,6 +87,7 @@ fn probes(noise: &mut Noise) -> Vec<Probe> {
         let first = noise.around(0.31, 1.9) + if stale > 0.2 && noise.unit() < 0.4 { 5.0 } else { 0.0 };
         let returned = 3 + noise.below(8) as usize;
         probes.push(Probe {
+            content: 0,
             at,
             node: noise.below(420) as usize,
             provider_alive: noise.unit() < 0.97,

@@ -12,7 +12,7 @@ use crate::roles::{Hostile, Key, RoleKind};
 const MIB: u64 = 1 << 20;
 
 /// The names of all plans, in the order in which they are listed.
-pub const NAMES: [&str; 14] = [
+pub const NAMES: [&str; 20] = [
     "join-add-get",
     "lookups",
     "churn24",
@@ -24,6 +24,12 @@ pub const NAMES: [&str; 14] = [
     "swarm-of-partials",
     "hostile-providers",
     "sybil-eclipse",
+    "sybil-eclipse-20",
+    "sybil-eclipse-40",
+    "sybil-eclipse-80",
+    "forging-20",
+    "forging-33",
+    "forging-50",
     "record-flood",
     "rolling-upgrade",
     "sleep-wake",
@@ -43,6 +49,12 @@ pub fn named(name: &str) -> Option<Plan> {
         "swarm-of-partials" => swarm_of_partials(),
         "hostile-providers" => hostile_providers(),
         "sybil-eclipse" => sybil_eclipse(),
+        "sybil-eclipse-20" => sybil_gets(20),
+        "sybil-eclipse-40" => sybil_gets(40),
+        "sybil-eclipse-80" => sybil_gets(80),
+        "forging-20" => forging(0.20),
+        "forging-33" => forging(0.33),
+        "forging-50" => forging(0.50),
         "record-flood" => record_flood(),
         "rolling-upgrade" => rolling_upgrade(),
         "sleep-wake" => sleep_wake(),
@@ -132,10 +144,10 @@ fn lookups() -> Plan {
 }
 
 fn churn24() -> Plan {
-    let hour = Duration::from_secs(3600);
+    let hours = Duration::from_secs(2 * 3600);
     let mut plan = plan(
         "churn24",
-        "a day in which nodes stay for an hour and are away for an hour (medians), and crash instead of leaving",
+        "a day in which nodes stay for two hours and are away for two (medians), and crash instead of leaving",
         100,
         mins(5),
         Millis::from_hours(24),
@@ -143,28 +155,31 @@ fn churn24() -> Plan {
     plan.network.security = Security::Plaintext;
     plan.groups = vec![
         Group::fixed("boot", 3),
-        Group::share("homes", 1.0).joins(Duration::from_secs(5), Duration::from_secs(600)).churn(hour, hour),
+        Group::share("homes", 1.0)
+            .joins(Duration::from_secs(5), Duration::from_secs(600))
+            .churn(hours, hours),
     ];
-    plan.contents = vec![files("file", 50, 2000, "homes", 2)];
+    plan.contents = vec![files("file", 100, 2000, "homes", 2)];
     plan.probes = probes(mins(15), mins(1), 1);
     plan.events = (1..24).map(|hour| get(Millis::from_hours(hour), Who::up_to(2), None, mins(30))).collect();
     plan
 }
 
+/// A tenth of the nodes holds each file, so that most have a live provider whatever the share.
 fn mass_death(share: f64) -> Plan {
     let mut plan = plan(
         &format!("mass-death-{:.0}", share * 100.0),
-        "a share of all nodes dies in one instant; every file has four holders",
+        "a share of all nodes dies in one instant; every file has ten holders",
         100,
         mins(2),
-        Millis::from_hours(2),
+        mins(30),
     );
     plan.network.security = Security::Plaintext;
-    plan.contents = vec![files("file", 40, 2000, "peers", 4)];
-    plan.probes = probes(mins(5), secs(20), 1);
+    plan.contents = vec![files("file", 100, 2000, "peers", 10)];
+    plan.probes = probes(mins(8), secs(6), 1);
     let who = Who::share(share);
     plan.events =
-        vec![Event { at: mins(30), what: What::Kill { who, disk: DiskFate::Kept, back_after: None } }];
+        vec![Event { at: mins(10), what: What::Kill { who, disk: DiskFate::Kept, back_after: None } }];
     plan.expect.tables_recover = true;
     plan
 }
@@ -266,6 +281,47 @@ fn sybil_eclipse() -> Plan {
     plan.groups.push(sybils.joins(mins(20).duration(), Duration::from_secs(60)));
     plan.contents = vec![ContentPlan::file("film", 2 * MIB, "peers", 3)];
     plan.probes = probes(mins(5), secs(20), 1);
+    plan
+}
+
+/// Who comes after the Sybils and fetches by the bare CID what was added among them.
+fn sybil_gets(count: usize) -> Plan {
+    let mut plan = plan(
+        &format!("sybil-eclipse-{count}"),
+        "that many identities closest to a file are there before it is added; all honest nodes fetch it by its CID",
+        100 + count,
+        mins(1),
+        mins(20),
+    );
+    plan.network.security = Security::Plaintext;
+    plan.network.idle_timeout = Some(secs(15));
+    let sybils = Group::fixed("sybils", count).role(RoleKind::Hostile(Hostile::SybilNear(Key::FirstTarget)));
+    plan.groups.push(sybils.joins(mins(2).duration(), Duration::from_secs(60)));
+    plan.contents = vec![ContentPlan { at: mins(8), ..ContentPlan::file("film", 100_000, "peers", 3) }];
+    plan.probes = probes(mins(9), secs(10), 1);
+    plan.events = vec![get(mins(10), Who::of("peers"), Some("film"), mins(7))];
+    plan
+}
+
+/// Half of the hostile ones invent peers and providers, half swallow records and say nothing.
+fn forging(share: f64) -> Plan {
+    let mut plan = plan(
+        &format!("forging-{:.0}", share * 100.0),
+        "a share of the nodes serves the DHT falsely: half invent peers and providers, half forget records",
+        100,
+        mins(1),
+        mins(30),
+    );
+    plan.network.security = Security::Plaintext;
+    let hostile = [Hostile::ForgesProviders, Hostile::SwallowsRecords];
+    plan.groups = vec![Group::fixed("boot", 3), Group::share("peers", 1.0 - share)];
+    plan.groups
+        .extend(hostile.map(|kind| Group::share(kind.name(), share / 2.0).role(RoleKind::Hostile(kind))));
+    for group in &mut plan.groups[1..] {
+        (group.joins_at, group.joins_within) = (secs(5), mins(1));
+    }
+    plan.contents = vec![ContentPlan { at: mins(12), ..files("file", 100, 2000, "peers", 2) }];
+    plan.probes = probes(mins(16), secs(6), 1);
     plan
 }
 

@@ -32,6 +32,8 @@ pub(super) enum Deceit {
     Invents(Option<Multiaddr>),
     /// With these, and nobody else.
     Sybils(Vec<WirePeer>),
+    /// With nobody.
+    Nobody,
 }
 
 /// What the DHT tasks of one peer share.
@@ -94,6 +96,7 @@ impl Deceit {
                 nearest.sort_by_key(|sybil| key.distance(&KBucketKey::from(sybil.id)));
                 answer.closer = nearest.into_iter().take(ANSWER_LEN).cloned().collect();
             }
+            Self::Nobody => {}
         }
         answer
     }

@@ -129,6 +129,7 @@ pub(super) fn reply(
         },
         Some(
             Hostile::ForgesProviders
+            | Hostile::SwallowsRecords
             | Hostile::FloodsRecords
             | Hostile::SybilNear(_)
             | Hostile::RotatesAddresses,

@@ -121,6 +121,7 @@ fn start(kind: Option<Hostile>, mut env: PeerEnv, targets: Targets) -> Result<Ho
                 .map(|(id, addrs)| WirePeer { id: *id, addrs: addrs.clone() })
                 .collect(),
         ),
+        Some(Hostile::SwallowsRecords) => Deceit::Nobody,
         _ => Deceit::Invents(env.listen.first().cloned()),
     };
     let max_records = if kind == Some(Hostile::FloodsRecords) { MAX_FLOOD } else { MAX_FORGED };

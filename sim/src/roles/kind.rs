@@ -43,6 +43,8 @@ pub enum Hostile {
     Liar,
     /// Records itself and others as providers of what they lack, and answers lookups with invented peers.
     ForgesProviders,
+    /// Takes provider records and forgets them, and answers every question about the DHT with nothing.
+    SwallowsRecords,
     /// Sends provider records for random keys to everybody, as fast as its limit allows.
     FloodsRecords,
     /// One of many identities next to a key, which swallow its records and know only each other.
@@ -63,7 +65,7 @@ pub enum Key {
 
 impl Hostile {
     /// Every way, Sybils around the first target.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::DropsRequests,
         Self::Garbage,
         Self::Truncated,
@@ -71,6 +73,7 @@ impl Hostile {
         Self::Drip,
         Self::Liar,
         Self::ForgesProviders,
+        Self::SwallowsRecords,
         Self::FloodsRecords,
         Self::SybilNear(Key::FirstTarget),
         Self::RotatesAddresses,
@@ -86,6 +89,7 @@ impl Hostile {
             Self::Drip => "drip",
             Self::Liar => "liar",
             Self::ForgesProviders => "forges-providers",
+            Self::SwallowsRecords => "swallows-records",
             Self::FloodsRecords => "floods-records",
             Self::SybilNear(_) => "sybil-near",
             Self::RotatesAddresses => "rotates-addresses",
@@ -94,7 +98,10 @@ impl Hostile {
 
     /// Whether it announces its targets, to be asked for them.
     pub(super) const fn announces(self) -> bool {
-        !matches!(self, Self::FloodsRecords | Self::SybilNear(_) | Self::RotatesAddresses)
+        !matches!(
+            self,
+            Self::SwallowsRecords | Self::FloodsRecords | Self::SybilNear(_) | Self::RotatesAddresses
+        )
     }
 
     /// Whether it answers for manifests truthfully, to be trusted with chunks.
@@ -104,7 +111,7 @@ impl Hostile {
 
     /// Whether it answers DHT messages by itself instead of leaving them to the stock implementation.
     pub(super) const fn answers_kad(self) -> bool {
-        matches!(self, Self::ForgesProviders | Self::SybilNear(_))
+        matches!(self, Self::ForgesProviders | Self::SwallowsRecords | Self::SybilNear(_))
     }
 }
 

@@ -21,8 +21,8 @@ impl World {
         let (begun, at) = (Instant::now(), self.now());
         let (found_out, mut found) = mpsc::channel(QUEUE);
         let hints = NetworkHints { timeout_secs: Some(timeout.as_secs_f64()), ..NetworkHints::default() };
-        let request = ProvidersRequest { cid: self.contents[number].cid(), hints };
-        let mut probe = Probe { at, node: from, ..Probe::default() };
+        let request = ProvidersRequest { cid: self.contents[number].cid(), check: false, hints };
+        let mut probe = Probe { at, node: from, content: number, ..Probe::default() };
         let looking = async {
             let mut watching = Probe::default();
             let listen = async {

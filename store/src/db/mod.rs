@@ -18,7 +18,7 @@ pub(crate) mod tables;
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard};
 
 use redb::{
     Database, DatabaseError, Durability, ReadTransaction, ReadableDatabase, StorageError, WriteTransaction,
@@ -55,6 +55,17 @@ pub(crate) struct Db {
     is_broken: AtomicBool,
     /// Counts the commits that need not last.
     cached: AtomicU32,
+    changed: Changed,
+}
+
+/// Who is told of changes of content.
+#[derive(Default)]
+struct Changed(OnceLock<Box<dyn Fn() + Send + Sync>>);
+
+impl std::fmt::Debug for Changed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Changed").field(&self.0.get().is_some()).finish()
+    }
 }
 
 impl Db {
@@ -75,7 +86,15 @@ impl Db {
         let database =
             backend::open(&builder(cache_len), &*disk, &path).map_err(|error| open_error(&path, error))?;
         let (inner, is_broken) = (RwLock::new(Some(database)), AtomicBool::new(false));
-        let db = Self { disk, path, cache_len, inner, is_broken, cached: AtomicU32::new(0) };
+        let db = Self {
+            disk,
+            path,
+            cache_len,
+            inner,
+            is_broken,
+            cached: AtomicU32::new(0),
+            changed: Changed::default(),
+        };
         migrate::migrate(&db)?;
         Ok(db)
     }
@@ -106,12 +125,22 @@ impl Db {
         &self,
         work: impl FnOnce(&mut Tables<'_>) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
-        self.write(|txn| {
+        let value = self.write(|txn| {
             let mut tables = Tables::open(txn)?;
             let value = work(&mut tables)?;
             tables.settle()?;
             Ok(value)
-        })
+        })?;
+        if let Some(tell) = self.changed.0.get() {
+            tell();
+        }
+        Ok(value)
+    }
+
+    /// Calls `tell` after each [`Self::change`] from now on. The first caller is the only one.
+    pub(crate) fn on_change(&self, tell: Box<dyn Fn() + Send + Sync>) {
+        // A second one would be a mistake of the program; what is told stays true.
+        let _ = self.changed.0.set(tell);
     }
 
     /// Like [`Self::write`], but what it writes may be gone after a crash, until any later [`Self::write`]

@@ -205,6 +205,13 @@ pub(crate) fn manifest_of_pin_key(key: &PinKey) -> Digest {
     manifest
 }
 
+/// The share's root in a key of [`PINS`].
+pub(crate) fn root_of_pin_key(key: &PinKey) -> Digest {
+    let mut root = [0; 32];
+    root.copy_from_slice(key.split_at(32).1);
+    root
+}
+
 pub(crate) fn foreign_key(provider: u32, digest: &Digest) -> ForeignKey {
     let mut key = [0; 36];
     let (first, second) = key.split_at_mut(4);

@@ -136,6 +136,37 @@ impl Download {
         chunks.filter(|(index, _)| !bits.has(*index)).map(|(_, chunk)| *chunk).collect()
     }
 
+    /// How many chunks the manifest unfolds to, repeated ones counted each time.
+    #[must_use]
+    pub fn places(&self) -> u32 {
+        let chunks = self.state.plan.files.iter().map(|file| file.chunks.len()).sum::<usize>();
+        u32::try_from(chunks).unwrap_or(u32::MAX)
+    }
+
+    /// The same as [`Self::missing`], each with its first position in the unfolded manifest: see [`Held::Some`](crate::Held::Some).
+    #[must_use]
+    pub fn missing_places(&self) -> Vec<(ChunkCid, u32, u32)> {
+        let plan = &self.state.plan;
+        let mut starts = Vec::with_capacity(plan.files.len());
+        let mut chunks = 0_usize;
+        for file in &plan.files {
+            starts.push(chunks);
+            chunks += file.chunks.len();
+        }
+        let bits = self.state.bits();
+        let place = |index: u32| {
+            let place = plan.places(index).first()?;
+            let file = plan.files.get(place.file as usize)?;
+            let start = *starts.get(place.file as usize)? as u64;
+            u32::try_from(start + file.layout().index_at(place.offset)).ok()
+        };
+        (0..)
+            .zip(&plan.chunks)
+            .filter(|(index, _)| !bits.has(*index))
+            .filter_map(|(index, (cid, len))| Some((*cid, *len, place(index)?)))
+            .collect()
+    }
+
     /// Writes a chunk at every place where it belongs, after a look at its length and its hash. May be called
     /// from several threads; what is written counts as held only after [`Self::commit`].
     ///

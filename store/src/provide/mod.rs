@@ -5,7 +5,7 @@
 
 mod summary;
 
-pub use summary::ProvideSummary;
+pub use summary::{KeySummary, ProvideSummary};
 
 use redb::ReadableTableMetadata;
 

@@ -16,6 +16,7 @@ use crate::error::StoreError;
 use crate::layout::Layout;
 use crate::manifest::{Block, FileManifest, FileNode, Links};
 use crate::position::KeyPosition;
+use crate::provide::ProvideKey;
 use crate::store::Store;
 
 /// Keys of one share that are remembered so that none is counted twice; 2 MiB. A directory of more files that has one
@@ -33,7 +34,29 @@ const MAX_HOLDERS: usize = 64;
 /// that another share asks for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ProvideSummary {
-    /// Keys to announce: its manifest blocks, and those of its chunks that this store holds, be it for another share.
+    /// Its manifest blocks.
+    pub manifests: KeySummary,
+    /// Those of its chunks that this store holds, be it for another share.
+    pub chunks: KeySummary,
+}
+
+impl ProvideSummary {
+    /// Both together.
+    pub fn all(&self) -> KeySummary {
+        let (a, b) = (self.manifests, self.chunks);
+        KeySummary {
+            keys: a.keys + b.keys,
+            fresh: a.fresh + b.fresh,
+            oldest_unix: a.oldest_unix.into_iter().chain(b.oldest_unix).min(),
+            min_holders: a.min_holders.into_iter().chain(b.min_holders).min(),
+        }
+    }
+}
+
+/// How far the announcement of some keys is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct KeySummary {
+    /// Keys to announce.
     pub keys: u64,
     /// Of these, how many were never announced.
     pub fresh: u64,
@@ -43,7 +66,14 @@ pub struct ProvideSummary {
     pub min_holders: Option<u8>,
 }
 
-impl ProvideSummary {
+impl KeySummary {
+    /// The same from what the schedule says of one key.
+    pub fn of(key: &ProvideKey) -> Self {
+        let fresh = u64::from(key.last_unix.is_none());
+        let min_holders = key.last_unix.map(|_| key.holders);
+        Self { keys: 1, fresh, oldest_unix: key.last_unix, min_holders }
+    }
+
     fn add(&mut self, row: &ProvideRow) {
         self.keys += 1;
         if row.last_unix == 0 {
@@ -120,7 +150,9 @@ impl Walk {
             if self.was_seen(cid.digest()) {
                 continue;
             }
-            self.add(&KeyPosition::of_digest(cid.digest()))?;
+            if let Some(row) = self.row(&KeyPosition::of_digest(cid.digest()))? {
+                self.summary.manifests.add(&row);
+            }
             waiting.extend(self.block(&cid)?.links());
         }
         Ok(())
@@ -169,7 +201,12 @@ impl Walk {
             }
         }
         positions.sort_unstable();
-        positions.iter().try_for_each(|position| self.add(position))
+        for position in positions {
+            if let Some(row) = self.row(&position)? {
+                self.summary.chunks.add(&row);
+            }
+        }
+        Ok(())
     }
 
     /// Whether this is the place that counts: the first in the first source of the share that has the chunk.
@@ -198,11 +235,8 @@ impl Walk {
         if has_room { !self.seen.insert(*digest) } else { self.seen.contains(digest) }
     }
 
-    fn add(&mut self, position: &KeyPosition) -> Result<(), StoreError> {
-        if let Some(row) = self.provide.get(&position.0)? {
-            self.summary.add(&ProvideRow::decode(row.value()));
-        }
-        Ok(())
+    fn row(&self, position: &KeyPosition) -> Result<Option<ProvideRow>, StoreError> {
+        Ok(self.provide.get(&position.0)?.map(|row| ProvideRow::decode(row.value())))
     }
 
     fn block(&self, cid: &ManifestCid) -> Result<Block, StoreError> {

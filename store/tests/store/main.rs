@@ -8,6 +8,7 @@ mod crashes;
 mod disks;
 mod downloads;
 mod foreign;
+mod held;
 mod imports;
 mod keeping;
 mod migrations;

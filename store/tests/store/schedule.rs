@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::fs;
 
 use dhtfs_store::{
-    AnnounceScope, ChunkCid, ContentCid, DownloadOptions, ImportOptions, KeyPosition, ManifestCid,
-    ProvideClass, ProvideCounts, ProvideKey, ProvideMark, ProvideSummary, Store, no_progress,
+    AnnounceScope, ChunkCid, ContentCid, DownloadOptions, ImportOptions, KeyPosition, KeySummary,
+    ManifestCid, ProvideClass, ProvideCounts, ProvideKey, ProvideMark, ProvideSummary, Store, no_progress,
 };
 
 use crate::common::{CHUNK, Home, add, add_copy, assert_sound, begin, fetch, hand_over, noise, tree};
@@ -312,19 +312,20 @@ fn a_summary_counts_every_key_of_a_share_once() {
     assert_eq!(tree.unique_chunks().len(), 4);
     let summary = |root| store.provide_summary(&root).unwrap();
     // Two directories and two different file manifests.
-    let expected = ProvideSummary { keys: 4 + 4, fresh: 8, oldest_unix: None, min_holders: None };
-    assert_eq!(summary(root), Some(expected));
-    assert_eq!(summary(other).unwrap().keys, 3);
+    let fresh = KeySummary { keys: 4, fresh: 4, oldest_unix: None, min_holders: None };
+    assert_eq!(summary(root), Some(ProvideSummary { manifests: fresh, chunks: fresh }));
+    assert_eq!(summary(other).unwrap().all().keys, 3);
     let chunk = |bytes: &[u8]| key(&store, ChunkCid::of(bytes)).unwrap();
     mark(&store, &[chunk(&a)], 500, 3);
     mark(&store, &[chunk(&b)], 400, 9);
-    let expected = ProvideSummary { keys: 8, fresh: 6, oldest_unix: Some(400), min_holders: Some(3) };
-    assert_eq!(summary(root), Some(expected));
-    assert_eq!(summary(other).unwrap().oldest_unix, Some(400));
+    let chunks = KeySummary { keys: 4, fresh: 2, oldest_unix: Some(400), min_holders: Some(3) };
+    assert_eq!(summary(root), Some(ProvideSummary { manifests: fresh, chunks }));
+    assert_eq!(summary(root).unwrap().all(), KeySummary { keys: 8, fresh: 6, ..chunks });
+    assert_eq!(summary(other).unwrap().chunks.oldest_unix, Some(400));
     assert_eq!(summary(ManifestCid::of(b"unknown")), None);
     // Of a share that announces its root alone there is one key, and those that others ask for.
     add_with(&store, &home.path("dir"), Some(AnnounceScope::Roots));
-    assert_eq!(summary(root).unwrap().keys, 2);
+    assert_eq!(summary(root).unwrap().all().keys, 2);
     add_with(&store, &home.path("dir"), Some(AnnounceScope::None));
     store.remove_share(&other).unwrap().unwrap();
     assert_eq!(summary(root), Some(ProvideSummary::default()));
@@ -339,6 +340,6 @@ fn a_summary_of_a_partial_fetch_counts_what_is_held() {
     let download = begin(&target, &tree, &to.path("out"));
     fetch(&download, &source, 2);
     download.commit().unwrap();
-    assert_eq!(target.provide_summary(&root).unwrap().unwrap().keys, 3);
-    assert_eq!(target.provide_summary(&root).unwrap().unwrap().fresh, 3);
+    let summary = target.provide_summary(&root).unwrap().unwrap();
+    assert_eq!((summary.manifests.keys, summary.chunks.keys, summary.all().fresh), (1, 2, 3));
 }

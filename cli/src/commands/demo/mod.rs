@@ -13,8 +13,8 @@ use std::{
 };
 
 use dhtfs_node::api::types::{
-    AddRequest, Added, Event, GetReport, HashProgress, LookupReport, NetworkHints, Provider,
-    ProvidersRequest, Source as Peer,
+    AddRequest, Added, Event, GetReport, HashProgress, LookupReport, Provider, ProvidersRequest,
+    Source as Peer,
 };
 use futures::future::{join_all, try_join_all};
 use tempfile::TempDir;
@@ -218,7 +218,7 @@ impl<'a> Demo<'a> {
 
     async fn lookup(&self, number: usize) -> Result<(Vec<Provider>, LookupReport)> {
         let node = self.daemon(number)?.connect().await?;
-        let request = ProvidersRequest { cid: self.report.cid.clone(), hints: NetworkHints::default() };
+        let request = ProvidersRequest { cid: self.report.cid.clone(), ..ProvidersRequest::default() };
         let mut events = node.events::<Provider, LookupReport>("/v0/providers", &request).await?;
         let mut providers = Vec::new();
         loop {

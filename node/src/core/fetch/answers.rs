@@ -128,6 +128,7 @@ impl Fetch {
         let server = &mut self.peers[peer];
         server.tries = 0;
         server.served += 1;
+        server.maps.on_served();
         server.served_len += u64::from(len);
         if !server.full {
             let guesses = server.guesses;
@@ -177,7 +178,7 @@ impl Fetch {
     /// much as it has spoilt, and at its last strike.
     fn blame(&mut self, ix: PeerIx, want: WantIx, len: u32, now: Instant) {
         if self.wants[want].status != Status::Stored {
-            self.mark_missing(ix, want, now);
+            self.mark_missing(ix, want, false, now);
         }
         let peer = &mut self.peers[ix];
         peer.strikes += 1;
@@ -196,7 +197,7 @@ impl Fetch {
         self.requests.remove(id);
         self.peers[request.peer].pace.on_missing();
         self.trust(request.peer);
-        self.mark_missing(request.peer, request.want, now);
+        self.mark_missing(request.peer, request.want, true, now);
         self.release(request.want, now);
     }
 
@@ -282,10 +283,12 @@ impl Fetch {
         }
     }
 
-    fn mark_missing(&mut self, peer: PeerIx, want: WantIx, now: Instant) {
+    /// A peer lacks a want; `said` if it says so, and does not just fail to send it.
+    fn mark_missing(&mut self, peer: PeerIx, want: WantIx, said: bool, now: Instant) {
         let rank = self.wants.rank(want);
         self.peers[peer].mark_missing(want, rank, &self.config, now);
         self.remove_source(peer, want);
+        self.not_held(peer, want, said, now);
     }
 
     /// A copy of this want came to nothing.

@@ -60,7 +60,7 @@ pub struct FetchConfig {
     /// Dials of a peer in a row that may fail or end without a stored block, besides the first; default 4. After
     /// them it is only dialled when it is named as provider again. A hinted peer is dialled for ever.
     pub max_redials: u32,
-    /// Lookups in flight; default 32: with hundreds at once a DHT loses answers. At least 2.
+    /// Lookups in flight; default 64, what the network runs at once. At least 2.
     pub max_lookups: usize,
     /// After this long without an answer a request is late and made elsewhere too, until the peer's own speed is
     /// known; default 20 s, a quarter of it for small ones. Later it is four times the peer's smoothed request
@@ -123,7 +123,7 @@ impl Default for FetchConfig {
             max_peers: 16,
             max_known_peers: 256,
             max_redials: 4,
-            max_lookups: 32,
+            max_lookups: 64,
             first_request_timeout: Duration::from_secs(20),
             min_request_timeout: Duration::from_secs(2),
             max_request_timeout: Duration::from_secs(64),

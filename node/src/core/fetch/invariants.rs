@@ -22,6 +22,7 @@ impl Fetch {
         self.check_statuses();
         self.check_peers();
         self.check_sources();
+        self.check_maps();
     }
 
     fn check_budget(&self) {

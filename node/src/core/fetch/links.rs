@@ -7,6 +7,7 @@ use libp2p::PeerId;
 use super::{
     Action, Fetch,
     config::MAX_SOURCES_PER_WANT,
+    maps::Asking,
     peers::{Link, PeerIx},
     wants::{Status, WantIx},
 };
@@ -19,8 +20,9 @@ impl Fetch {
             return known;
         }
         let busy: BTreeSet<PeerIx> = self.requests.iter().map(|(_, request)| request.peer).collect();
-        let (ix, evicted) = self.peers.find_or_add(peer, &self.config, now, |ix| busy.contains(&ix))?;
-        if evicted {
+        let (ix, old) = self.peers.find_or_add(peer, &self.config, now, |ix| busy.contains(&ix))?;
+        if let Some(old) = old {
+            self.forget_maps(&old);
             self.sources.retain(|_, sources| {
                 sources.retain(|source| *source != ix);
                 !sources.is_empty()
@@ -46,7 +48,12 @@ impl Fetch {
             return;
         }
         let rank = self.wants.rank(want);
+        let place = self.wants.place(want);
         let peer = &mut self.peers[ix];
+        if peer.maps.is_told() && place.is_some() {
+            // It says itself what it holds, and that is newer.
+            return;
+        }
         if !peer.full && peer.link != Link::Banned {
             let sources = self.sources.entry(want).or_default();
             if !sources.contains(&ix) && sources.len() < MAX_SOURCES_PER_WANT {
@@ -97,11 +104,13 @@ impl Fetch {
         peer.last_answer = now;
         peer.answers = false;
         peer.pace.on_connected();
+        peer.maps.on_connected();
         self.dials.dirty = true;
     }
 
     /// The connection is gone, or as good as gone.
     pub(super) fn disconnected(&mut self, ix: PeerIx, now: Instant) {
+        self.end_map(ix, Asking::Unasked, now);
         let wants = self.take_requests(ix);
         self.back_off(ix, now);
         for want in wants {
@@ -122,6 +131,7 @@ impl Fetch {
 
     /// Never asks this peer again.
     pub(super) fn ban(&mut self, ix: PeerIx, now: Instant) {
+        self.end_map(ix, Asking::Liar, now);
         let wants = self.take_requests(ix);
         self.peers[ix].link = Link::Banned;
         for rank in std::mem::take(&mut self.peers[ix].believed) {

@@ -4,6 +4,9 @@
 //! A want's own CID only when no peer that answers is believed to hold it, again with backoff while that is so. When
 //! nothing is stored for a while, what peers are believed to hold is doubted, and a few wants are looked up too.
 //!
+//! While peers that were found are being asked what they hold, no further wants are looked up for a short time: it may be
+//! these.
+//!
 //! Wants without a source are noticed one by one when an answer takes their last one. When a peer goes, all
 //! pending wants may have lost it: then a scan goes over them in steps, after a grace time for reconnecting.
 
@@ -30,6 +33,9 @@ const SCAN_STEP: usize = 4096;
 /// A fetch without a stored block for this long looks for more providers, and again each time.
 const SLOW: Duration = Duration::from_secs(5);
 
+/// After lookups, others wait so long at most for what the peers that were found hold.
+const HELD_BACK: Duration = Duration::from_secs(2);
+
 /// Most wants looked up because nothing comes although somebody is believed to hold them.
 const MAX_DOUBTED: usize = 8;
 
@@ -49,6 +55,10 @@ pub(super) struct Lookups {
     root_stored: usize,
     /// Own lookups in flight.
     running: usize,
+    /// Own lookups started so far.
+    made: u64,
+    /// When the last was taken from the queue.
+    begun_at: Option<Instant>,
     queue: VecDeque<WantIx>,
     retry: BTreeSet<(Instant, WantIx)>,
     /// No doubting before this.
@@ -69,6 +79,8 @@ impl Lookups {
             more_attempt: 0,
             root_stored: 0,
             running: 0,
+            made: 0,
+            begun_at: None,
             queue: VecDeque::new(),
             retry: BTreeSet::new(),
             doubt_at: now,
@@ -89,6 +101,16 @@ impl Lookups {
     /// Lookups in flight.
     pub(super) fn running(&self) -> usize {
         self.running + usize::from(self.root_running)
+    }
+
+    /// Whether own lookups are in flight.
+    pub(super) fn are_running(&self) -> bool {
+        self.running > 0
+    }
+
+    /// Own lookups started so far.
+    pub(super) fn made(&self) -> u64 {
+        self.made
     }
 
     /// One place is kept for the root.
@@ -191,11 +213,11 @@ impl Fetch {
             self.lookups.doubt_at = now + SLOW;
             self.doubt_sources();
         }
-        self.look_up_queued();
+        self.look_up_queued(now);
         if self.lookups.queue.is_empty() && self.lookups.has_room(&self.config) && self.lookups.scan.is_some()
         {
             self.scan_step();
-            self.look_up_queued();
+            self.look_up_queued(now);
         }
     }
 
@@ -207,7 +229,9 @@ impl Fetch {
         }
         let mut own = None;
         if lookups.has_room(&self.config) {
-            let at_once = (!lookups.queue.is_empty() || lookups.scan.is_some()).then_some(self.now);
+            let waiting = !lookups.queue.is_empty() || lookups.scan.is_some();
+            let at_once =
+                waiting.then(|| self.held_back_until().map_or(self.now, |until| until.max(self.now)));
             let retry = lookups.retry.first().map(|(at, _)| *at);
             own = at_once.into_iter().chain(retry).chain(lookups.scan_at).chain(self.doubt_due()).min();
         }
@@ -271,6 +295,7 @@ impl Fetch {
                 room -= 1;
                 state.lookup = OwnLookup::Running;
                 self.lookups.running += 1;
+                self.lookups.made += 1;
                 self.actions.push_back(Action::Lookup(state.cid));
             }
         }
@@ -291,14 +316,25 @@ impl Fetch {
         unserved && state.cid != self.root && !self.has_source(want)
     }
 
+    /// When further wants may be looked up, if peers that the last lookups found are about to tell what they hold.
+    fn held_back_until(&self) -> Option<Instant> {
+        let begun = self.lookups.begun_at.filter(|_| self.is_about_to_be_told())?;
+        Some(begun + HELD_BACK)
+    }
+
     /// Looks up what is queued while there is room.
-    fn look_up_queued(&mut self) {
+    fn look_up_queued(&mut self, now: Instant) {
+        if self.held_back_until().is_some_and(|until| now < until) {
+            return;
+        }
         while self.lookups.has_room(&self.config)
             && let Some(want) = self.lookups.queue.pop_front()
         {
             if self.needs_lookup(want) {
                 self.wants[want].lookup = OwnLookup::Running;
                 self.lookups.running += 1;
+                self.lookups.made += 1;
+                self.lookups.begun_at = Some(now);
                 self.actions.push_back(Action::Lookup(self.wants[want].cid));
             } else {
                 self.wants[want].lookup = OwnLookup::Idle;

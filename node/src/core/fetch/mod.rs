@@ -19,6 +19,8 @@
 //! again with backoff. The peer with the most room in its window is asked first, so equal peers get equal shares
 //! and fast peers more.
 //!
+//! A peer that tells which chunks it holds (a have-map, [`Fetch::on_map`]) is asked for these and no others.
+//!
 //! # Invariants
 //! - The bytes requested or received and not yet stored never exceed the budget, and in order the want that is
 //!   consumed next always finds room.
@@ -29,7 +31,7 @@
 //! - What a peer has on its way is at most one block, or twice what it has served: a hostile peer costs one block.
 //! - Every [`Action::Request`] ends in exactly one input that names its id, or in [`Action::Forget`].
 //! - Work per event is logarithmic in the wants and linear in the connected peers; memory is about 100 bytes a
-//!   want and one bit a want and peer.
+//!   want, one bit a want and peer, and one a chunk and map. A map also costs a step for each chunk.
 //!
 //! # For the driver, besides the contract of [`core`](crate::core)
 //! - Call [`on_wants`](Fetch::on_wants) first. Give wants in the order in which they are consumed.
@@ -37,6 +39,8 @@
 //!   [`on_connected`](Fetch::on_connected) (also if the peer was connected already) or
 //!   [`on_dial_failed`](Fetch::on_dial_failed).
 //! - Connections and disconnections of any peer may be reported; those of strangers are ignored.
+//! - Every [`Action::AskHave`] must bring [`on_map`](Fetch::on_map) with everything, or end in
+//!   [`on_map_end`](Fetch::on_map_end), unless [`Action::EndHave`] comes first.
 //! - After [`Action::Finished`] or [`Action::Failed`] nothing follows, and everything outstanding is void.
 
 mod answers;
@@ -45,6 +49,7 @@ mod dials;
 mod invariants;
 mod links;
 mod lookups;
+mod maps;
 mod pace;
 mod peers;
 mod requests;
@@ -66,10 +71,14 @@ use libp2p::PeerId;
 use rand::{SeedableRng as _, rngs::StdRng};
 
 pub use config::{FetchConfig, MAX_COPIES, MAX_SOURCES_PER_WANT, MAX_STRIKES, Order};
-pub use types::{Action, FetchFailure, FetchProgress, PeerProgress, PeerState, RequestId, Want};
+pub use types::{
+    Action, FetchFailure, FetchProgress, HaveEnd, HaveId, HaveUpdate, PeerProgress, PeerState, RequestId,
+    Want,
+};
 
 use dials::Dials;
 use lookups::Lookups;
+use maps::Coverage;
 use peers::{Link, PeerIx, Peers};
 use requests::Requests;
 use wants::{Status, WantIx, Wants};
@@ -90,6 +99,8 @@ pub struct Fetch {
     requests: Requests,
     lookups: Lookups,
     dials: Dials,
+    coverage: Coverage,
+    next_have: u64,
     actions: VecDeque<Action>,
     /// When something was last stored, moved on by the times in which the own store or reader was slow.
     progress_at: Instant,
@@ -126,6 +137,8 @@ impl Fetch {
             requests: Requests::default(),
             lookups: Lookups::new(now),
             dials: Dials::default(),
+            coverage: Coverage::default(),
+            next_have: 0,
             actions: VecDeque::new(),
             progress_at: now,
             waiting_since: None,
@@ -155,12 +168,42 @@ impl Fetch {
                 return;
             }
             if let Some(ix) = self.wants.add(want) {
+                self.place_want(ix);
                 self.note_pending(ix);
                 self.note_progress(now);
             }
         }
         self.lookups.start(&self.config, now);
         self.sources_changed(now);
+        self.pump(now);
+    }
+
+    /// The content under the root unfolds to so many chunks, repeated ones counted each time: from now on peers are
+    /// asked which of them they hold. To be called before the wants that have a [`place`](Want::place); only the first
+    /// call counts.
+    pub fn on_content(&mut self, chunks: u32, now: Instant) {
+        if self.ended {
+            return;
+        }
+        self.wants.set_places(chunks);
+        self.pump(now);
+    }
+
+    /// A peer that was asked for its have-map tells something.
+    pub fn on_map(&mut self, id: HaveId, update: HaveUpdate, now: Instant) {
+        if self.ended {
+            return;
+        }
+        self.have(id, update, now);
+        self.pump(now);
+    }
+
+    /// A peer that was asked for its have-map tells no more. Not to be called after [`HaveUpdate::All`].
+    pub fn on_map_end(&mut self, id: HaveId, end: HaveEnd, now: Instant) {
+        if self.ended {
+            return;
+        }
+        self.have_end(id, end, now);
         self.pump(now);
     }
 
@@ -413,7 +456,14 @@ impl Fetch {
             wasted_len: self.wasted_len,
             peers: self.peers.iter().map(|(_, peer)| PeerProgress::of(peer)).collect(),
             lookups: self.lookups.running(),
+            own_lookups: self.lookups.made(),
+            maps: self.peers.iter().filter(|(_, peer)| peer.maps.is_told()).count(),
         }
+    }
+
+    /// How many connected peers say that they hold this want; `None` if it is not wanted.
+    pub fn coverage(&self, cid: &ContentCid) -> Option<u32> {
+        self.wants.find(cid).map(|ix| self.coverage.of(ix))
     }
 
     /// When the fetch fails unless something is stored before.
@@ -444,6 +494,7 @@ impl Fetch {
             return;
         }
         self.pump_requests(now);
+        self.pump_maps(now);
         self.pump_dials(now);
         self.pump_lookups(now);
     }

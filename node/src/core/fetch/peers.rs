@@ -11,7 +11,8 @@
 //! # Asking again
 //! Marks do not last for ever, because a peer that is fetching itself grows. When a full peer is exhausted and
 //! its last Missing is old enough, a few marks are lifted (`Recheck`); every hit lifts two more, so a peer that
-//! grew is used at once and one that did not costs a few requests a minute.
+//! grew is used at once and one that did not costs a few requests a minute. Of a peer that tells what it holds
+//! ([`maps`](super::maps)) no marks are lifted.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -24,6 +25,7 @@ use libp2p::PeerId;
 use super::{
     PeerState, RequestId,
     config::FetchConfig,
+    maps::Maps,
     pace::Pace,
     wants::{Rank, WantIx, Wants},
 };
@@ -121,6 +123,8 @@ pub(super) struct Peer {
     pub(super) tries: u32,
     pub(super) missing: Marks,
     pub(super) believed: BTreeSet<Rank>,
+    /// What it says that it holds.
+    pub(super) maps: Maps,
     cursor: Rank,
     extra: BTreeSet<Rank>,
     /// How many neighbours of a want that it served it is guessed to hold, if it is not full.
@@ -168,6 +172,7 @@ impl Peer {
             tries: 0,
             missing: Marks::default(),
             believed: BTreeSet::new(),
+            maps: Maps::default(),
             cursor: Rank::FIRST,
             extra: BTreeSet::new(),
             guesses: 1,
@@ -344,7 +349,23 @@ impl Peer {
 
     /// Whether there is a mark to lift at all.
     pub(super) fn may_recheck(&self) -> bool {
-        self.full && self.exhausted && !self.missing.is_empty()
+        self.full && self.exhausted && !self.missing.is_empty() && !self.maps.is_told()
+    }
+
+    /// The peer says that it holds this want.
+    pub(super) fn now_holds(&mut self, ix: WantIx, rank: Rank, is_pending: bool) {
+        self.missing.remove(ix);
+        if is_pending {
+            self.note_pending(ix, rank);
+        }
+    }
+
+    /// The peer says that it holds everything.
+    pub(super) fn lacks_nothing(&mut self) {
+        self.missing = Marks::default();
+        self.extra.clear();
+        self.cursor = Rank::FIRST;
+        self.exhausted = false;
     }
 
     fn recheck_goes_on(&self) -> bool {
@@ -404,11 +425,16 @@ impl Peer {
             Link::Known | Link::Backoff { .. } if !self.full && self.believed.is_empty() => Some((4, 0)),
             Link::Banned => Some((3, 0)),
             Link::Backoff { .. } if self.tries > 0 && !self.hint => Some((2, self.tries)),
-            Link::Connected if self.may_recheck() && self.units == 0 && self.served == 0 && !self.hint => {
+            Link::Connected if self.units == 0 && self.served == 0 && !self.hint && self.has_nothing() => {
                 Some((1, self.recheck.attempt))
             }
             _ => None,
         }
+    }
+
+    /// Whether it has nothing that it may be asked for now.
+    fn has_nothing(&self) -> bool {
+        self.may_recheck() || self.exhausted && self.maps.is_told() && !self.missing.is_empty()
     }
 
     pub(super) fn state(&self) -> PeerState {
@@ -466,8 +492,8 @@ impl Peers {
         self.by_id.get(id).copied()
     }
 
-    /// The peer's place, made if there is room or a useless peer to forget instead; the flag says that the place
-    /// was another peer's. `None` if the peer is banned or the table is full of better ones. `busy` names places
+    /// The peer's place, made if there is room or a useless peer to forget instead, which is
+    /// returned too. `None` if the peer is banned or the table is full of better ones. `busy` names places
     /// that must stay.
     pub(super) fn find_or_add(
         &mut self,
@@ -475,9 +501,9 @@ impl Peers {
         config: &FetchConfig,
         now: Instant,
         busy: impl Fn(PeerIx) -> bool,
-    ) -> Option<(PeerIx, bool)> {
+    ) -> Option<(PeerIx, Option<Peer>)> {
         if let Some(ix) = self.find(&id) {
-            return Some((ix, false));
+            return Some((ix, None));
         }
         if self.banned.contains(&id) {
             return None;
@@ -487,7 +513,7 @@ impl Peers {
             let ix = PeerIx(u16::try_from(self.list.len()).ok()?);
             self.list.push(peer);
             self.by_id.insert(id, ix);
-            return Some((ix, false));
+            return Some((ix, None));
         }
         let useless = self.iter().filter(|(ix, _)| !busy(*ix));
         let ix = useless.filter_map(|(ix, old)| Some((old.uselessness()?, ix))).max()?.1;
@@ -497,7 +523,7 @@ impl Peers {
         }
         self.by_id.remove(&old.id);
         self.by_id.insert(id, ix);
-        Some((ix, true))
+        Some((ix, Some(old)))
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (PeerIx, &Peer)> {

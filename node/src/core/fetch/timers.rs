@@ -36,7 +36,8 @@ impl Fetch {
                 let asks_again =
                     peer.may_recheck() && lacking && peer.paused_until.is_none() && peer.has_room(false);
                 let recheck = asks_again.then_some(peer.recheck.at);
-                late.into_iter().chain(peer.paused_until).chain(recheck).min()
+                let map = self.map_deadline(peer);
+                late.into_iter().chain(peer.paused_until).chain(recheck).chain(map).min()
             }
             Link::Dialling { since, patient: true } => Some(since + self.config.dial_patience),
             _ => None,

@@ -1,6 +1,6 @@
 //! What goes in and out of a fetch.
 
-use dhtfs_store::ContentCid;
+use dhtfs_store::{ChunkSet, ContentCid};
 use libp2p::PeerId;
 
 use super::{pace::UNITS_PER_CHUNK, peers::Peer};
@@ -12,6 +12,33 @@ pub struct Want {
     pub cid: ContentCid,
     /// Its exact length in bytes, at most 1 MiB; `None` if it is not known before (manifests).
     pub len: Option<u32>,
+    /// One of its positions in the unfolded manifest, below what [`on_content`](super::Fetch::on_content) was told;
+    /// `None` if it has none (manifests), or the content is not known.
+    pub place: Option<u32>,
+}
+
+/// Names one question for a have-map; never used twice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct HaveId(pub u64);
+
+/// What a peer tells about the content. Sets have the length of the content.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum HaveUpdate {
+    /// It holds every chunk. Nothing follows.
+    All,
+    /// It holds these chunks and no others.
+    Map(ChunkSet),
+    /// It holds these too.
+    More(ChunkSet),
+}
+
+/// Why a peer tells no more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HaveEnd {
+    /// It broke off, or is busy: it may be asked again later.
+    Closed,
+    /// It does not tell, or makes no sense.
+    Refused,
 }
 
 /// Names one request of a fetch; never used twice.
@@ -38,6 +65,16 @@ pub enum Action {
         /// Longest acceptable answer in bytes.
         max_len: u32,
     },
+    /// Ask this connected peer which chunks of the content it holds, and report what it tells with
+    /// [`on_have`](super::Fetch::on_map) for as long as it does, then the end.
+    AskHave {
+        /// Names the question in what it brings.
+        id: HaveId,
+        /// Whom to ask.
+        peer: PeerId,
+    },
+    /// What this question brings is no longer wanted. Its end need not be reported.
+    EndHave(HaveId),
     /// The answer to this request is no longer wanted: cancel it if possible. Reporting its answer is allowed and
     /// frees the peer's window earlier.
     Forget(RequestId),
@@ -84,6 +121,10 @@ pub struct FetchProgress {
     pub peers: Vec<PeerProgress>,
     /// Lookups in flight.
     pub lookups: usize,
+    /// Lookups of single chunks or manifests besides the root that were started.
+    pub own_lookups: u64,
+    /// Connected peers that told which chunks they hold.
+    pub maps: usize,
 }
 
 /// What one peer has done for a fetch.

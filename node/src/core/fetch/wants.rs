@@ -54,12 +54,17 @@ pub(super) enum OwnLookup {
     Waiting,
 }
 
-/// One want: 48 bytes.
+/// No place, and no want at a place.
+const NONE: u32 = u32::MAX;
+
+/// One want: 52 bytes.
 #[derive(Debug, Clone)]
 pub(super) struct WantState {
     pub(super) cid: ContentCid,
     /// Exact length in bytes; `u32::MAX` if unknown.
     len: u32,
+    /// One of its positions in the content; `NONE` if it has none.
+    place: u32,
     pub(super) status: Status,
     pub(super) lookup: OwnLookup,
     /// Own lookups that ended without making it obtainable.
@@ -93,6 +98,8 @@ pub(super) struct Wants {
     /// Never iterated, so its order does not matter.
     index: HashMap<ContentCid, u32>,
     pending: BTreeSet<Rank>,
+    /// The want at each position of the content, `NONE` without.
+    at_place: Vec<u32>,
     stored: usize,
     head: u32,
     order: Order,
@@ -119,6 +126,7 @@ impl Wants {
             list: Vec::new(),
             index: HashMap::new(),
             pending: BTreeSet::new(),
+            at_place: Vec::new(),
             stored: 0,
             head: 0,
             order,
@@ -133,8 +141,13 @@ impl Wants {
             std::collections::hash_map::Entry::Occupied(_) => return None,
             std::collections::hash_map::Entry::Vacant(entry) => entry.insert(ix),
         };
+        let place = want.place.filter(|place| *place < self.places()).unwrap_or(NONE);
+        if let Some(at_place) = self.at_place.get_mut(place as usize) {
+            *at_place = ix;
+        }
         self.list.push(WantState {
             cid: want.cid,
+            place,
             len: want.len.map_or(u32::MAX, |len| len.min(MAX_BLOCK_LEN)),
             status: Status::Pending,
             lookup: OwnLookup::Idle,
@@ -144,6 +157,30 @@ impl Wants {
         });
         self.pending.insert(self.rank(WantIx(ix)));
         Some(WantIx(ix))
+    }
+
+    /// The content has so many positions. Wants that were given before have none.
+    pub(super) fn set_places(&mut self, count: u32) {
+        if self.at_place.is_empty() {
+            self.at_place = vec![NONE; count as usize];
+        }
+    }
+
+    /// How many positions the content has; 0 if that is not known.
+    pub(super) fn places(&self) -> u32 {
+        u32::try_from(self.at_place.len()).unwrap_or(NONE)
+    }
+
+    /// The position of a want, if it has one.
+    pub(super) fn place(&self, ix: WantIx) -> Option<u32> {
+        Some(self[ix].place).filter(|place| *place != NONE)
+    }
+
+    /// The wants at the positions from `start` to before `end`.
+    pub(super) fn at_places(&self, start: u32, end: u32) -> impl Iterator<Item = WantIx> + '_ {
+        let range = start as usize..(end as usize).min(self.at_place.len());
+        let wants = self.at_place.get(range).unwrap_or_default();
+        wants.iter().filter(|ix| **ix != NONE).map(|ix| WantIx(*ix))
     }
 
     pub(super) fn find(&self, cid: &ContentCid) -> Option<WantIx> {
@@ -234,6 +271,9 @@ impl Wants {
             let ix = WantIx(position);
             assert_eq!(self.find(&want.cid), Some(ix), "index of a want");
             assert_eq!(self.rank(ix).want(), ix, "rank of a want");
+            if let Some(place) = self.place(ix) {
+                assert_eq!(self.at_place[place as usize], position, "want at a place");
+            }
             let listed = self.pending.contains(&self.rank(ix));
             assert_eq!(listed, want.status == Status::Pending, "pending want {position}");
             if want.status == Status::Stored {

@@ -15,7 +15,7 @@ use sha2::{Digest as _, Sha256};
 
 pub use prefix::Prefix;
 pub use prefix_set::PrefixSet;
-pub use size::{SizeEstimate, crowded};
+pub use size::{SizeEstimate, crowded, size_around};
 pub use target::target_in;
 
 /// Bits of a position.

@@ -44,6 +44,18 @@ impl SizeEstimate {
     }
 }
 
+/// How many peers a network has, by the peers that the node at `local` knows around itself. Whoever puts peers next to a
+/// key cannot change it, unless it is this node that he surrounds. None if it knows fewer than 20: these may be all, or
+/// few of many.
+pub fn size_around(local: &Position, known: &[Position]) -> Option<u64> {
+    if known.len() < REPLICATION {
+        return None;
+    }
+    let mut nearest = known.to_vec();
+    nearest.sort_by_key(|position| local.distance(position));
+    estimate(local, &nearest)
+}
+
 /// One lookup's estimate: if the k-th closest of evenly spread peers is at the share d of the space, (k - 1) / d of
 /// them is the unbiased one. Fewer than a lookup finds are all there are.
 fn estimate(target: &Position, closest: &[Position]) -> Option<u64> {
@@ -105,6 +117,22 @@ mod tests {
     use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 
     use super::*;
+
+    #[test]
+    fn a_crowd_elsewhere_does_not_change_the_size_that_a_node_sees_around_itself() {
+        let mut rng = StdRng::seed_from_u64(9);
+        let (local, victim) = (Position([0; 32]), Position([0xff; 32]));
+        let mut known = positions(1_000, &mut rng);
+        let size = size_around(&local, &known).unwrap();
+        assert!((400..2_500).contains(&size), "{size}");
+        known.extend((0..200).map(|n| {
+            let mut near = victim;
+            near.0[31] = n;
+            near
+        }));
+        assert_eq!(size_around(&local, &known), Some(size));
+        assert_eq!((size_around(&local, &known[..7]), size_around(&local, &[])), (None, None));
+    }
 
     fn positions(count: usize, rng: &mut StdRng) -> Vec<Position> {
         let mut positions: Vec<_> = (0..count).map(|_| Position(rng.random())).collect();

@@ -53,6 +53,16 @@ pub fn assign(keys: &[Position], peers: &[Position], size: u64) -> Assignment {
     Assignment { peers: books.ranges, wide_keys }
 }
 
+/// Which of the `peers` (sorted) hold a key that lies in a crowd; nobody if it lies in none.
+pub fn wide_holders(key: &Position, peers: &[Position], size: u64) -> Vec<usize> {
+    let assignment = assign(std::slice::from_ref(key), peers, size);
+    if assignment.wide_keys == 0 {
+        return Vec::new();
+    }
+    let holders = assignment.peers.iter().enumerate().filter(|(_, keys)| !keys.is_empty());
+    holders.map(|(index, _)| index).collect()
+}
+
 /// The prefix that holds twice the 20 closest peers, if they are spread evenly.
 fn radius_len(size: u64) -> u16 {
     u16::try_from((size / (2 * REPLICATION as u64)).max(1).ilog2()).unwrap_or(0)
@@ -208,6 +218,9 @@ mod tests {
             assert!(reached.count() >= 17, "{sybils} sybils");
             assert!(held.len() <= MAX_WIDE && closest(&victim, &peers, 20).is_subset(&held));
             assert!((1..10).contains(&assignment.wide_keys), "{} keys", assignment.wide_keys);
+            let alone = wide_holders(&victim, &peers, 1_000);
+            assert_eq!(alone.into_iter().collect::<BTreeSet<_>>(), held);
+            assert!(wide_holders(&Position::LAST, &honest, 1_000).is_empty());
             // The others go where they always go.
             let usual = (0..keys.len()).filter(|key| holders(&assignment, *key).len() == 20).count();
             assert_eq!(usual, keys.len() - assignment.wide_keys);

@@ -19,6 +19,9 @@ pub struct ProvideConfig {
     /// Keys announced in one step; default 4,096, up to twice as many: in a network of one region a million keys are spread over the
     /// interval in steps. At least 1.
     pub max_step_keys: u64,
+    /// Own keys of which all are announced in each interval; default 1,000,000. Of more of them only so many chunks are
+    /// announced again, the least replicated first: more is much traffic, and other nodes keep no more of one. At least 1.
+    pub max_keys: u64,
     /// A region with so many keys to announce or fewer is not walked: each is looked up by itself; default 2.
     pub plain_keys: usize,
     /// After an absence the whole keyspace is caught up with in this time; default 1 h ..
@@ -52,6 +55,7 @@ impl Default for ProvideConfig {
             max_roots_in_flight: 64,
             min_region_peers: 40,
             max_step_keys: 4096,
+            max_keys: 1_000_000,
             plain_keys: 2,
             catch_up: Duration::from_secs(3600),
             catch_up_keys: 100,
@@ -88,6 +92,7 @@ impl ProvideConfig {
             max_roots_in_flight: self.max_roots_in_flight.max(1),
             min_region_peers: self.min_region_peers.max(20),
             max_step_keys: self.max_step_keys.max(1),
+            max_keys: self.max_keys.max(1),
             catch_up: self.catch_up.min(interval),
             catch_up_keys: self.catch_up_keys.max(1),
             retry: pause(self.retry),

@@ -7,6 +7,8 @@
 //!   store, in order of position.
 //! - [`RegionWalk`] finds the peers of one region, [`NetworkMap`] remembers them for the sweeps that follow.
 //! - [`assign()`] tells which key goes to which peers.
+//! - [`Budget`] tells which chunk keys have their turn where there are too many of them.
+//! - [`Withdrawals`] decides which records are taken back when, and how often that is tried.
 //!
 //! # One sweep
 //! 1. The planner asks for a region. The driver reads the keys that are due in it from the store, page by page.
@@ -19,15 +21,19 @@
 //! Marks are what counts: a sweep that was cut off anywhere is begun again, and passes over what was marked.
 
 mod assign;
+mod budget;
 mod config;
 mod map;
 mod planner;
 mod region;
 #[cfg(test)]
 mod tests;
+mod withdrawals;
 
-pub use assign::{Assignment, MAX_WIDE, assign};
+pub use assign::{Assignment, MAX_WIDE, assign, wide_holders};
+pub use budget::{Budget, Standing};
 pub use config::ProvideConfig;
 pub use map::{FoundPeer, MAP_VALIDITY, MAX_MAP_ADDRS, MAX_MAP_PEERS, MapPeer, NetworkMap};
 pub use planner::{Counts, Due, Planner, ProvideAction, ProvideStats, SweepId, SweepOutcome};
 pub use region::{LookupNo, RegionReport, RegionWalk, WalkAction, WalkConfig};
+pub use withdrawals::{WithdrawBatch, WithdrawConfig, WithdrawStats, Withdrawals};

@@ -10,11 +10,12 @@ use futures::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use libp2p::{Multiaddr, PeerId};
 use prost::Message as _;
 
-use crate::net::kad::digest_key;
-use crate::net::limits::MAX_KAD_MESSAGE_LEN;
+use crate::net::kad::{REPLICATION, digest_key};
+use crate::net::limits::{MAX_ADDRS_PER_PEER, MAX_KAD_MESSAGE_LEN};
 use crate::net::records::Digest;
 
 const ADD_PROVIDER: i32 = 2;
+const GET_PROVIDERS: i32 = 3;
 const FIND_NODE: i32 = 4;
 
 /// Bytes of a length: enough for [`MAX_KAD_MESSAGE_LEN`].
@@ -26,6 +27,8 @@ struct KadMessage {
     kind: i32,
     #[prost(bytes = "vec", tag = "2")]
     key: Vec<u8>,
+    #[prost(message, repeated, tag = "8")]
+    closer: Vec<KadPeer>,
     #[prost(message, repeated, tag = "9")]
     providers: Vec<KadPeer>,
 }
@@ -44,7 +47,8 @@ struct KadPeer {
 pub(crate) fn add_provider(digest: &Digest, provider: PeerId, addrs: &[Multiaddr]) -> Vec<u8> {
     let addrs = addrs.iter().map(Multiaddr::to_vec).collect();
     let peer = KadPeer { id: provider.to_bytes(), addrs, connection: 1 };
-    let message = KadMessage { kind: ADD_PROVIDER, key: digest_key(digest), providers: vec![peer] };
+    let message =
+        KadMessage { kind: ADD_PROVIDER, key: digest_key(digest), closer: Vec::new(), providers: vec![peer] };
     message.encode_length_delimited_to_vec()
 }
 
@@ -56,7 +60,70 @@ pub(crate) async fn is_answered<T>(io: &mut T, peer: PeerId) -> io::Result<()>
 where
     T: AsyncRead + AsyncWrite + Unpin,
 {
-    let ask = KadMessage { kind: FIND_NODE, key: peer.to_bytes(), providers: Vec::new() };
+    let ask = question(FIND_NODE, peer.to_bytes());
+    answer_to(io, &ask).await.map(drop)
+}
+
+/// What a walk asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Wanted {
+    /// The providers of the key, and peers closer to it.
+    Providers,
+    /// Peers closer to the key.
+    Peers,
+}
+
+/// Peers with addresses, as somebody names them.
+pub(crate) type Named = Vec<(PeerId, Vec<Multiaddr>)>;
+
+/// What a peer says about a key.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Said {
+    /// Peers that are closer to the key.
+    pub(crate) closer: Named,
+    /// Its providers.
+    pub(crate) providers: Named,
+}
+
+/// Peers and providers of one answer that are looked at: an honest answer names no more.
+const MAX_NAMED: usize = REPLICATION;
+
+/// Addresses of one peer that are looked at.
+const MAX_NAMED_ADDRS: usize = 2 * MAX_ADDRS_PER_PEER;
+
+/// Asks on an open stream about a key. Peers without a valid ID and addresses that make no sense are left out.
+///
+/// # Errors
+/// If the stream fails, or the answer is no answer to this.
+pub(crate) async fn ask<T>(io: &mut T, digest: &Digest, wanted: Wanted) -> io::Result<Said>
+where
+    T: AsyncRead + AsyncWrite + Unpin,
+{
+    let kind = match wanted {
+        Wanted::Providers => GET_PROVIDERS,
+        Wanted::Peers => FIND_NODE,
+    };
+    let answer = answer_to(io, &question(kind, digest_key(digest))).await?;
+    let named = |peers: Vec<KadPeer>| peers.iter().take(MAX_NAMED).filter_map(KadPeer::read).collect();
+    Ok(Said { closer: named(answer.closer), providers: named(answer.providers) })
+}
+
+impl KadPeer {
+    fn read(&self) -> Option<(PeerId, Vec<Multiaddr>)> {
+        let peer = PeerId::from_bytes(&self.id).ok()?;
+        let addrs = self.addrs.iter().take(MAX_NAMED_ADDRS);
+        Some((peer, addrs.filter_map(|addr| Multiaddr::try_from(addr.clone()).ok()).collect()))
+    }
+}
+
+fn question(kind: i32, key: Vec<u8>) -> KadMessage {
+    KadMessage { kind, key, closer: Vec::new(), providers: Vec::new() }
+}
+
+async fn answer_to<T>(io: &mut T, ask: &KadMessage) -> io::Result<KadMessage>
+where
+    T: AsyncRead + AsyncWrite + Unpin,
+{
     io.write_all(&ask.encode_length_delimited_to_vec()).await?;
     io.flush().await?;
     let mut bytes = vec![0; read_len(io).await?];
@@ -66,7 +133,7 @@ where
     if answer.kind != ask.kind {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "an answer to something else"));
     }
-    Ok(())
+    Ok(answer)
 }
 
 async fn read_len<T: AsyncRead + Unpin>(io: &mut T) -> io::Result<usize> {
@@ -127,7 +194,7 @@ mod tests {
         }
     }
 
-    fn ask(answer: Vec<u8>) -> io::Result<()> {
+    fn answered(answer: Vec<u8>) -> io::Result<()> {
         block_on(is_answered(&mut Canned(Cursor::new(answer)), PeerId::random()))
     }
 
@@ -152,16 +219,40 @@ mod tests {
 
     #[test]
     fn an_answer_is_one_to_what_was_asked() {
-        let mut answer = KadMessage { kind: FIND_NODE, key: Vec::new(), providers: Vec::new() };
-        assert!(ask(answer.encode_length_delimited_to_vec()).is_ok());
+        let mut answer =
+            KadMessage { kind: FIND_NODE, key: Vec::new(), closer: Vec::new(), providers: Vec::new() };
+        assert!(answered(answer.encode_length_delimited_to_vec()).is_ok());
         answer.kind = ADD_PROVIDER;
-        assert!(ask(answer.encode_length_delimited_to_vec()).is_err());
+        assert!(answered(answer.encode_length_delimited_to_vec()).is_err());
+    }
+
+    #[test]
+    fn of_an_answer_twenty_peers_with_ids_and_addresses_that_exist_are_taken() {
+        let addr: Multiaddr = "/ip4/1.2.3.4/tcp/5".parse().unwrap();
+        let peer = |id: Vec<u8>, addrs: Vec<Vec<u8>>| KadPeer { id, addrs, connection: 0 };
+        let known = PeerId::random();
+        let mut closer = vec![
+            peer(known.to_bytes(), vec![vec![0xff], addr.to_vec()]),
+            peer(vec![1, 2, 3], vec![addr.to_vec()]),
+            peer(PeerId::random().to_bytes(), vec![addr.to_vec(); 100]),
+        ];
+        closer.extend((0..50).map(|_| peer(PeerId::random().to_bytes(), Vec::new())));
+        let providers = closer.clone();
+        let message = KadMessage { kind: GET_PROVIDERS, key: Vec::new(), closer, providers };
+        let mut io = Canned(Cursor::new(message.encode_length_delimited_to_vec()));
+        let said = block_on(ask(&mut io, &[1; 32], Wanted::Providers)).unwrap();
+        assert_eq!(said.closer, said.providers);
+        assert_eq!(said.closer.len(), MAX_NAMED - 1, "one had no ID");
+        assert_eq!(said.closer[0], (known, vec![addr]));
+        assert_eq!(said.closer[1].1.len(), MAX_NAMED_ADDRS);
+        let mut io = Canned(Cursor::new(message.encode_length_delimited_to_vec()));
+        assert!(block_on(ask(&mut io, &[1; 32], Wanted::Peers)).is_err(), "an answer to something else");
     }
 
     #[test]
     fn an_answer_that_is_too_long_is_not_awaited() {
         for bytes in [vec![0xff, 0xff, 0xff, 0x7f], vec![0x81, 0x80, 0x10], vec![5, 1], vec![]] {
-            assert!(ask(bytes.clone()).is_err(), "{bytes:?}");
+            assert!(answered(bytes.clone()).is_err(), "{bytes:?}");
         }
     }
 }

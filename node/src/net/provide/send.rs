@@ -3,7 +3,7 @@
 use std::cmp::Reverse;
 use std::fmt;
 use std::io;
-use std::sync::{MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures::AsyncWriteExt as _;
@@ -17,6 +17,7 @@ use super::wire::{Answer, Frame, MAX_DIGESTS, read_answer, write_frame};
 use crate::net::addresses::{Scope, plausible, scope_of};
 use crate::net::client::Client;
 use crate::net::error::{DialFailure, NetGone};
+use crate::net::have::tally::Tally;
 use crate::net::records::Digest;
 
 /// How long each step may take: connecting, opening a stream, a frame with its answer, a batch of kad messages.
@@ -64,6 +65,8 @@ pub struct BulkStreams {
     pub(crate) control: Control,
     pub(crate) provide: StreamProtocol,
     pub(crate) kad: StreamProtocol,
+    /// The have protocol, and what is counted of it.
+    pub(crate) have: (StreamProtocol, Arc<Tally>),
 }
 
 impl fmt::Debug for BulkStreams {

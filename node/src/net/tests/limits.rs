@@ -169,7 +169,7 @@ async fn only_so_many_keys_are_announced() {
 }
 
 #[tokio::test]
-async fn a_lookup_ends_when_it_has_found_enough() {
+async fn a_lookup_reports_only_so_many_providers() {
     let hub = Node::new().await;
     let asker = Node::with(|config| config.limits.max_lookup_providers = 2).await;
     asker.join(&hub).await;

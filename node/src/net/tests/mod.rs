@@ -5,6 +5,7 @@ mod connections;
 mod dht;
 mod exchange;
 mod goodbye;
+mod have;
 mod limits;
 mod shutdown;
 mod sockets;

@@ -2,7 +2,7 @@
 
 use std::{pin::Pin, time::Duration};
 
-use dhtfs_store::{ContentCid, Download, ManifestCid, Written};
+use dhtfs_store::{ChunkCid, ContentCid, Download, ManifestCid, Written};
 use futures::{StreamExt, future::OptionFuture, stream::FuturesUnordered};
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
 
@@ -57,9 +57,14 @@ impl Filling<'_> {
     /// # Errors
     /// See [`FillError`].
     pub async fn run(mut self) -> Result<(), FillError> {
-        let missing = self.download.missing();
-        let wants = missing.into_iter().map(|(cid, len)| Want { cid: cid.into(), len: Some(len) }).collect();
-        self.driver.want(wants);
+        self.driver.content(*self.download.root(), self.download.places());
+        let missing = self.download.missing_places().into_iter();
+        let want = |(cid, len, place): (ChunkCid, u32, u32)| Want {
+            cid: cid.into(),
+            len: Some(len),
+            place: Some(place),
+        };
+        self.driver.want(missing.map(want).collect());
         self.driver.wants_complete();
         let outcome = self.fetch().await;
         // Whatever happened, what is verified and written stays.

@@ -9,7 +9,7 @@ pub mod stream;
 
 use std::{collections::BTreeMap, pin::Pin, time::Duration};
 
-use dhtfs_store::ContentCid;
+use dhtfs_store::{ContentCid, ManifestCid};
 use futures::{
     StreamExt,
     future::{AbortHandle, Abortable},
@@ -21,9 +21,11 @@ use tracing::{debug, info};
 
 use super::{now, sleep_until};
 use crate::{
-    core::fetch::{Action, Fetch, FetchConfig, FetchFailure, FetchProgress, RequestId, Want},
+    core::fetch::{
+        Action, Fetch, FetchConfig, FetchFailure, FetchProgress, HaveEnd, HaveId, HaveUpdate, RequestId, Want,
+    },
     env::StoreHandle,
-    net::{BlockAnswer, Client, Lookup, LookupEvent, RequestError},
+    net::{BlockAnswer, Client, HaveEnd as HaveStop, HaveStream, Lookup, LookupEvent, RequestError},
 };
 
 /// How long a first lookup waits for the routing table to have anybody to ask.
@@ -81,6 +83,8 @@ enum Done {
     Answered(RequestId, PeerId, ContentCid, Result<BlockAnswer, RequestError>),
     /// A block of this length that came too late was wrong.
     BadLate(PeerId, ContentCid, u32),
+    /// A peer told something about what it holds, or tells no more.
+    Told(HaveId, Result<(HaveStream, HaveUpdate), HaveStop>),
 }
 
 /// One fetch under way.
@@ -89,6 +93,9 @@ pub struct Driver {
     machine: Fetch,
     running: FuturesUnordered<Pin<Box<dyn Future<Output = Done> + Send>>>,
     lookups: BTreeMap<ContentCid, AbortHandle>,
+    /// The content that is fetched, once it is known how many chunks it unfolds to.
+    content: Option<(ManifestCid, u32)>,
+    haves: BTreeMap<HaveId, AbortHandle>,
     hint_addrs: BTreeMap<PeerId, Multiaddr>,
     hops: Option<u32>,
 }
@@ -115,6 +122,8 @@ impl Driver {
             machine,
             running,
             lookups: BTreeMap::new(),
+            content: None,
+            haves: BTreeMap::new(),
             hint_addrs: BTreeMap::new(),
             hops: None,
         };
@@ -131,6 +140,12 @@ impl Driver {
             driver.running.push(Box::pin(dial_hint(driver.context.client.clone(), addr)));
         }
         driver
+    }
+
+    /// What is fetched unfolds to so many chunks; see [`Fetch::on_content`].
+    pub fn content(&mut self, root: ManifestCid, chunks: u32) {
+        self.content = Some((root, chunks));
+        self.machine.on_content(chunks, now());
     }
 
     /// Asks for more blocks; see [`Fetch::on_wants`].
@@ -213,6 +228,12 @@ impl Driver {
                         Done::Answered(id, peer, cid, client.request(peer, cid).await)
                     }));
                 }
+                Action::AskHave { id, peer } => self.ask_have(id, peer),
+                Action::EndHave(id) => {
+                    if let Some(have) = self.haves.remove(&id) {
+                        have.abort();
+                    }
+                }
                 // The answer is ignored when it comes; request-response cannot take a request back.
                 Action::Forget(_) => {}
                 Action::Finished => return Some(Turn::Finished),
@@ -238,6 +259,43 @@ impl Driver {
         self.lookups.insert(cid, handle);
         let part = Abortable::new(part, registration);
         self.running.push(Box::pin(async move { part.await.unwrap_or(Done::Nothing) }));
+    }
+
+    fn ask_have(&mut self, id: HaveId, peer: PeerId) {
+        let Some(content) = self.content else { return };
+        let client = self.context.client.clone();
+        self.listen(id, async move {
+            match client.have(peer, content).await {
+                Ok(stream) => next_told(id, stream).await,
+                Err(end) => Done::Told(id, Err(end)),
+            }
+        });
+    }
+
+    /// Waits for what a peer tells next, unless that is no longer wanted.
+    fn listen(&mut self, id: HaveId, part: impl Future<Output = Done> + Send + 'static) {
+        let (handle, registration) = AbortHandle::new_pair();
+        self.haves.insert(id, handle);
+        let part = Abortable::new(part, registration);
+        self.running.push(Box::pin(async move { part.await.unwrap_or(Done::Nothing) }));
+    }
+
+    fn on_told(&mut self, id: HaveId, told: Result<(HaveStream, HaveUpdate), HaveStop>) {
+        if self.haves.remove(&id).is_none() {
+            return;
+        }
+        match told {
+            Ok((stream, update)) => {
+                if update != HaveUpdate::All {
+                    self.listen(id, next_told(id, stream));
+                }
+                self.machine.on_map(id, update, now());
+            }
+            Err(HaveStop::Busy | HaveStop::Closed) => self.machine.on_map_end(id, HaveEnd::Closed, now()),
+            Err(HaveStop::Unsupported | HaveStop::Unknown | HaveStop::Malformed) => {
+                self.machine.on_map_end(id, HaveEnd::Refused, now());
+            }
+        }
     }
 
     fn lookup_done(&mut self, cid: ContentCid) {
@@ -268,6 +326,7 @@ impl Driver {
                 }
             }
             Done::Nothing => {}
+            Done::Told(id, told) => self.on_told(id, told),
             Done::BadLate(peer, cid, len) => self.machine.on_bad_late(peer, cid, len, now()),
             Done::Answered(id, peer, cid, answer) => return self.on_answer(id, peer, cid, answer),
         }
@@ -313,6 +372,11 @@ impl Driver {
 async fn next_found(cid: ContentCid, mut lookup: Lookup) -> Done {
     let event = lookup.next().await;
     Done::Found(cid, lookup, event)
+}
+
+async fn next_told(id: HaveId, mut stream: HaveStream) -> Done {
+    let told = stream.next().await;
+    Done::Told(id, told.map(|update| (stream, update)))
 }
 
 /// Looks whether a block that nobody waits for any more is at least right.

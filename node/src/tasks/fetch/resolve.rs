@@ -120,7 +120,9 @@ pub async fn from_peers(
     loop {
         let lacking = walk.take_stored(store).await?;
         if !lacking.is_empty() {
-            driver.want(lacking.into_iter().map(|cid| Want { cid: cid.into(), len: None }).collect());
+            driver.want(
+                lacking.into_iter().map(|cid| Want { cid: cid.into(), len: None, place: None }).collect(),
+            );
         }
         if walk.resolver.is_complete() {
             walk.write(store).await?;

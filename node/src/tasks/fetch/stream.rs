@@ -39,6 +39,8 @@ struct Stream<'a> {
     driver: &'a mut Driver,
     store: &'a StoreHandle,
     chunks: &'a [(ChunkCid, u32)],
+    /// The position of the first of them in the content.
+    first: u32,
     /// First index not yet looked at for wanting.
     ahead: usize,
     /// Asked of peers, not yet arrived.
@@ -49,7 +51,8 @@ struct Stream<'a> {
     arrived: HashMap<ChunkCid, (Vec<u8>, Option<RequestId>)>,
 }
 
-/// Sends the chunks of `chunks` (CID and length) in order.
+/// Sends the chunks of `chunks` (CID and length) in order; the first of them has the position `first` in the content of
+/// the driver, if that is known.
 ///
 /// # Errors
 /// See [`StreamError`].
@@ -57,12 +60,14 @@ pub async fn run(
     driver: &mut Driver,
     store: &StoreHandle,
     chunks: &[(ChunkCid, u32)],
+    first: u32,
     out: mpsc::Sender<Vec<u8>>,
 ) -> Result<(), StreamError> {
     let mut stream = Stream {
         driver,
         store,
         chunks,
+        first,
         ahead: 0,
         wanted: HashSet::new(),
         consumed: HashSet::new(),
@@ -89,7 +94,7 @@ impl Stream<'_> {
                     return Ok(data);
                 }
                 // It was here a moment ago; its file was changed or removed meanwhile.
-                self.want(vec![(cid, len)]);
+                self.want(vec![(cid, len, index)]);
             }
             tokio::select! {
                 turn = self.driver.next() => self.on_turn(turn)?,
@@ -134,7 +139,8 @@ impl Stream<'_> {
     /// Asks for what the store lacks of the window that begins at `index`.
     async fn want_ahead(&mut self, index: usize) -> Result<(), StreamError> {
         let end = (index + WINDOW).min(self.chunks.len());
-        let fresh: Vec<_> = self.chunks.get(self.ahead..end).unwrap_or_default().to_vec();
+        let ahead = self.ahead;
+        let fresh: Vec<_> = self.chunks.get(ahead..end).unwrap_or_default().to_vec();
         if fresh.is_empty() {
             return Ok(());
         }
@@ -145,25 +151,27 @@ impl Stream<'_> {
             .call(move |s| known.iter().map(|(cid, _)| s.has_chunk(cid)).collect::<Result<Vec<_>, _>>())
             .await??;
         let mut wants = Vec::new();
-        for ((cid, len), held) in fresh.into_iter().zip(held) {
+        for (index, ((cid, len), held)) in (ahead..).zip(fresh.into_iter().zip(held)) {
             if !held && !self.arrived.contains_key(&cid) {
-                wants.push((cid, len));
+                wants.push((cid, len, index));
             }
         }
         self.want(wants);
         Ok(())
     }
 
-    fn want(&mut self, chunks: Vec<(ChunkCid, u32)>) {
+    /// Asks for chunks, given with their index.
+    fn want(&mut self, chunks: Vec<(ChunkCid, u32, usize)>) {
         let mut wants = Vec::new();
-        for (cid, len) in chunks {
+        for (cid, len, index) in chunks {
             if !self.wanted.insert(cid) {
                 continue;
             }
             if self.consumed.remove(&cid) {
                 self.driver.want_again(cid.into());
             } else {
-                wants.push(Want { cid: cid.into(), len: Some(len) });
+                let place = u32::try_from(index).ok().and_then(|index| self.first.checked_add(index));
+                wants.push(Want { cid: cid.into(), len: Some(len), place });
             }
         }
         self.driver.want(wants);

@@ -1,11 +1,12 @@
 //! What sweeps and single announcements share: the map of the network, the way to the store and to the holders.
 
 use std::{
+    collections::BTreeMap,
     sync::{Mutex, MutexGuard, PoisonError},
     time::Instant,
 };
 
-use dhtfs_store::{KeyPosition, ProvideClass, ProvideKey, ProvideMark, StoreError};
+use dhtfs_store::{ContentCid, KeyPosition, ProvideClass, ProvideKey, ProvideMark, Store, StoreError};
 use libp2p::Multiaddr;
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
 use tracing::{debug, warn};
@@ -13,8 +14,11 @@ use tracing::{debug, warn};
 use super::{KEY_PAGE, ProvideEnv, SCHEDULE_SETTING, after};
 use crate::{
     core::{
-        keyspace::{Position, Prefix, target_in},
-        provide::{Due, FoundPeer, NetworkMap, RegionReport, RegionWalk, WalkAction, WalkConfig},
+        keyspace::{Position, Prefix, size_around, target_in},
+        provide::{
+            Budget, Due, FoundPeer, MAP_VALIDITY, NetworkMap, RegionReport, RegionWalk, Standing, WalkAction,
+            WalkConfig, wide_holders,
+        },
     },
     env::StoreGone,
     net::Digest,
@@ -35,11 +39,14 @@ pub(super) struct Holders {
     pub(super) env: ProvideEnv,
     map: Mutex<NetworkMap>,
     rng: Mutex<StdRng>,
+    /// Keys that were announced although the store had forgotten them meanwhile.
+    gone: Mutex<Vec<ContentCid>>,
 }
 
 impl Holders {
     pub(super) fn new(env: ProvideEnv, seed: u64) -> Self {
-        Self { env, map: Mutex::new(NetworkMap::new(None)), rng: Mutex::new(StdRng::seed_from_u64(seed)) }
+        let rng = Mutex::new(StdRng::seed_from_u64(seed));
+        Self { env, map: Mutex::new(NetworkMap::new(None)), rng, gone: Mutex::default() }
     }
 
     /// The map. Never held across an await.
@@ -105,6 +112,30 @@ impl Holders {
         }
     }
 
+    /// Who is to hold a key beside the `closest`, because somebody may have put these there: peers that are known from
+    /// elsewhere, for a crowd names only itself.
+    pub(super) async fn around(&self, key: &Position, closest: &[FoundPeer]) -> Vec<FoundPeer> {
+        let routed = self.env.client.routing_peers().await.unwrap_or_default();
+        let around: Vec<Position> = routed.iter().map(|(peer, _)| Position::of_peer(peer)).collect();
+        let Some(size) = size_around(&Position::of_peer(&self.env.client.peer_id()), &around) else {
+            return Vec::new();
+        };
+        let routed = routed.into_iter().map(|(peer, addrs)| FoundPeer { peer, addrs });
+        let all = routed.chain(closest.iter().cloned());
+        let mut known: BTreeMap<Position, FoundPeer> =
+            all.map(|peer| (Position::of_peer(&peer.peer), peer)).collect();
+        let now = now();
+        let since = now.checked_sub(MAP_VALIDITY).unwrap_or(now);
+        for (position, peer) in self.map().peers_in(&Prefix::WHOLE, since) {
+            let found = || FoundPeer { peer: peer.peer, addrs: peer.addrs.clone() };
+            known.entry(*position).or_insert_with(found);
+        }
+        let (positions, peers): (Vec<Position>, Vec<FoundPeer>) = known.into_iter().unzip();
+        let wide = wide_holders(key, &positions, size).into_iter().filter_map(|index| peers.get(index));
+        let is_told = |peer: &&FoundPeer| closest.iter().any(|told| told.peer == peer.peer);
+        wide.filter(|peer| !is_told(peer)).cloned().collect()
+    }
+
     /// Walks a region until its peers are known.
     pub(super) async fn walk(&self, region: Prefix, since: Instant) -> RegionReport {
         let mut walk = RegionWalk::new(WalkConfig::default(), region, since);
@@ -153,22 +184,56 @@ impl Holders {
         region: Prefix,
         from: KeyPosition,
         due: Due,
+        budget: Budget,
     ) -> Option<(Vec<ProvideKey>, Option<KeyPosition>)> {
         let to = KeyPosition(region.last().0);
-        let mut keys = read(self.env.store.call(move |s| s.provide_range(from, to, KEY_PAGE)).await)?;
+        let keys = read(self.env.store.call(move |s| s.provide_range(from, to, KEY_PAGE)).await)?;
         let is_full = keys.len() == KEY_PAGE;
         let next = keys.last().filter(|_| is_full).and_then(|key| after(key.position));
-        keys.retain(|key| {
-            let last = key.last_unix.map_or(0, |unix| u32::try_from(unix).unwrap_or(u32::MAX));
-            due.is_due(last)
-        });
-        Some((keys, next))
+        let standing = |key: &ProvideKey| {
+            let last_unix = key.last_unix.unwrap_or(0);
+            let is_due = due.is_due(u32::try_from(last_unix).unwrap_or(u32::MAX));
+            let is_chunk = matches!(key.cid, ContentCid::Chunk(_));
+            Standing { is_chunk, is_due, last_unix, holders: key.holders }
+        };
+        let standings: Vec<Standing> = keys.iter().map(standing).collect();
+        let chosen = budget.choose(&standings, self.unix());
+        Some((chosen.into_iter().filter_map(|index| keys.get(index)).copied().collect(), next))
+    }
+
+    /// Which of these keys the store has; `None` if it fails, which is said.
+    pub(super) async fn known(&self, keys: Vec<ContentCid>) -> Option<Vec<ProvideKey>> {
+        let known = move |s: &Store| {
+            let keys = keys.iter().map(|cid| s.provide_key(cid));
+            keys.filter_map(Result::transpose).collect::<Result<Vec<_>, _>>()
+        };
+        read(self.env.store.call(known).await)
+    }
+
+    /// Keys that were announced although the store had forgotten them meanwhile, since this was last asked.
+    pub(super) fn take_gone(&self) -> Vec<ContentCid> {
+        std::mem::take(&mut *self.gone.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Notes what was announced; false if the store fails, which is said.
-    pub(super) async fn mark(&self, marks: Vec<ProvideMark>) -> bool {
-        match self.env.store.call(move |s| s.provide_mark(&marks)).await {
-            Ok(Ok(_)) => true,
+    pub(super) async fn mark(&self, announced: Vec<(ContentCid, ProvideMark)>) -> bool {
+        let (cids, marks): (Vec<ContentCid>, Vec<ProvideMark>) = announced.into_iter().unzip();
+        let marked = move |s: &Store| {
+            if s.provide_mark(&marks)? == marks.len() {
+                return Ok::<_, StoreError>(Vec::new());
+            }
+            // What was removed while it was announced: the withdrawal may have been there before the record.
+            let is_gone = |cid: &ContentCid| s.provide_key(cid).map(|key| key.is_none());
+            cids.into_iter()
+                .map(|cid| Ok(is_gone(&cid)?.then_some(cid)))
+                .filter_map(Result::transpose)
+                .collect()
+        };
+        match self.env.store.call(marked).await {
+            Ok(Ok(gone)) => {
+                self.gone.lock().unwrap_or_else(PoisonError::into_inner).extend(gone);
+                true
+            }
             Ok(Err(error)) => {
                 warn!(%error, "noting what was announced failed; it will be announced again");
                 false

@@ -1,11 +1,17 @@
 //! Driver of [`Planner`]: announces in the DHT what the store holds.
 //!
 //! The store says which keys there are and when each was last announced, the planner which of them have their turn,
-//! `sweep` and `one` how they get to their holders.
+//! `sweep`, `page` and `one` how they get to their holders. What the store has no longer is taken back from them:
+//! [`Withdrawals`] says when, `withdraw` how.
 
+mod handle;
 mod holders;
 mod one;
+mod page;
 mod sweep;
+#[cfg(test)]
+mod tests;
+mod withdraw;
 
 use std::{collections::BTreeSet, pin::Pin, sync::Arc, time::Duration};
 
@@ -14,15 +20,19 @@ use futures::{StreamExt, stream::FuturesUnordered};
 use tokio::sync::{mpsc, watch};
 use tracing::warn;
 
-use self::holders::Holders;
+pub use self::handle::ProvideHandle;
+use self::{handle::Command, holders::Holders};
 use super::{ended, now, sleep_until};
 use crate::{
     core::{
         keyspace::Position,
-        provide::{Counts, Planner, ProvideAction, ProvideConfig, ProvideStats, SweepId, SweepOutcome},
+        provide::{
+            Budget, Counts, Planner, ProvideAction, ProvideConfig, ProvideStats, SweepId, SweepOutcome,
+            WithdrawBatch, WithdrawConfig, WithdrawStats, Withdrawals,
+        },
     },
     env::{StoreHandle, WallClock},
-    net::{Announcer, Client},
+    net::{Announcer, Client, limits::PROVIDER_TTL},
 };
 
 /// Messages that wait for the driver; each carries any number of keys. Senders wait when it is full.
@@ -39,53 +49,6 @@ const CLOCK_EVERY: Duration = Duration::from_secs(30);
 
 /// Under which name the schedule is kept among the settings.
 const SCHEDULE_SETTING: &str = "provide-schedule";
-
-enum Command {
-    Held(Vec<ContentCid>),
-    Withdraw(Vec<ContentCid>),
-}
-
-impl std::fmt::Debug for Command {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Command::Held(keys) => write!(f, "Held({} keys)", keys.len()),
-            Command::Withdraw(keys) => write!(f, "Withdraw({} keys)", keys.len()),
-        }
-    }
-}
-
-/// Tells the driver that the store holds more or less. Cheap to clone.
-#[derive(Debug, Clone)]
-pub struct ProvideHandle {
-    commands: mpsc::Sender<Command>,
-    stats: watch::Receiver<ProvideStats>,
-}
-
-impl ProvideHandle {
-    /// The store holds these keys now. Waits while the driver is behind; does nothing once it has ended.
-    pub async fn held(&self, keys: Vec<ContentCid>) {
-        if !keys.is_empty() {
-            let _ = self.commands.send(Command::Held(keys)).await;
-        }
-    }
-
-    /// The store holds these keys no longer.
-    pub async fn withdraw(&self, keys: Vec<ContentCid>) {
-        if !keys.is_empty() {
-            let _ = self.commands.send(Command::Withdraw(keys)).await;
-        }
-    }
-
-    /// How far the announcements are.
-    pub fn stats(&self) -> ProvideStats {
-        *self.stats.borrow()
-    }
-
-    /// Changes with every step of the announcements.
-    pub fn watch(&self) -> watch::Receiver<ProvideStats> {
-        self.stats.clone()
-    }
-}
 
 /// What the driver works with.
 #[derive(Clone)]
@@ -115,6 +78,7 @@ pub struct ProvideTask {
     routing: watch::Receiver<usize>,
     commands: mpsc::Receiver<Command>,
     stats: watch::Sender<ProvideStats>,
+    withdrawals: watch::Sender<WithdrawStats>,
 }
 
 /// Makes the driver and its handle. `routing` is the number of peers in the routing table.
@@ -126,8 +90,17 @@ pub fn new(
 ) -> (ProvideHandle, ProvideTask) {
     let (commands, received) = mpsc::channel(MAX_WAITING_COMMANDS);
     let (stats_out, stats) = watch::channel(ProvideStats::default());
-    let task = ProvideTask { config, seed, env, routing, commands: received, stats: stats_out };
-    (ProvideHandle { commands, stats }, task)
+    let (withdrawals_out, withdrawals) = watch::channel(WithdrawStats::default());
+    let task = ProvideTask {
+        config,
+        seed,
+        env,
+        routing,
+        commands: received,
+        stats: stats_out,
+        withdrawals: withdrawals_out,
+    };
+    (ProvideHandle { commands, stats, withdrawals }, task)
 }
 
 /// What has ended.
@@ -140,6 +113,8 @@ enum Ended {
         keys: Vec<ProvideKey>,
     },
     RootDone(KeyPosition, bool),
+    /// The keys whose holders did not all hear of it.
+    Withdrew(WithdrawBatch, Vec<ContentCid>),
     Saved,
     /// A page of own keys is answered for; where the next begins.
     Answered(Option<KeyPosition>),
@@ -150,11 +125,16 @@ type Running = FuturesUnordered<Pin<Box<dyn Future<Output = Ended> + Send>>>;
 /// The driver while it runs.
 struct Driver {
     planner: Planner,
+    withdrawals: Withdrawals,
+    /// Keys that the store has, as last counted, and of how many of them all are announced.
+    budget: Budget,
     env: ProvideEnv,
     holders: Arc<Holders>,
     running: Running,
     /// Roots that are being announced.
     roots: BTreeSet<KeyPosition>,
+    /// It was said that there are many keys.
+    told_many: bool,
 }
 
 impl ProvideTask {
@@ -172,23 +152,28 @@ impl ProvideTask {
         let unix = (self.env.wall_clock)();
         let planner = Planner::new(self.config, self.seed, saved.as_deref(), unix, now());
         let holders = Arc::new(Holders::new(self.env.clone(), self.seed));
+        let max = self.config.max_keys.max(1);
         let mut driver = Driver {
             planner,
+            withdrawals: Withdrawals::new(WithdrawConfig::default(), self.seed),
+            budget: Budget { keys: 0, max, ttl_secs: PROVIDER_TTL.as_secs() },
             env: self.env.clone(),
             holders,
             running: Running::new(),
             roots: BTreeSet::new(),
+            told_many: false,
         };
         driver.answer_for(Some(KeyPosition::MIN));
         driver.count().await;
-        let peers = *self.routing.borrow_and_update();
-        driver.planner.on_routing(peers, now());
+        driver.on_routing(*self.routing.borrow_and_update());
         let mut clock = tokio::time::interval(CLOCK_EVERY);
         clock.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             driver.act();
             self.stats.send_replace(driver.planner.stats());
-            let deadline = driver.planner.next_deadline();
+            self.withdrawals.send_replace(driver.withdrawals.stats());
+            let deadlines = [driver.planner.next_deadline(), driver.withdrawals.next_deadline()];
+            let deadline = deadlines.into_iter().flatten().min();
             tokio::select! {
                 Some(ended) = driver.running.next() => driver.on_ended(ended).await,
                 command = self.commands.recv() => match command {
@@ -199,8 +184,7 @@ impl ProvideTask {
                     if changed.is_err() {
                         return;
                     }
-                    let peers = *self.routing.borrow_and_update();
-                    driver.planner.on_routing(peers, now());
+                    driver.on_routing(*self.routing.borrow_and_update());
                 }
                 _ = clock.tick() => driver.planner.on_clock((self.env.wall_clock)(), now()),
                 () = sleep_until(deadline) => driver.planner.on_timeout(now()),
@@ -214,19 +198,33 @@ impl Driver {
         // Answering for a key must not wait until there is somebody to announce it to.
         match command {
             Command::Held(keys) => drop(self.env.client.hold(keys).await),
-            Command::Withdraw(keys) => {
-                for cid in keys {
-                    let _ = self.env.client.stop_providing(cid).await;
-                }
-            }
+            Command::Withdraw(keys) => self.withdraw(keys).await,
         }
         self.count().await;
+    }
+
+    async fn withdraw(&mut self, keys: Vec<ContentCid>) {
+        // What was shared again before this was read is provided all the same.
+        let shared = self.holders.known(keys.clone()).await.unwrap_or_default();
+        let shared: BTreeSet<ContentCid> = shared.into_iter().map(|key| key.cid).collect();
+        let keys: Vec<ContentCid> = keys.into_iter().filter(|cid| !shared.contains(cid)).collect();
+        for cid in &keys {
+            let _ = self.env.client.stop_providing(*cid).await;
+        }
+        self.withdrawals.on_withdrawn(keys);
+    }
+
+    fn on_routing(&mut self, peers: usize) {
+        self.planner.on_routing(peers, now());
+        self.withdrawals.on_routing(peers);
     }
 
     /// Tells the planner how many keys there are.
     async fn count(&mut self) {
         match self.env.store.call(|s| s.provide_counts()).await {
             Ok(Ok(counts)) => {
+                self.budget.keys = counts.keys;
+                self.tell_many();
                 let counts = Counts {
                     keys: counts.keys,
                     fresh_roots: counts.fresh_roots,
@@ -240,7 +238,22 @@ impl Driver {
         }
     }
 
+    /// Says once that there are more keys than are announced.
+    fn tell_many(&mut self) {
+        let Budget { keys, max, .. } = self.budget;
+        if keys <= max || self.told_many {
+            return;
+        }
+        self.told_many = true;
+        warn!(
+            "{keys} keys are to be announced, and other nodes keep about {max} of one: of the chunks only so many are \
+             announced again at a time, the least replicated first; `dhtfs add --announce roots` announces a share by \
+             a single key"
+        );
+    }
+
     fn act(&mut self) {
+        let budget = self.budget;
         while let Some(action) = self.planner.next_action() {
             let holders = self.holders.clone();
             self.running.push(match action {
@@ -248,7 +261,7 @@ impl Driver {
                     Box::pin(async move { Ended::Measured(holders.measure(lookups).await) })
                 }
                 ProvideAction::SweepDue { id, region, due, known_since } => Box::pin(async move {
-                    let which = sweep::Which::Due(due);
+                    let which = sweep::Which::Due(due, budget);
                     Ended::Swept(id, sweep::run(&holders, region, which, known_since).await)
                 }),
                 ProvideAction::SweepFresh { id, region, known_since } => Box::pin(async move {
@@ -273,6 +286,15 @@ impl Driver {
                 }),
             });
         }
+        let since = self.planner.known_since(now());
+        self.withdrawals.on_size(self.planner.size());
+        while let Some(batch) = self.withdrawals.next_action(now()) {
+            let holders = self.holders.clone();
+            self.running.push(Box::pin(async move {
+                let failed = withdraw::run(&holders, &batch, since).await;
+                Ended::Withdrew(batch, failed)
+            }));
+        }
     }
 
     async fn on_ended(&mut self, ended: Ended) {
@@ -289,9 +311,11 @@ impl Driver {
                 self.roots.remove(&position);
                 self.planner.on_root_done(taken, now());
             }
+            Ended::Withdrew(batch, failed) => self.withdrawals.on_done(&batch, &failed, now()),
             Ended::Saved => {}
             Ended::Answered(next) => self.answer_for(next),
         }
+        self.withdrawals.on_withdrawn(self.holders.take_gone());
     }
 
     fn begin_roots(&mut self, asked: usize, keys: Vec<ProvideKey>) {
@@ -345,21 +369,4 @@ fn after(position: KeyPosition) -> Option<KeyPosition> {
         }
     }
     None
-}
-
-#[cfg(test)]
-mod tests {
-    use super::{KeyPosition, after};
-
-    #[test]
-    fn positions_are_counted_through() {
-        let with_end = |end: [u8; 2]| {
-            let mut bytes = [7; 32];
-            bytes[30..].copy_from_slice(&end);
-            KeyPosition(bytes)
-        };
-        assert_eq!(after(with_end([0, 0])), Some(with_end([0, 1])));
-        assert_eq!(after(with_end([0, 255])), Some(with_end([1, 0])));
-        assert_eq!(after(KeyPosition::MAX), None);
-    }
 }

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use dhtfs_node::api::types::{ErrorKind, NetworkHints, Provider, ProvidersRequest};
+use dhtfs_node::api::types::{ErrorKind, Provider, ProvidersRequest};
 use dhtfs_store::{ChunkCid, ContentCid};
 use libp2p::{Multiaddr, PeerId, identity::Keypair};
 use tokio::sync::mpsc;
@@ -78,7 +78,7 @@ async fn recorded(lab: &mut Lab, at: &Multiaddr, cid: ContentCid) -> BTreeSet<Pe
 /// All providers that a node finds.
 async fn providers(node: &Started, cid: ContentCid) -> BTreeSet<String> {
     let (found, mut stream) = mpsc::channel::<Provider>(1_024);
-    let request = ProvidersRequest { cid: cid.to_string(), hints: NetworkHints::default() };
+    let request = ProvidersRequest { cid: cid.to_string(), ..ProvidersRequest::default() };
     let collect = async {
         let mut all = BTreeSet::new();
         while let Some(provider) = stream.recv().await {

@@ -1,11 +1,11 @@
 //! Random inputs without sense: the books must balance and the rules hold whatever a driver reports.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     time::{Duration, Instant},
 };
 
-use dhtfs_store::ContentCid;
+use dhtfs_store::{ChunkSet, ContentCid};
 use proptest::prelude::*;
 
 use super::super::*;
@@ -36,6 +36,12 @@ enum Input {
     Missing(usize),
     Busy(usize),
     Failed(usize),
+    Content,
+    /// What the first, second.. open question brings: with wants in steps, everything, or of another length.
+    Map(usize, u32, bool),
+    More(usize, u32, bool),
+    All(usize),
+    HaveEnd(usize, bool),
     Timeout,
 }
 
@@ -65,17 +71,31 @@ fn input() -> impl Strategy<Value = Input> {
         4 => id.clone().prop_map(Input::Missing),
         2 => id.clone().prop_map(Input::Busy),
         2 => id.prop_map(Input::Failed),
+        1 => Just(Input::Content),
+        4 => (0..4_usize, 1..6_u32, prop::bool::weighted(0.95)).prop_map(|(n, step, good)| Input::Map(n, step, good)),
+        4 => (0..4_usize, 1..6_u32, prop::bool::weighted(0.95)).prop_map(|(n, step, good)| Input::More(n, step, good)),
+        2 => (0..4_usize).prop_map(Input::All),
+        2 => (0..4_usize, any::<bool>()).prop_map(|(n, closed)| Input::HaveEnd(n, closed)),
         6 => Just(Input::Timeout),
     ]
 }
 
-/// Every seventh want is a manifest.
+/// Positions of the content.
+const PLACES: u32 = 60;
+
+/// Every seventh want is a manifest; the others have places, but for one that is past the end.
 fn want(n: u32) -> Want {
     if n.is_multiple_of(7) {
-        Want { cid: manifest(n), len: None }
+        Want { cid: manifest(n), len: None, place: None }
     } else {
-        Want { cid: chunk(n), len: Some(MIB) }
+        Want { cid: chunk(n), len: Some(MIB), place: Some(if n == 13 { PLACES } else { 2 * n }) }
     }
+}
+
+fn places(step: u32, good: bool) -> ChunkSet {
+    let mut set = ChunkSet::new(if good { PLACES } else { PLACES + 1 });
+    (0..PLACES).filter(|place| place / 2 % step == 0).for_each(|place| assert!(set.insert(place)));
+    set
 }
 
 /// A request without an end.
@@ -90,6 +110,8 @@ struct Open {
 #[derive(Default)]
 struct Driver {
     open: BTreeMap<RequestId, Open>,
+    /// Questions for maps that have not ended.
+    haves: BTreeSet<HaveId>,
     ended: bool,
 }
 
@@ -111,6 +133,8 @@ impl Driver {
                 }
                 Action::Forget(id) => assert!(self.open.remove(&id).is_some(), "forgets what is not open"),
                 Action::Finished | Action::Failed(_) => self.ended = true,
+                Action::AskHave { id, .. } => drop(self.haves.insert(id)),
+                Action::EndHave(id) => assert!(self.haves.remove(&id), "ends what it never asked"),
                 Action::Lookup(_) | Action::CancelLookup(_) | Action::Dial(_) => {}
             }
         }
@@ -161,8 +185,24 @@ impl Driver {
             Input::Missing(place) => self.report(place, false, |id| fetch.on_missing(id, now)),
             Input::Busy(place) => self.report(place, false, |id| fetch.on_busy(id, now)),
             Input::Failed(place) => self.report(place, false, |id| fetch.on_failed(id, now)),
+            Input::Content => fetch.on_content(PLACES, now),
+            Input::Map(n, step, good) => fetch.on_map(self.have(n), HaveUpdate::Map(places(step, good)), now),
+            Input::More(n, step, good) => {
+                fetch.on_map(self.have(n), HaveUpdate::More(places(step, good)), now)
+            }
+            Input::All(n) => fetch.on_map(self.have(n), HaveUpdate::All, now),
+            Input::HaveEnd(n, closed) => {
+                let id = self.have(n);
+                self.haves.remove(&id);
+                fetch.on_map_end(id, if closed { HaveEnd::Closed } else { HaveEnd::Refused }, now);
+            }
             Input::Timeout => fetch.on_timeout(now),
         }
+    }
+
+    /// One of the open questions, or one that never was.
+    fn have(&self, place: usize) -> HaveId {
+        self.haves.iter().rev().nth(place).copied().unwrap_or(HaveId(u64::MAX))
     }
 }
 

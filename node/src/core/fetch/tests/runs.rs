@@ -311,8 +311,15 @@ fn random_world(seed: u64, safe: bool) -> (World, Given, BTreeSet<usize>) {
         }
         hosts.push(host);
     }
+    let mut tells = StdRng::seed_from_u64(!seed);
+    for host in &mut hosts {
+        let of_all = [Tells::Nothing, Tells::Nothing, Tells::Truth, Tells::Truth, Tells::All, Tells::Half];
+        host.maps = of_all[tells.random_range(0..of_all.len())];
+    }
     if safe {
-        hosts.extend(safe_hosts(&mut rng, all));
+        let mut safe = safe_hosts(&mut rng, all);
+        safe.iter_mut().for_each(|host| host.maps = [Tells::Nothing, Tells::Truth][tells.random_range(0..2)]);
+        hosts.extend(safe);
     }
     let order = if rng.random_bool(0.4) { Order::InOrder } else { Order::Spread };
     let budget_len = u64::from(MIB) * rng.random_range(4..41);

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use dhtfs_store::{ChunkCid, ContentCid, ManifestCid};
+use dhtfs_store::{ChunkCid, ChunkSet, ContentCid, ManifestCid};
 use libp2p::{PeerId, multihash::Multihash};
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 
@@ -75,6 +75,20 @@ pub(super) struct Host {
     pub(super) returns: Option<Duration>,
     /// It obtains the next position it lacks in each such time.
     pub(super) grows: Option<Duration>,
+    /// Whether it tells what it holds.
+    pub(super) maps: Tells,
+}
+
+/// What a peer tells when it is asked for its map.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Tells {
+    /// It does not speak the protocol.
+    Nothing,
+    Truth,
+    /// That it holds everything.
+    All,
+    /// That it holds every other chunk.
+    Half,
 }
 
 impl Host {
@@ -95,6 +109,7 @@ impl Host {
             dies: None,
             returns: None,
             grows: None,
+            maps: Tells::Nothing,
         }
     }
 
@@ -114,6 +129,7 @@ enum Event {
     Dies(usize),
     Returns(usize),
     Grows(usize),
+    Have(HaveId, usize),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -167,6 +183,10 @@ pub(super) struct World {
     /// Whether forgotten requests are cancelled; else their answers come and must be refused.
     pub(super) cancels: bool,
     pub(super) bytes_sent: u64,
+    /// Answers of Missing.
+    pub(super) missed: u32,
+    /// Who tells what it holds, and what it told last.
+    listening: BTreeMap<HaveId, (usize, BTreeSet<u32>)>,
     forgotten: BTreeMap<RequestId, Open>,
     rng: StdRng,
     positions: HashMap<ContentCid, usize>,
@@ -194,11 +214,15 @@ pub(super) struct World {
 
 /// Content of `manifests` child manifests (and a root) and `chunks` chunks, the last of them short.
 pub(super) fn content(manifests: usize, chunks: usize) -> Vec<Want> {
-    let mut content = vec![Want { cid: root(), len: None }];
-    content.extend((0..manifests).map(|n| Want { cid: manifest(u32::try_from(n).unwrap()), len: None }));
+    let mut content = vec![Want { cid: root(), len: None, place: None }];
+    content.extend((0..manifests).map(|n| Want {
+        cid: manifest(u32::try_from(n).unwrap()),
+        len: None,
+        place: None,
+    }));
     content.extend((0..chunks).map(|n| {
         let len = if n + 1 == chunks { MIB / 3 } else { MIB };
-        Want { cid: chunk(u32::try_from(n).unwrap()), len: Some(len) }
+        Want { cid: chunk(u32::try_from(n).unwrap()), len: Some(len), place: Some(u32::try_from(n).unwrap()) }
     }));
     content
 }
@@ -229,6 +253,8 @@ impl World {
             verify_time: ms(2),
             cancels: seed.is_multiple_of(2),
             bytes_sent: 0,
+            missed: 0,
+            listening: BTreeMap::new(),
             forgotten: BTreeMap::new(),
             rng: StdRng::seed_from_u64(seed),
             positions,
@@ -306,6 +332,9 @@ impl World {
                 .collect();
             self.given = end;
             self.last_progress = self.now;
+            if end == self.content.len() {
+                self.fetch.on_content(self.chunk_count(), self.now);
+            }
             self.fetch.on_wants(batch, self.now);
             if end == self.content.len() {
                 self.fetch.on_wants_complete(self.now);
@@ -375,7 +404,13 @@ impl World {
                 if let (Some(_), Some(grows)) = (lacking, self.hosts[host].grows) {
                     self.after(grows, Event::Grows(host));
                 }
+                let told: Vec<HaveId> =
+                    self.listening.iter().filter(|(_, (to, _))| *to == host).map(|(id, _)| *id).collect();
+                for id in told {
+                    self.after(ms(200), Event::Have(id, host));
+                }
             }
+            Event::Have(id, host) => self.tell(id, host),
         }
     }
 
@@ -401,6 +436,7 @@ impl World {
                 }
             }
             Answer::Missing => {
+                self.missed += 1;
                 self.open.remove(&id);
                 self.missing_since.insert((open.host, open.position), now);
                 self.fetch.on_missing(id, now);
@@ -498,6 +534,8 @@ impl World {
             match action {
                 Action::Lookup(cid) => self.look_up(cid),
                 Action::CancelLookup(_) => {}
+                Action::AskHave { id, peer } => self.ask_have(id, peer),
+                Action::EndHave(id) => drop(self.listening.remove(&id)),
                 Action::Dial(id) => self.dial(id),
                 Action::Request { id, peer, cid, max_len } => self.request(id, peer, cid, max_len),
                 Action::Forget(id) => {
@@ -521,6 +559,56 @@ impl World {
         if self.steps.is_multiple_of(self.check_every) {
             self.fetch.check_invariants();
         }
+    }
+
+    fn chunk_count(&self) -> u32 {
+        u32::try_from(self.content.len() - self.manifests).unwrap()
+    }
+
+    fn ask_have(&mut self, id: HaveId, to: PeerId) {
+        let host = self.numbers[&to];
+        assert!(self.connected[host], "a question to a peer that is not connected");
+        self.listening.insert(id, (host, BTreeSet::new()));
+        let delay = self.hosts[host].latency * 2;
+        self.after(delay, Event::Have(id, host));
+    }
+
+    /// A peer tells what it holds, or what it has got since.
+    fn tell(&mut self, id: HaveId, host: usize) {
+        let count = self.chunk_count();
+        let held = |position: &usize| Some(u32::try_from(position.checked_sub(self.manifests)?).unwrap());
+        let set = |held: &BTreeSet<u32>| {
+            let mut set = ChunkSet::new(count);
+            held.iter().for_each(|place| assert!(set.insert(*place)));
+            set
+        };
+        let Some((_, told)) = self.listening.get(&id) else { return };
+        let now_held: BTreeSet<u32> = match self.hosts[host].maps {
+            Tells::Nothing => {
+                self.listening.remove(&id);
+                return self.fetch.on_map_end(id, HaveEnd::Refused, self.now);
+            }
+            Tells::Truth => self.hosts[host].holds.iter().filter_map(held).collect(),
+            Tells::All => (0..count).collect(),
+            Tells::Half => (0..count).step_by(2).collect(),
+        };
+        for place in now_held.difference(told) {
+            // It has it now, or says so: it may be asked at once.
+            self.missing_since.remove(&(host, self.manifests + *place as usize));
+        }
+        let update = if now_held.len() == count as usize {
+            HaveUpdate::All
+        } else if told.is_empty() {
+            HaveUpdate::Map(set(&now_held))
+        } else {
+            HaveUpdate::More(set(&now_held.difference(told).copied().collect()))
+        };
+        if update == HaveUpdate::All {
+            self.listening.remove(&id);
+        } else {
+            self.listening.insert(id, (host, now_held));
+        }
+        self.fetch.on_map(id, update, self.now);
     }
 
     fn look_up(&mut self, cid: ContentCid) {

@@ -11,16 +11,16 @@ use super::super::*;
 use super::sim::{MIB, chunk, manifest, ms, peer, root, secs};
 
 /// A fetch and everything it asked for.
-struct Hand {
-    fetch: Fetch,
-    now: Instant,
+pub(super) struct Hand {
+    pub(super) fetch: Fetch,
+    pub(super) now: Instant,
     /// Requests without an answer: id, peer, CID.
-    open: Vec<(RequestId, usize, ContentCid)>,
-    log: Vec<Action>,
+    pub(super) open: Vec<(RequestId, usize, ContentCid)>,
+    pub(super) log: Vec<Action>,
 }
 
 impl Hand {
-    fn new(config: FetchConfig) -> Self {
+    pub(super) fn new(config: FetchConfig) -> Self {
         let now = Instant::now();
         Self { fetch: Fetch::new(config, root(), 1, now), now, open: Vec::new(), log: Vec::new() }
     }
@@ -29,14 +29,17 @@ impl Hand {
     fn of_chunks(config: FetchConfig, count: u32) -> Self {
         let mut hand = Self::new(config);
         hand.with(|fetch, now| {
-            fetch.on_wants((0..count).map(|n| Want { cid: chunk(n), len: Some(MIB) }).collect(), now);
+            fetch.on_wants(
+                (0..count).map(|n| Want { cid: chunk(n), len: Some(MIB), place: None }).collect(),
+                now,
+            );
             fetch.on_wants_complete(now);
         });
         hand
     }
 
     /// Gives an input and takes the actions that follow.
-    fn with<T>(&mut self, input: impl FnOnce(&mut Fetch, Instant) -> T) -> T {
+    pub(super) fn with<T>(&mut self, input: impl FnOnce(&mut Fetch, Instant) -> T) -> T {
         let result = input(&mut self.fetch, self.now);
         while let Some(action) = self.fetch.next_action() {
             match action {
@@ -53,13 +56,13 @@ impl Hand {
         result
     }
 
-    fn root_provider(&mut self, n: usize) {
+    pub(super) fn root_provider(&mut self, n: usize) {
         self.with(|fetch, now| fetch.on_provider(root(), peer(n), now));
         self.with(|fetch, now| fetch.on_connected(peer(n), now));
     }
 
     /// Lets time pass, keeping the deadlines.
-    fn wait(&mut self, time: Duration) {
+    pub(super) fn wait(&mut self, time: Duration) {
         let stop = self.now + time;
         while let Some(at) = self.fetch.next_deadline().filter(|at| *at <= stop) {
             self.now = self.now.max(at);
@@ -69,29 +72,33 @@ impl Hand {
     }
 
     /// Open requests of one peer.
-    fn asked(&self, n: usize) -> Vec<ContentCid> {
+    pub(super) fn asked(&self, n: usize) -> Vec<ContentCid> {
         self.open.iter().filter(|(_, to, _)| *to == n).map(|(.., cid)| *cid).collect()
     }
 
     /// Answers the oldest open request of one peer.
-    fn answer<T>(&mut self, n: usize, input: impl FnOnce(&mut Fetch, RequestId, Instant) -> T) -> T {
+    pub(super) fn answer<T>(
+        &mut self,
+        n: usize,
+        input: impl FnOnce(&mut Fetch, RequestId, Instant) -> T,
+    ) -> T {
         let place = self.open.iter().position(|(_, to, _)| *to == n).unwrap();
         let (id, ..) = self.open.remove(place);
         self.with(|fetch, now| input(fetch, id, now))
     }
 
-    fn data(&mut self, n: usize) {
+    pub(super) fn data(&mut self, n: usize) {
         self.answer(n, |fetch, id, now| {
             assert!(fetch.on_block(id, MIB, now));
             fetch.on_stored(id, now);
         });
     }
 
-    fn count(&self, action: Action) -> usize {
+    pub(super) fn count(&self, action: Action) -> usize {
         self.log.iter().filter(|logged| **logged == action).count()
     }
 
-    fn state(&self, n: usize) -> PeerState {
+    pub(super) fn state(&self, n: usize) -> PeerState {
         let progress = self.fetch.progress();
         progress.peers.iter().find(|state| state.peer == peer(n)).unwrap().state
     }
@@ -140,7 +147,7 @@ fn each_chunk_comes_from_somebody_who_holds_it() {
 #[test]
 fn the_root_is_looked_up_first_and_its_provider_is_dialled_and_asked() {
     let mut hand = Hand::new(FetchConfig::default());
-    hand.with(|fetch, now| fetch.on_wants(vec![Want { cid: root(), len: None }], now));
+    hand.with(|fetch, now| fetch.on_wants(vec![Want { cid: root(), len: None, place: None }], now));
     assert_eq!(hand.log, [Action::Lookup(root())]);
     hand.with(|fetch, now| fetch.on_provider(root(), peer(1), now));
     assert_eq!(hand.log[1..], [Action::Dial(peer(1))]);
@@ -155,7 +162,7 @@ fn a_fetch_of_nothing_finishes_at_once_and_nothing_follows() {
     assert_eq!(hand.log.last(), Some(&Action::Finished));
     let before = hand.log.len();
     hand.with(|fetch, now| fetch.on_hint(peer(1), now));
-    hand.with(|fetch, now| fetch.on_wants(vec![Want { cid: chunk(1), len: Some(1) }], now));
+    hand.with(|fetch, now| fetch.on_wants(vec![Want { cid: chunk(1), len: Some(1), place: None }], now));
     hand.wait(secs(1000));
     assert_eq!(hand.log.len(), before);
     assert_eq!(hand.fetch.next_deadline(), None);
@@ -164,7 +171,7 @@ fn a_fetch_of_nothing_finishes_at_once_and_nothing_follows() {
 #[test]
 fn a_want_given_twice_is_requested_once() {
     let mut hand = Hand::of_chunks(FetchConfig::default(), 3);
-    hand.with(|fetch, now| fetch.on_wants(vec![Want { cid: chunk(1), len: Some(MIB) }], now));
+    hand.with(|fetch, now| fetch.on_wants(vec![Want { cid: chunk(1), len: Some(MIB), place: None }], now));
     hand.root_provider(1);
     (0..3).for_each(|_| hand.data(1));
     assert_eq!(hand.log.last(), Some(&Action::Finished));
@@ -198,7 +205,10 @@ fn two_seeds_start_at_different_places_and_stay_sequential_for_a_while() {
         .map(|seed| {
             let now = Instant::now();
             let mut fetch = Fetch::new(FetchConfig::default(), root(), seed, now);
-            fetch.on_wants((0..1000).map(|n| Want { cid: chunk(n), len: Some(MIB) }).collect(), now);
+            fetch.on_wants(
+                (0..1000).map(|n| Want { cid: chunk(n), len: Some(MIB), place: None }).collect(),
+                now,
+            );
             fetch.on_hint(peer(1), now);
             fetch.on_connected(peer(1), now);
             let mut asked = Vec::new();
@@ -333,7 +343,7 @@ fn a_peer_that_has_answered_something_is_given_longer_for_its_first_block() {
 #[test]
 fn bytes_are_wasted_when_they_arrive_and_not_before() {
     let mut hand = Hand::new(in_order());
-    hand.with(|fetch, now| fetch.on_wants(vec![Want { cid: chunk(0), len: Some(MIB) }], now));
+    hand.with(|fetch, now| fetch.on_wants(vec![Want { cid: chunk(0), len: Some(MIB), place: None }], now));
     hand.root_provider(1);
     hand.root_provider(2);
     let slow = hand.open[0].0;
@@ -348,7 +358,7 @@ fn bytes_are_wasted_when_they_arrive_and_not_before() {
     assert_eq!(lens(&hand), [2, 2, 1]);
     // What a banned peer was asked for before arrives too.
     hand.with(|fetch, now| {
-        fetch.on_wants((1..9).map(|n| Want { cid: chunk(n), len: Some(MIB) }).collect(), now);
+        fetch.on_wants((1..9).map(|n| Want { cid: chunk(n), len: Some(MIB), place: None }).collect(), now);
     });
     (0..3).for_each(|_| hand.data(2));
     let late: Vec<RequestId> = hand.open.iter().filter(|open| open.1 == 2).map(|open| open.0).collect();
@@ -453,7 +463,9 @@ fn garbage_to_a_forgotten_request_costs_its_sender_as_much_as_any_other() {
     };
     for input in [bad, short, Fetch::on_malformed] {
         let mut hand = Hand::new(in_order());
-        hand.with(|fetch, now| fetch.on_wants(vec![Want { cid: chunk(0), len: Some(MIB) }], now));
+        hand.with(|fetch, now| {
+            fetch.on_wants(vec![Want { cid: chunk(0), len: Some(MIB), place: None }], now)
+        });
         hand.root_provider(1);
         hand.root_provider(2);
         let forgotten = hand.open[0].0;
@@ -493,12 +505,12 @@ fn nothing_more_is_asked_of_an_unknown_peer_until_its_block_is_verified() {
 #[test]
 fn a_good_manifest_makes_up_for_no_bad_chunk() {
     let mut hand = Hand::new(in_order());
-    hand.with(|fetch, now| fetch.on_wants(vec![Want { cid: root(), len: None }], now));
+    hand.with(|fetch, now| fetch.on_wants(vec![Want { cid: root(), len: None, place: None }], now));
     hand.root_provider(1);
     hand.answer(1, |fetch, id, now| {
         assert!(fetch.on_block(id, 1000, now));
         fetch.on_stored(id, now);
-        fetch.on_wants((0..9).map(|n| Want { cid: chunk(n), len: Some(MIB) }).collect(), now);
+        fetch.on_wants((0..9).map(|n| Want { cid: chunk(n), len: Some(MIB), place: None }).collect(), now);
     });
     assert_eq!(hand.asked(1), [chunk(0)]);
     hand.answer(1, Fetch::on_malformed);
@@ -594,7 +606,7 @@ fn a_chunk_that_every_root_provider_lacks_is_looked_up_itself_again_and_again() 
 #[test]
 fn child_manifests_are_looked_up_like_chunks() {
     let mut hand = Hand::new(FetchConfig::default());
-    hand.with(|fetch, now| fetch.on_wants(vec![Want { cid: manifest(1), len: None }], now));
+    hand.with(|fetch, now| fetch.on_wants(vec![Want { cid: manifest(1), len: None, place: None }], now));
     hand.with(|fetch, now| fetch.on_lookup_done(root(), now));
     hand.wait(secs(2));
     assert_eq!(hand.count(Action::Lookup(manifest(1))), 1);
@@ -618,7 +630,7 @@ fn lookups_in_flight_are_bounded() {
     let mut hand = Hand::of_chunks(in_order(), 5000);
     hand.with(|fetch, now| fetch.on_lookup_done(root(), now));
     hand.wait(secs(25));
-    assert!((31..=32).contains(&hand.fetch.progress().lookups));
+    assert!((63..=64).contains(&hand.fetch.progress().lookups));
 }
 
 #[test]
@@ -670,7 +682,7 @@ fn more_wants_than_a_fetch_may_have_end_it() {
 #[test]
 fn without_anybody_the_root_is_not_found_after_the_time_without_progress() {
     let mut hand = Hand::new(FetchConfig::default());
-    hand.with(|fetch, now| fetch.on_wants(vec![Want { cid: root(), len: None }], now));
+    hand.with(|fetch, now| fetch.on_wants(vec![Want { cid: root(), len: None, place: None }], now));
     for _ in 0..30 {
         assert!(!hand.log.iter().any(|action| matches!(action, Action::Failed(_))));
         hand.with(|fetch, now| fetch.on_lookup_done(root(), now));

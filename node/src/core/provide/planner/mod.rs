@@ -307,18 +307,17 @@ impl Planner {
     pub fn stats(&self) -> ProvideStats {
         let now_ms = self.clock.ms(self.now);
         let late = self.schedule.late(now_ms);
-        let in_flight = self.roots.in_flight as u64;
-        let fresh = (self.counts.fresh_roots + self.counts.fresh_others).saturating_sub(in_flight);
+        let fresh = self.counts.fresh_roots + self.counts.fresh_others;
         let anew = self.renew.map_or(0, |renew| renew.share_of(self.counts.keys));
         let failing = self.retries.keys() + self.fresh.retries.keys();
         let owed = self.schedule.share_of(self.counts.keys.saturating_sub(fresh), late);
         let again = self.retries.keys() + anew.max(owed);
-        let pending = (fresh + again).min(self.counts.keys.saturating_sub(in_flight));
+        let pending = (fresh + again).min(self.counts.keys);
         ProvideStats {
             keys: self.counts.keys,
-            announced: self.counts.keys.saturating_sub(pending + in_flight),
+            announced: self.counts.keys.saturating_sub(pending),
             pending,
-            in_flight,
+            roots_in_flight: self.roots.in_flight,
             failing,
             failed: self.failed,
             provided: self.provided,
@@ -408,7 +407,7 @@ impl Planner {
     }
 
     /// Since when the map must know what it knows.
-    fn known_since(&self, now: Instant) -> Instant {
+    pub fn known_since(&self, now: Instant) -> Instant {
         now.checked_sub(MAP_VALIDITY).unwrap_or(self.started).max(self.started).max(self.grown_at)
     }
 

@@ -106,10 +106,10 @@ pub struct ProvideStats {
     pub keys: u64,
     /// Of these, announced and not due again. The other numbers of keys are apart from this one.
     pub announced: u64,
-    /// Waiting for their turn, those that wait after a failure included.
+    /// Not announced, or due again: those that are under way and those that wait after a failure included.
     pub pending: u64,
-    /// Being announced right now.
-    pub in_flight: u64,
+    /// Roots that are being announced right now, each by itself.
+    pub roots_in_flight: usize,
     /// Waiting after a failure.
     pub failing: u64,
     /// Attempts that failed since the start.

@@ -1,0 +1,326 @@
+//! Fetches among peers that tell what they hold, and some that lie about it.
+
+use std::{collections::BTreeSet, ops::Range};
+
+use dhtfs_store::ChunkSet;
+
+use super::super::*;
+use super::{sim::*, situations::Hand};
+
+const COUNT: u32 = 40;
+
+fn set(held: impl IntoIterator<Item = u32>) -> ChunkSet {
+    let mut set = ChunkSet::new(COUNT);
+    held.into_iter().for_each(|place| assert!(set.insert(place)));
+    set
+}
+
+/// A fetch of chunks with places, in order.
+fn hand() -> Hand {
+    let mut hand = Hand::new(FetchConfig { order: Order::InOrder, ..FetchConfig::default() });
+    hand.with(|fetch, now| {
+        fetch.on_content(COUNT, now);
+        let want = |n| Want { cid: chunk(n), len: Some(MIB), place: Some(n) };
+        fetch.on_wants((0..COUNT).map(want).collect(), now);
+        fetch.on_wants_complete(now);
+    });
+    hand
+}
+
+impl Hand {
+    /// The questions that were put to a peer.
+    fn questions(&self, n: usize) -> Vec<HaveId> {
+        let to = |action: &Action| match action {
+            Action::AskHave { id, peer: to } if *to == peer(n) => Some(*id),
+            _ => None,
+        };
+        self.log.iter().filter_map(to).collect()
+    }
+
+    fn tell(&mut self, n: usize, update: HaveUpdate) {
+        let id = *self.questions(n).last().expect("it was asked");
+        self.with(|fetch, now| fetch.on_map(id, update, now));
+    }
+
+    fn missing(&mut self, n: usize) {
+        self.answer(n, |fetch, id, now| fetch.on_missing(id, now));
+    }
+
+    fn coverage(&self) -> Vec<u32> {
+        (0..COUNT).map(|n| self.fetch.coverage(&chunk(n)).unwrap()).collect()
+    }
+
+    fn looked_up(&self) -> BTreeSet<u32> {
+        (0..COUNT).filter(|n| self.count(Action::Lookup(chunk(*n))) > 0).collect()
+    }
+}
+
+#[test]
+fn a_peer_is_asked_once_and_only_for_what_it_says_it_has() {
+    let mut hand = hand();
+    hand.root_provider(1);
+    assert_eq!(hand.questions(1).len(), 1);
+    assert_eq!(hand.asked(1), [chunk(0)], "before it tells it is believed to hold everything");
+    hand.missing(1);
+    hand.tell(1, HaveUpdate::Map(set([7, 9])));
+    hand.missing(1);
+    assert_eq!(hand.asked(1), [chunk(7)]);
+    hand.data(1);
+    hand.data(1);
+    assert!(hand.asked(1).is_empty());
+    hand.wait(secs(4));
+    assert!(hand.asked(1).is_empty());
+    hand.tell(1, HaveUpdate::More(set([3, 4])));
+    assert_eq!(hand.asked(1), [chunk(3), chunk(4)]);
+    assert_eq!(hand.questions(1).len(), 1);
+}
+
+#[test]
+fn a_peer_without_the_protocol_is_treated_as_ever() {
+    let mut hand = hand();
+    hand.root_provider(1);
+    let id = hand.questions(1)[0];
+    hand.with(|fetch, now| fetch.on_map_end(id, HaveEnd::Refused, now));
+    hand.missing(1);
+    assert_eq!(hand.asked(1), [chunk(1)]);
+    hand.wait(secs(60));
+    assert_eq!(hand.questions(1).len(), 1, "not asked again");
+}
+
+#[test]
+fn a_map_of_another_length_is_the_last_that_is_read() {
+    let mut hand = hand();
+    hand.root_provider(1);
+    hand.tell(1, HaveUpdate::Map(ChunkSet::new(COUNT + 1)));
+    assert_eq!(hand.count(Action::EndHave(hand.questions(1)[0])), 1);
+    assert_eq!(hand.asked(1), [chunk(0)]);
+    hand.root_provider(2);
+    hand.tell(2, HaveUpdate::More(set([1])));
+    assert_eq!(hand.count(Action::EndHave(hand.questions(2)[0])), 1, "news before a map");
+}
+
+#[test]
+fn whole_maps_and_empty_news_are_counted() {
+    let mut hand = hand();
+    hand.root_provider(1);
+    for n in 0..30 {
+        let id = *hand.questions(1).last().unwrap();
+        hand.with(|fetch, now| fetch.on_map(id, HaveUpdate::Map(set([n])), now));
+    }
+    assert_eq!(hand.count(Action::EndHave(hand.questions(1)[0])), 1);
+    hand.root_provider(2);
+    hand.tell(2, HaveUpdate::Map(set([5])));
+    for _ in 0..30 {
+        let id = *hand.questions(2).last().unwrap();
+        hand.with(|fetch, now| fetch.on_map(id, HaveUpdate::More(set([5])), now));
+    }
+    assert_eq!(hand.count(Action::EndHave(hand.questions(2)[0])), 1);
+}
+
+#[test]
+fn coverage_counts_the_connected_peers_that_say_so() {
+    let mut hand = hand();
+    for n in 1..=3 {
+        hand.root_provider(n);
+    }
+    hand.tell(1, HaveUpdate::Map(set(0..10)));
+    hand.tell(2, HaveUpdate::Map(set(5..15)));
+    let expected = |counts: [u32; 4]| {
+        let runs = counts.into_iter().zip([5, 5, 5, 25]);
+        runs.flat_map(|(count, len)| vec![count; len]).collect::<Vec<_>>()
+    };
+    assert_eq!(hand.coverage(), expected([1, 2, 1, 0]));
+    hand.tell(3, HaveUpdate::All);
+    assert_eq!(hand.coverage(), expected([2, 3, 2, 1]));
+    hand.tell(1, HaveUpdate::More(set(10..15)));
+    assert_eq!(hand.coverage(), expected([2, 3, 3, 1]));
+    hand.tell(2, HaveUpdate::Map(set(0..5)));
+    assert_eq!(hand.coverage(), expected([3, 2, 2, 1]));
+    hand.with(|fetch, now| fetch.on_disconnected(peer(3), now));
+    assert_eq!(hand.coverage(), expected([2, 1, 1, 0]));
+    hand.with(|fetch, now| fetch.on_disconnected(peer(1), now));
+    hand.with(|fetch, now| fetch.on_disconnected(peer(2), now));
+    assert_eq!(hand.coverage(), vec![0; COUNT as usize]);
+    assert_eq!(hand.count(Action::EndHave(hand.questions(1)[0])), 1);
+    hand.with(|fetch, now| fetch.on_connected(peer(1), now));
+    assert_eq!(hand.questions(1).len(), 2, "asked anew");
+}
+
+#[test]
+fn only_what_nobody_connected_holds_is_looked_up_and_no_longer_when_somebody_does() {
+    let mut hand = hand();
+    hand.root_provider(1);
+    hand.with(|fetch, now| fetch.on_lookup_done(root(), now));
+    hand.tell(1, HaveUpdate::Map(set(0..30)));
+    hand.wait(secs(2));
+    assert_eq!(hand.looked_up(), (30..40).collect());
+    // One lookup finds a peer, which holds most of the others: their lookups are ended.
+    hand.with(|fetch, now| fetch.on_provider(chunk(30), peer(2), now));
+    hand.with(|fetch, now| fetch.on_connected(peer(2), now));
+    hand.tell(2, HaveUpdate::Map(set(30..38)));
+    let cancelled = (30..40).filter(|n| hand.count(Action::CancelLookup(chunk(*n))) > 0);
+    assert_eq!(cancelled.collect::<Vec<_>>(), (30..38).collect::<Vec<_>>());
+    assert_eq!(hand.fetch.progress().own_lookups, 10);
+    assert_eq!(hand.fetch.progress().maps, 2);
+}
+
+#[test]
+fn a_list_that_is_a_lie_costs_its_chunks_then_all_of_it_and_then_a_strike() {
+    let mut hand = hand();
+    hand.root_provider(1);
+    hand.with(|fetch, now| fetch.on_lookup_done(root(), now));
+    hand.tell(1, HaveUpdate::Map(set(0..39)));
+    for n in 0..15 {
+        assert_eq!(hand.asked(1), [chunk(n)]);
+        hand.missing(1);
+    }
+    assert_eq!(hand.coverage()[..17], [&[0; 15][..], &[1, 1]].concat());
+    hand.missing(1);
+    assert!(hand.asked(1).is_empty(), "it holds nothing, as far as is known");
+    assert_eq!(hand.count(Action::EndHave(hand.questions(1)[0])), 1);
+    hand.wait(secs(2));
+    assert_eq!(hand.looked_up(), (0..40).collect());
+    // It gets another chance, and takes it.
+    hand.wait(secs(14));
+    assert_eq!(hand.questions(1).len(), 2);
+    hand.tell(1, HaveUpdate::Map(set(0..39)));
+    for _ in 0..16 {
+        hand.missing(1);
+    }
+    assert!(hand.asked(1).is_empty());
+    assert_eq!(hand.state(1), PeerState::Connected, "one strike");
+    hand.with(|fetch, now| fetch.on_disconnected(peer(1), now));
+    hand.with(|fetch, now| fetch.on_connected(peer(1), now));
+    hand.wait(secs(10));
+    assert_eq!(hand.questions(1).len(), 2, "never asked again");
+}
+
+#[test]
+fn who_says_that_it_holds_everything_and_does_not_is_asked_again() {
+    let mut hand = hand();
+    hand.root_provider(1);
+    hand.tell(1, HaveUpdate::All);
+    hand.data(1);
+    hand.missing(1);
+    assert_eq!(hand.fetch.progress().maps, 0);
+    hand.data(1);
+    hand.wait(secs(16));
+    assert_eq!(hand.questions(1).len(), 2);
+    hand.tell(1, HaveUpdate::Map(set(20..25)));
+    assert_eq!(hand.coverage()[18..26], [0, 0, 1, 1, 1, 1, 1, 0]);
+}
+
+#[test]
+fn wants_that_come_later_follow_the_maps_that_are_there() {
+    let mut hand = Hand::new(FetchConfig { order: Order::InOrder, ..FetchConfig::default() });
+    let want = |n| Want { cid: chunk(n), len: Some(MIB), place: Some(n) };
+    let give = |hand: &mut Hand, range: Range<u32>| {
+        hand.with(|fetch, now| fetch.on_wants(range.map(want).collect(), now));
+    };
+    hand.with(|fetch, now| fetch.on_content(COUNT, now));
+    give(&mut hand, 0..4);
+    hand.root_provider(1);
+    hand.tell(1, HaveUpdate::Map(set([0, 5, 6])));
+    hand.data(1);
+    assert!(hand.asked(1).is_empty());
+    give(&mut hand, 4..8);
+    assert_eq!(hand.asked(1), [chunk(5), chunk(6)]);
+    // What was consumed is wanted again from who has it.
+    hand.data(1);
+    hand.data(1);
+    hand.with(|fetch, now| fetch.on_lost(chunk(5), now));
+    assert_eq!(hand.asked(1), [chunk(5)]);
+}
+
+#[test]
+fn nobody_is_asked_about_a_few_chunks() {
+    let mut hand = Hand::new(FetchConfig::default());
+    hand.with(|fetch, now| {
+        fetch.on_content(3, now);
+        fetch.on_wants((0..3).map(|n| Want { cid: chunk(n), len: Some(MIB), place: Some(n) }).collect(), now);
+    });
+    hand.root_provider(1);
+    assert!(hand.questions(1).is_empty());
+}
+
+fn finish(chunks: usize, hosts: Vec<Host>) -> World {
+    let mut world = World::new(FetchConfig::default(), 1, 0, chunks, hosts);
+    world.begin(Given::Tree, &BTreeSet::new());
+    assert_eq!(world.run(secs(3600)), End::Finished);
+    world
+}
+
+fn chunk_lookups(world: &World) -> usize {
+    world.lookups.keys().filter(|cid| **cid != root()).count()
+}
+
+#[test]
+fn complete_providers_need_no_lookup_of_a_chunk() {
+    let hosts = vec![Host { maps: Tells::Truth, ..Host::new().holding(0..=500) }; 3];
+    let world = finish(500, hosts);
+    assert_eq!((chunk_lookups(&world), world.missed), (0, 0));
+}
+
+/// Each of ten peers holds a tenth and the manifest, and is found by it.
+#[test]
+fn partial_providers_of_the_root_that_tell_are_asked_for_nothing_they_lack() {
+    let hosts = |maps: Tells| -> Vec<Host> {
+        let share = |n: usize| (0..=200).filter(move |position| *position == 0 || position % 10 == n);
+        (0..10).map(|n| Host { maps, ..Host::new().holding(share(n)) }).collect()
+    };
+    let (without, with) = (finish(200, hosts(Tells::Nothing)), finish(200, hosts(Tells::Truth)));
+    assert_eq!(chunk_lookups(&with), 0);
+    assert!(with.missed <= 20, "asked before they told: {}", with.missed);
+    assert!(without.missed > 20 * with.missed, "{}", without.missed);
+    assert!(with.now - with.start <= without.now - without.start);
+}
+
+/// Of twenty peers that hold a tenth each, four are found by the root and the others by chunks only.
+#[test]
+fn lookups_of_chunks_are_for_those_that_nobody_connected_holds() {
+    let hosts = |maps: Tells| -> Vec<Host> {
+        let share = |n: usize| (0..=400).filter(move |position| *position == 0 || position % 10 == n % 10);
+        let host = |n| Host { maps, announces_root: n < 4, ..Host::new().holding(share(n)) };
+        (0..20).map(host).collect()
+    };
+    let (without, with) = (finish(400, hosts(Tells::Nothing)), finish(400, hosts(Tells::Truth)));
+    for cid in with.lookups.keys().filter(|cid| **cid != root()) {
+        let n = (1..=400).find(|n| chunk(n - 1) == *cid).unwrap();
+        assert!(n % 10 >= 4, "chunk {n} is held by a provider of the root");
+    }
+    println!("lookups of chunks: {} with maps, {} without", chunk_lookups(&with), chunk_lookups(&without));
+    // One batch, and then every peer that was found tells what else it holds.
+    assert!(chunk_lookups(&with) <= 64, "{}", chunk_lookups(&with));
+    assert!(chunk_lookups(&without) > 2 * chunk_lookups(&with), "{}", chunk_lookups(&without));
+    let progress = with.fetch.progress();
+    assert_eq!(
+        progress.own_lookups,
+        with.lookups.iter().filter(|(cid, _)| **cid != root()).map(|(_, n)| u64::from(*n)).sum::<u64>()
+    );
+}
+
+#[test]
+fn liars_do_not_keep_a_fetch_from_what_honest_peers_hold() {
+    for maps in [Tells::All, Tells::Half] {
+        let liar = Host { maps, ..Host::new().holding(0..1) };
+        let mut hosts = vec![liar; 12];
+        hosts.push(Host { maps: Tells::Truth, announces_root: false, ..Host::new().holding(0..=100) });
+        let world = finish(100, hosts);
+        let spent = world.now - world.start;
+        assert!(spent < secs(40), "{maps:?}: {spent:?}");
+        assert!(world.missed < 12 * 40, "{maps:?}: {}", world.missed);
+    }
+}
+
+#[test]
+fn peers_that_fetch_the_same_are_used_as_soon_as_they_tell() {
+    let grower = |maps| Host { grows: Some(ms(100)), maps, ..Host::new().holding(0..1) };
+    let seed = Host { rate: MIB, maps: Tells::Truth, ..Host::new().holding(0..=60) };
+    let time = |maps: Tells| {
+        let world = finish(60, vec![seed.clone(), grower(maps), grower(maps)]);
+        (world.now - world.start, world.missed)
+    };
+    let ((without, _), (with, missed)) = (time(Tells::Nothing), time(Tells::Truth));
+    assert!(with <= without, "{with:?} {without:?}");
+    assert!(missed <= 4, "{missed}");
+}

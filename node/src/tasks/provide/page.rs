@@ -1,0 +1,198 @@
+//! A page of neighbouring keys on its way to the peers closest to each of them.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::Range,
+    time::Instant,
+};
+
+use futures::StreamExt as _;
+use libp2p::{Multiaddr, PeerId};
+use tracing::debug;
+
+use super::holders::Holders;
+use crate::{
+    core::{
+        keyspace::Position,
+        provide::{RegionReport, assign},
+    },
+    net::{Digest, Receipt, SendFailure},
+};
+
+/// Peers that are told at the same time.
+pub(super) const MAX_PEERS_AT_ONCE: usize = 20;
+
+/// What holders are told of the keys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Say {
+    /// This node provides them.
+    Provide,
+    /// It does no longer.
+    Withdraw,
+}
+
+impl Say {
+    /// Tells one holder. A peer that has not the protocol cannot be told of a withdrawal; its records run out.
+    pub(super) async fn tell(
+        self,
+        holders: &Holders,
+        peer: PeerId,
+        addrs: Vec<Multiaddr>,
+        own: &[Multiaddr],
+        digests: &[Digest],
+    ) -> Result<Receipt, SendFailure> {
+        let announcer = &holders.env.announcer;
+        match self {
+            Say::Provide => announcer.provide(peer, addrs, own, digests).await,
+            Say::Withdraw => match announcer.withdraw(peer, addrs, digests).await {
+                Ok(removed) => Ok(Receipt::Taken(removed)),
+                Err(SendFailure::Unsupported) => Ok(Receipt::Taken(vec![false; digests.len()])),
+                Err(error) => Err(error),
+            },
+        }
+    }
+}
+
+/// A page of keys on its way to the holders.
+pub(super) struct Page {
+    say: Say,
+    positions: Vec<Position>,
+    digests: Vec<Digest>,
+    /// Peers that took, or took out, each key.
+    held: Vec<u8>,
+    /// Which keys each peer has taken or refused, in order: it is told each of them once.
+    told: BTreeMap<PeerId, Vec<usize>>,
+    /// Keys of which some peer could not be told.
+    unheard: BTreeSet<usize>,
+}
+
+impl Page {
+    /// Keys in the order of their positions.
+    pub(super) fn new(say: Say, digests: Vec<Digest>) -> Self {
+        Self {
+            say,
+            positions: digests.iter().map(Position::of_digest).collect(),
+            held: vec![0; digests.len()],
+            digests,
+            told: BTreeMap::new(),
+            unheard: BTreeSet::new(),
+        }
+    }
+
+    /// How many peers took, or took out, each key.
+    pub(super) fn held(&self) -> &[u8] {
+        &self.held
+    }
+
+    /// Places of the keys of which some peer could not be told.
+    pub(super) fn unheard(&self) -> &BTreeSet<usize> {
+        &self.unheard
+    }
+
+    /// Sends every key to those of its closest peers that were not told of it yet. Returns how many peers could not
+    /// be told; they are left out of the map, so that the next round finds others in their place. In a small network
+    /// these others have been told of other keys of the page before.
+    pub(super) async fn send(&mut self, holders: &Holders, report: &RegionReport, since: Instant) -> usize {
+        let peers: Vec<(Position, PeerId, Vec<Multiaddr>)> = {
+            let map = holders.map();
+            let known = map.peers_in(&report.known, since);
+            known.map(|(position, peer)| (*position, peer.peer, peer.addrs.clone())).collect()
+        };
+        let size = holders.size().unwrap_or(peers.len() as u64);
+        let positions: Vec<Position> = peers.iter().map(|(position, ..)| *position).collect();
+        let assignment = assign(&self.positions, &positions, size);
+        let own = holders.own_addrs().await;
+        let (own, say) = (&own, self.say);
+        let batches: Vec<_> = peers
+            .into_iter()
+            .zip(assignment.peers)
+            .map(|((_, peer, addrs), ranges)| (peer, addrs, self.untold(&peer, ranges)))
+            .filter(|(_, _, places)| !places.is_empty())
+            .collect();
+        let mut sending = futures::stream::iter(batches)
+            .map(|(peer, addrs, places)| {
+                let digests: Vec<Digest> =
+                    places.iter().filter_map(|place| self.digests.get(*place)).copied().collect();
+                (peer, addrs, places, digests)
+            })
+            .map(|(peer, addrs, places, digests)| async move {
+                let told = say.tell(holders, peer, addrs, own, &digests).await;
+                (peer, places, told)
+            })
+            .buffer_unordered(MAX_PEERS_AT_ONCE);
+        let (mut told_now, mut failed) = (Vec::new(), Vec::new());
+        while let Some((peer, places, told)) = sending.next().await {
+            match told {
+                Ok(receipt) => told_now.push((peer, places, receipt)),
+                Err(error) => {
+                    debug!(%peer, %error, "a holder was not told");
+                    self.unheard.extend(places);
+                    failed.push(peer);
+                }
+            }
+        }
+        drop(sending);
+        for (peer, places, receipt) in told_now {
+            note(&mut self.held, &places, &receipt);
+            self.remember(peer, places);
+        }
+        let mut map = holders.map();
+        failed.iter().for_each(|peer| map.remove(peer));
+        failed.len()
+    }
+
+    /// Those of the keys in `ranges` that `peer` was not told of.
+    fn untold(&self, peer: &PeerId, ranges: Vec<Range<usize>>) -> Vec<usize> {
+        let told = self.told.get(peer).map_or(&[][..], Vec::as_slice);
+        ranges.into_iter().flatten().filter(|place| told.binary_search(place).is_err()).collect()
+    }
+
+    fn remember(&mut self, peer: PeerId, places: Vec<usize>) {
+        let told = self.told.entry(peer).or_default();
+        told.extend(places);
+        told.sort_unstable();
+    }
+}
+
+/// Counts a holder for each key it has taken. A peer that cannot answer to records counts for all that it has read.
+pub(super) fn note(held: &mut [u8], places: &[usize], receipt: &Receipt) {
+    for (index, place) in places.iter().enumerate() {
+        let taken = match receipt {
+            Receipt::Taken(taken) => taken.get(index).copied().unwrap_or(false),
+            Receipt::Read => true,
+        };
+        if let Some(held) = held.get_mut(*place).filter(|_| taken) {
+            *held = held.saturating_add(1);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use libp2p::PeerId;
+
+    use super::{Page, Receipt, Say, note};
+
+    #[test]
+    fn a_peer_is_told_of_a_key_once_and_of_others_later() {
+        let peer = PeerId::random();
+        let mut page = Page::new(Say::Provide, Vec::new());
+        let (first, second) = (0..3, 5..7);
+        assert_eq!(page.untold(&peer, vec![first.clone(), second.clone()]), [0, 1, 2, 5, 6]);
+        page.remember(peer, vec![5, 6]);
+        page.remember(peer, vec![1]);
+        assert_eq!(page.untold(&peer, vec![first, second]), [0, 2]);
+        assert_eq!(page.untold(&PeerId::random(), vec![1..3, 4..5]), [1, 2, 4]);
+    }
+
+    #[test]
+    fn only_what_was_taken_counts() {
+        let mut held = [0; 4];
+        note(&mut held, &[0, 2, 3], &Receipt::Taken(vec![true, false, true]));
+        assert_eq!(held, [1, 0, 0, 1]);
+        note(&mut held, &[1, 3], &Receipt::Read);
+        assert_eq!(held, [1, 1, 0, 2]);
+        note(&mut held, &[0, 1], &Receipt::Taken(vec![true]));
+        assert_eq!(held, [2, 1, 0, 2], "an answer that is too short");
+    }
+}
