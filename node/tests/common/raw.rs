@@ -14,9 +14,13 @@ use super::{
 };
 
 const KAD: StreamProtocol = StreamProtocol::new("/dhtfs/test/kad/1.0.0");
+const PROVIDE: StreamProtocol = StreamProtocol::new("/dhtfs/test/provide/1");
 
 const ADD_PROVIDER: i32 = 2;
 const GET_PROVIDERS: i32 = 3;
+
+/// Most digests in a frame of the provide protocol.
+const MAX_DIGESTS: usize = 1_024;
 
 /// Bytes that are written at once.
 const BATCH_LEN: usize = 64 * 1024;
@@ -117,6 +121,30 @@ impl Raw {
         }
         stream.write_all(&batch).await.unwrap();
         stream.close().await.unwrap();
+    }
+
+    /// Sends the same over the provide protocol; how many records the holder says it took.
+    pub async fn announce_in_bulk(&self, digests: &[[u8; 32]], addrs: &[Multiaddr]) -> u64 {
+        let mut stream = self.control.clone().open_stream(self.holder, PROVIDE).await.unwrap();
+        let mut head = vec![1, u8::try_from(addrs.len()).unwrap()];
+        for addr in addrs {
+            head.extend(u16::try_from(addr.len()).unwrap().to_be_bytes());
+            head.extend(addr.as_ref());
+        }
+        stream.write_all(&head).await.unwrap();
+        let mut taken = 0;
+        for digests in digests.chunks(MAX_DIGESTS) {
+            let count = u16::try_from(digests.len()).unwrap().to_be_bytes();
+            stream.write_all(&[&[2], &count[..], digests.as_flattened()].concat()).await.unwrap();
+            stream.flush().await.unwrap();
+            let mut answer = vec![0; 1 + digests.len().div_ceil(8)];
+            stream.read_exact(&mut answer[..1]).await.unwrap();
+            assert_eq!(answer[0], 0, "the holder is busy");
+            stream.read_exact(&mut answer[1..]).await.unwrap();
+            taken += answer[1..].iter().map(|byte| u64::from(byte.count_ones())).sum::<u64>();
+        }
+        stream.close().await.unwrap();
+        taken
     }
 
     /// The providers that the holder names for a key.
