@@ -44,25 +44,26 @@ fn main() {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let peers = network(NODES).await;
-        let swept = sweep(&peers, 10_000, FILES).await;
+        let mut rows = vec![sweep(&peers, 10_000, FILES).await];
         let single = one_by_one(&peers).await;
         println!(
             "                          a key: sweep / one lookup each = 1/{:.0}",
-            single / swept.key_seconds()
+            single / rows[0].key_seconds()
         );
         one_holder().await;
         drop(peers);
         for (number, (nodes, files)) in SMALL_RUNS.into_iter().enumerate() {
             let peers = network(nodes).await;
-            sweep(&peers, 10_001 + number as u64, files).await;
+            rows.push(sweep(&peers, 10_001 + number as u64, files).await);
             futures::future::join_all(peers.iter().map(|peer| peer.client.shutdown())).await;
         }
-        println!(
-            "| nodes | keys | lookups | requests | lookups per 1,000 keys | bytes a record | records/s |"
-        );
+        println!("{HEAD}");
         rows.iter().for_each(Row::print);
     });
 }
+
+const HEAD: &str =
+    "| nodes | keys | lookups | requests | lookups per 1,000 keys | bytes a record | records/s |";
 
 /// What one sweep cost.
 struct Row {
@@ -113,7 +114,7 @@ async fn sweep(peers: &[Peer], number: u64, files: u64) -> Row {
     let right = at.iter().filter(|count| **count >= REPLICATION - 1).count();
     let row = Row { nodes: peers.len(), keys: keys.len(), lookups, requests, bytes, records, seconds };
     println!("sweep, {} nodes, {} keys, {seconds:.2} s", row.nodes, row.keys);
-    println!("| nodes | keys | lookups | requests | lookups per 1,000 keys | bytes a record | records/s |");
+    println!("{HEAD}");
     row.print();
     println!(
         "    on >= 19 of 20        {:10.2} %    of {} keys sampled",
