@@ -196,6 +196,19 @@ async fn of_a_flood_no_more_is_taken_than_the_rate_allows() {
     assert_eq!(held(&holder).await, taken);
 }
 
+#[tokio::test]
+async fn a_hundred_peers_that_announce_in_bulk_at_once_are_all_heard() {
+    let holder = Peer::start_with(1, TCP, NetLimits::default()).await;
+    let many = peers(FIRST_FLOODER, 100, (holder.id, holder.addr.clone())).await;
+    let keys: u64 = 4_000;
+    let announcing = (FIRST_FLOODER..).zip(&many).map(|(number, peer)| async move {
+        let digests: Vec<Digest> = digests(number, 0..keys).collect();
+        peer.announce_in_bulk(&digests, &addr(number)).await
+    });
+    assert!(join_all(announcing).await.iter().all(|taken| *taken == keys));
+    assert_eq!(held(&holder).await, 100 * keys);
+}
+
 /// Twenty addresses, others in each round. Nobody dials them: the peer that tells them is connected.
 fn rotated(round: u64) -> Vec<Multiaddr> {
     (0..20).map(|n| format!("/ip4/127.0.0.1/udp/{}/quic-v1", 1 + round * 20 + n).parse().unwrap()).collect()
