@@ -22,7 +22,7 @@ use dhtfs_node::{
     net::{Digest, NetLimits},
 };
 use dhtfs_store::{ChunkCid, ContentCid};
-use futures::future::join_all;
+use futures::{StreamExt as _, future::join_all, stream};
 use libp2p::{Multiaddr, PeerId, kad::RecordKey};
 use tokio::{sync::watch, time::Instant};
 
@@ -48,9 +48,10 @@ fn addr(n: u64) -> Vec<Multiaddr> {
     vec![format!("/ip4/127.0.0.1/tcp/{}", n + 1).parse().unwrap()]
 }
 
-/// Peers with numbers from `first` on, connected to `holder`.
+/// Peers with numbers from `first` on, connected to `holder`; not more at the same time than it negotiates with.
 async fn peers(first: u64, count: u64, holder: (PeerId, Multiaddr)) -> Vec<Raw> {
-    join_all((first..first + count).map(|number| Raw::start(number, holder.clone()))).await
+    let starting = (first..first + count).map(|number| Raw::start(number, holder.clone()));
+    stream::iter(starting).buffered(16).collect().await
 }
 
 /// Lets every peer announce its keys, all at the same time.
