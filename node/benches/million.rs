@@ -25,8 +25,8 @@ use dhtfs_store::{
 };
 
 const BATCHES: u64 = 16;
-/// Each with two keys.
-const FILES_PER_BATCH: u64 = 31_250;
+/// Each with two keys; with the directories that makes a million exactly. Of more, not all are announced again.
+const FILES_PER_BATCH: u64 = 31_234;
 const HOLDERS: u64 = 3;
 const PROVIDERS: u64 = 10;
 const RECORDS: u64 = 1_000_000;
@@ -122,10 +122,15 @@ async fn own(dir: &Path, holders: &[Peer], (memory, ready): (u64, Duration)) -> 
         (store.provide_counts()?.keys, last.last().ok_or("no keys")?.cid)
     };
 
-    let mut daemon = start(dir, "own", holders)?;
+    let daemon = start(dir, "own", holders)?;
     let first_ready = daemon.ready;
     let begun = Instant::now();
-    daemon.until(|status| status.provide.announced == keys)?;
+    // By those who are told: a daemon that gets to know more peers counts its keys as pending again.
+    for holder in holders {
+        while holder.client.status().await?.provider_records_held < keys as usize {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
     let seconds = begun.elapsed().as_secs_f64();
     let grown = mib(daemon.peak()?.saturating_sub(memory));
     println!("own keys                  {keys:8}");
@@ -136,7 +141,7 @@ async fn own(dir: &Path, holders: &[Peer], (memory, ready): (u64, Duration)) -> 
     daemon.stop()?;
 
     let begun = Instant::now();
-    let mut daemon = start(dir, "own", holders)?;
+    let daemon = start(dir, "own", holders)?;
     holders[1].client.dial(daemon.addr()).await?;
     let block = holders[1].client.request(daemon.peer.0, ContentCid::Manifest(root)).await?;
     let served = begun.elapsed();
@@ -149,7 +154,6 @@ async fn own(dir: &Path, holders: &[Peer], (memory, ready): (u64, Duration)) -> 
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     println!("    answers for all keys  {:8.0} ms", millis(begun.elapsed()));
-    daemon.until(|status| status.provide.announced == keys)?;
     daemon.stop()
 }
 

@@ -262,6 +262,11 @@ async fn start_network(
             tasks.spawn(lanes::accept(asked, placed));
             tasks.spawn(lanes::run(lanes, lane_events, tasks.shutdown()));
         }
+        tasks.spawn(serve_task.run(tasks.shutdown()));
+        tasks.spawn(SourcesTask { store: store.clone(), provide: provide.clone() }.run(tasks.shutdown()));
+        listen::listen(&client, &store, &listen).await?;
+        // Not before: it begins with a pass over all stored records, for which listening, which notes its addresses, would
+        // have to wait.
         let records = KeepRecords {
             client: client.clone(),
             store: StoredRecords::new(store.clone(), wall_clock.clone()),
@@ -269,9 +274,6 @@ async fn start_network(
             flush_every: FLUSH_EVERY,
         };
         tasks.spawn(records.run(tasks.shutdown()));
-        tasks.spawn(serve_task.run(tasks.shutdown()));
-        tasks.spawn(SourcesTask { store: store.clone(), provide: provide.clone() }.run(tasks.shutdown()));
-        listen::listen(&client, &store, &listen).await?;
     }
     let join = JoinTask {
         client: client.clone(),
