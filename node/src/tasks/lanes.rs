@@ -12,10 +12,15 @@ pub const MAX_WAITING_LANE_EVENTS: usize = 256;
 /// Lanes that have their place and wait to be run.
 pub const MAX_WAITING_LANES: usize = 64;
 
-/// Gives lanes their places, until the network ends. A task of its own, because one lane only can wait for it: another that
-/// comes meanwhile is lost.
+/// Gives lanes their places, until nobody runs them or the network ends. A task of its own, because one lane only can wait for
+/// it: another that comes meanwhile is lost.
 pub async fn accept(mut lanes: Lanes, placed: mpsc::Sender<LaneServe>) {
-    while let Some(lane) = lanes.next().await {
+    loop {
+        let lane = tokio::select! {
+            () = placed.closed() => return,
+            lane = lanes.next() => lane,
+        };
+        let Some(lane) = lane else { return };
         if placed.send(lane).await.is_err() {
             return;
         }
