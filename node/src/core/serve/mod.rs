@@ -334,10 +334,6 @@ impl Serve {
         self.peers
             .iter()
             .filter(|(_, queue)| queue.charged_len < share)
-            // The last block is for who has nothing yet, so that a few who do not drain their sockets cannot have it all.
-            .filter(|(_, queue)| {
-                queue.charged_len == 0 || self.used_len + 2 * block <= self.config.budget_len
-            })
             .filter_map(|(peer, queue)| Some((queue.virtual_time, *peer, queue.waiting.front()?.0)))
             .min()
             .map(|(_, peer, id)| (peer, id))
