@@ -194,9 +194,9 @@ pub const RECORD_RATE: u64 = 2_048;
 pub const KAD_RECORD_BURST: u64 = 1_024;
 
 /// Provider records a second one peer may leave in kad messages in the long run. libp2p announces a key with a lookup of
-/// its own, which is a few a second over real lines, and a holder gets a part of them. With 128, which is what one machine
+/// its own, which is a few a second over real lines, and one holder gets a part of them. With 128, which is what one machine
 /// reaches with itself, a hundred peers that are not in a hurry left a million records within three minutes.
-pub const KAD_RECORD_RATE: u64 = 16;
+pub const KAD_RECORD_RATE: u64 = 4;
 
 /// Changes of provider records that wait to be written to disk, about 40 bytes each.
 pub const MAX_RECORD_CHANGES: usize = 16_384;
