@@ -178,8 +178,7 @@ impl Client {
         self.ask(|reply| Command::Request { peer, cid, reply }).await?
     }
 
-    /// Asks a connected peer which chunks it holds of a content that unfolds to so many chunks. One whose connection is
-    /// gone by then is dialled where it is known to be.
+    /// Asks a connected peer which chunks it holds of a content that unfolds to so many chunks.
     ///
     /// # Errors
     /// If the peer cannot be asked.
@@ -190,20 +189,20 @@ impl Client {
 
     /// Opens and accepts streams of the have protocol.
     #[cfg(test)]
-    pub(super) fn have_streams(&self) -> (libp2p_stream::Control, (libp2p::StreamProtocol, Arc<Tally>)) {
+    pub(super) fn have_streams(&self) -> (super::streams::Control, (libp2p::StreamProtocol, Arc<Tally>)) {
         (self.streams.control.clone(), self.streams.have.clone())
     }
 
     /// The streams on which others ask what this node holds. `None` for all callers but the first.
     pub fn have_asked(&self) -> Option<Incoming> {
         let (protocol, tally) = self.streams.have.clone();
-        let streams = self.streams.control.clone().accept(protocol).ok()?;
+        let streams = self.streams.control.clone().accept(protocol)?;
         Some(Incoming::new(streams, tally))
     }
 
     /// Opens and accepts lanes.
     #[cfg(test)]
-    pub(super) fn lane_streams(&self) -> (libp2p_stream::Control, libp2p::StreamProtocol) {
+    pub(super) fn lane_streams(&self) -> (super::streams::Control, libp2p::StreamProtocol) {
         (self.streams.control.clone(), self.streams.lane.0.clone())
     }
 
@@ -216,7 +215,7 @@ impl Client {
     /// The lanes that others open. `None` for all callers but the first.
     pub fn lanes_asked(&self) -> Option<Lanes> {
         let (protocol, tally) = self.streams.lane.clone();
-        let streams = self.streams.control.clone().accept(protocol).ok()?;
+        let streams = self.streams.control.clone().accept(protocol)?;
         Some(Lanes::new(streams, tally))
     }
 

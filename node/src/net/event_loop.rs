@@ -245,7 +245,7 @@ impl EventLoop {
             BehaviourEvent::NatClient(event) => self.on_tested(&event),
             BehaviourEvent::NatServer(event) => self.on_dialled_back(&event),
             BehaviourEvent::Exchange(event) => self.on_exchange(event),
-            BehaviourEvent::Streams(()) => {}
+            BehaviourEvent::Streams(never) => match never {},
         }
     }
 

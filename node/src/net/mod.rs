@@ -65,6 +65,7 @@ pub mod records;
 mod report;
 mod security;
 mod status;
+mod streams;
 #[cfg(test)]
 mod tests;
 mod tls;
@@ -170,9 +171,9 @@ pub fn new(
         .with_idle_connection_timeout(limits.idle_timeout);
     let (commands_tx, commands) = mpsc::channel(limits.command_queue.max(1));
     let (outbox, events) = outbox::Outbox::new(limits.event_queue);
-    let mut control = behaviour.streams.new_control();
+    let control = behaviour.streams.control();
     // A node that serves no DHT holds no records.
-    let incoming = if kad_server { control.accept(protocols.provide.clone()).ok() } else { None };
+    let incoming = if kad_server { control.accept(protocols.provide.clone()) } else { None };
     let (loop_ended, ending) = oneshot::channel();
     if let Some(incoming) = incoming {
         spawn(Box::pin(provide::answer::serve(incoming, commands_tx.downgrade(), ending)));

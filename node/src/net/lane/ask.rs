@@ -11,7 +11,6 @@ use futures::future::{BoxFuture, Either, select};
 use futures::io::{ReadHalf, WriteHalf};
 use futures::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _, FutureExt as _};
 use libp2p::{PeerId, Stream, StreamProtocol};
-use libp2p_stream::{Control, OpenStreamError};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, Sleep, sleep, timeout};
 
@@ -19,6 +18,7 @@ use super::tally::{Count, Tally};
 use super::wire::{Asking, Head, WantNo, invalid};
 use crate::core::fetch::RequestId;
 use crate::net::limits::{LANE_STALL, MAX_LANE_WANTS};
+use crate::net::streams::{Control, OpenError};
 
 /// How long opening a lane may take.
 const OPEN_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(10);
@@ -156,7 +156,7 @@ impl std::fmt::Debug for Lane {
 impl Lane {
     /// A lane to a connected peer. It is opened when it is polled; what is wanted until then waits.
     pub(crate) fn new(
-        mut control: Control,
+        control: Control,
         protocol: StreamProtocol,
         tally: Arc<Tally>,
         peer: PeerId,
@@ -170,7 +170,7 @@ impl Lane {
                     counts.count(Count::Opened);
                     Ok(stream)
                 }
-                Ok(Err(OpenStreamError::UnsupportedProtocol(_))) => {
+                Ok(Err(OpenError::Unsupported)) => {
                     counts.count(Count::Unsupported);
                     Err(LaneEnd::Unsupported)
                 }

@@ -10,7 +10,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use futures::future::{Either, select};
 use futures::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, StreamExt as _};
 use libp2p::{PeerId, Stream};
-use libp2p_stream::IncomingStreams;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout, timeout_at};
 
@@ -19,6 +18,7 @@ use super::wire::{Asking, Head, WantNo, invalid};
 use crate::net::exchange::{ExchangeResponse, MAX_DATA_LEN};
 use crate::net::limits::{LANE_ANSWER, LANE_IDLE, LANE_PIECE_LEN, LANE_STALL, MAX_LANE_WANTS};
 use crate::net::report::{Answering, NetEvent, ServeId, ServeTicket};
+use crate::net::streams::IncomingStreams;
 
 /// Requests on lanes are numbered from here on, those with a stream of their own from 0.
 const FIRST_ID: u64 = 1 << 63;

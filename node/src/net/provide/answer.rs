@@ -10,13 +10,13 @@ use std::time::Duration;
 use futures::stream::FuturesUnordered;
 use futures::{AsyncWriteExt as _, StreamExt as _};
 use libp2p::{Multiaddr, PeerId, Stream};
-use libp2p_stream::IncomingStreams;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
 use super::wire::{Answer, Frame, read_frame, write_answer};
 use crate::net::command::{Command, RecordsAsk};
 use crate::net::limits::{MAX_PROVIDE_STREAMS, MAX_PROVIDE_STREAMS_PER_PEER};
+use crate::net::streams::IncomingStreams;
 
 /// How long a peer may take to send its next frame, and to take the answer to the last.
 const FRAME_TIMEOUT: Duration = Duration::from_secs(10);

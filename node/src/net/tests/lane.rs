@@ -39,7 +39,7 @@ async fn pair() -> (Node, Node, mpsc::Receiver<NetEvent>) {
 /// Two connected nodes and a lane between them, of which the test is the holder. Chunk 7 is wanted as request 7.
 async fn lane_to_test() -> (Node, Node, LaneWants, mpsc::Receiver<LaneEvent>, Stream) {
     let (asker, holder) = (Node::new().await, Node::new().await);
-    let (mut control, protocol) = holder.client.lane_streams();
+    let (control, protocol) = holder.client.lane_streams();
     let mut streams = control.accept(protocol).unwrap();
     asker.client.dial(holder.full_addr()).await.unwrap();
     let (wants, lane) = asker.client.lane(holder.peer);
@@ -185,7 +185,7 @@ async fn a_lane_has_room_for_so_many_wants_and_is_closed_to_who_wants_more() {
     assert!(wants.want(RequestId(101), chunk(101), 10), "there is room again");
 
     // Somebody who does not count.
-    let (mut control, protocol) = asker.client.lane_streams();
+    let (control, protocol) = asker.client.lane_streams();
     let mut stream = control.open_stream(holder.peer, protocol).await.unwrap();
     let mut bytes = Vec::new();
     for n in 0..=most {
@@ -314,7 +314,7 @@ async fn a_lane_ends_to_who_takes_back_more_than_was_wanted_or_counts_backwards(
     ];
     for bytes in cases {
         let (asker, holder, mut asked) = pair().await;
-        let (mut control, protocol) = asker.client.lane_streams();
+        let (control, protocol) = asker.client.lane_streams();
         let mut stream = control.open_stream(holder.peer, protocol).await.unwrap();
         stream.write_all(&bytes).await.unwrap();
         stream.flush().await.unwrap();

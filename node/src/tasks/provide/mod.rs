@@ -416,6 +416,8 @@ impl Driver {
             Ended::RootDone(position, taken) => {
                 self.roots.remove(&position);
                 self.planner.on_root_done(taken, now());
+                // Another root may have come between the mark of this one and now: only the store knows.
+                self.count().await;
             }
             Ended::Withdrew(batch, Withdrawn { failed, again }) => {
                 self.withdrawals.on_done(&batch, &failed, now());
