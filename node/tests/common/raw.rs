@@ -134,15 +134,9 @@ impl Raw {
         }
         let mut frames = digests.chunks(MAX_DIGESTS);
         let first = frames.next().unwrap();
-        let (mut stream, mut taken) = loop {
-            // libp2p-stream drops one of two streams that come at the same moment, so they are tried again.
-            let mut stream = self.control.clone().open_stream(self.holder, PROVIDE).await.unwrap();
-            if stream.write_all(&head).await.is_ok()
-                && let Ok(taken) = converse(&mut stream, first).await
-            {
-                break (stream, taken);
-            }
-        };
+        let mut stream = self.control.clone().open_stream(self.holder, PROVIDE).await.unwrap();
+        stream.write_all(&head).await.unwrap();
+        let mut taken = converse(&mut stream, first).await.unwrap();
         for digests in frames {
             taken += converse(&mut stream, digests).await.unwrap();
         }

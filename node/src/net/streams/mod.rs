@@ -28,7 +28,7 @@ pub(crate) use self::behaviour::Streams;
 
 /// Streams of others that wait for each protocol. Whoever accepts them only sorts them, so this many come in one
 /// moment.
-const MAX_WAITING: usize = 256;
+const MAX_WAITING: usize = 128;
 
 /// Streams that wait on each connection until they are opened; who opens more waits for a place.
 const MAX_REQUESTED: usize = 16;

