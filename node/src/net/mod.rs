@@ -34,6 +34,7 @@ mod addresses;
 mod behaviour;
 mod client;
 mod command;
+mod command_queue;
 mod counters;
 mod dials;
 mod error;
@@ -169,7 +170,7 @@ pub fn new(
     let record_changes = behaviour.kad.store_mut().changes_waiting();
     let swarm_config = swarm::Config::with_executor(move |task| executor(task))
         .with_idle_connection_timeout(limits.idle_timeout);
-    let (commands_tx, commands) = mpsc::channel(limits.command_queue.max(1));
+    let (commands_tx, commands) = command_queue::new(limits.command_queue);
     let (outbox, events) = outbox::Outbox::new(limits.event_queue);
     let control = behaviour.streams.control();
     // A node that serves no DHT holds no records.

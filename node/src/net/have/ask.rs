@@ -58,8 +58,7 @@ struct Frames<T> {
 }
 
 impl HaveStream {
-    /// Asks a connected peer about a content that unfolds to `chunks` chunks. One whose connection is gone by then is
-    /// dialled where it is known to be.
+    /// Asks a connected peer about a content that unfolds to `chunks` chunks.
     pub(crate) async fn open(
         control: Control,
         protocol: StreamProtocol,

@@ -1,7 +1,8 @@
 //! Streams of this program's own protocols: anybody with a [`Control`] opens one to a connected peer, and who has
 //! accepted a protocol is handed those that others open.
 //!
-//! A stream is opened on the oldest direct connection, on a relayed one only if there is no other. Nothing is dialled.
+//! A stream is opened on the newest direct connection, on a relayed one only if there is no other: who has come again from
+//! another network is not there any more where it was. If one fails the next is tried. Nothing is dialled.
 //! Streams of others wait in a queue for each protocol; those that find it full are reset and counted. (The stream
 //! behaviour of libp2p, an alpha release, keeps one: of two streams that arrive in the same moment it drops the second.)
 
@@ -101,7 +102,7 @@ impl Shared {
     /// The best connection to `peer` that is not among those that were tried.
     fn link(&self, peer: &PeerId, tried: &[ConnectionId]) -> Option<(ConnectionId, mpsc::Sender<Request>)> {
         let links = self.links();
-        let untried = links.get(peer)?.iter().filter(|link| !tried.contains(&link.id));
+        let untried = links.get(peer)?.iter().rev().filter(|link| !tried.contains(&link.id));
         let best = untried.min_by_key(|link| link.is_relayed)?;
         Some((best.id, best.requests.clone()))
     }
@@ -141,19 +142,21 @@ impl Control {
         peer: PeerId,
         protocol: StreamProtocol,
     ) -> Result<Stream, OpenError> {
-        let mut tried = Vec::new();
+        let (mut tried, mut failure) = (Vec::new(), OpenError::NotConnected);
         while let Some((id, requests)) = self.shared.link(&peer, &tried) {
             tried.push(id);
             let (waiter, opened) = oneshot::channel();
             if requests.send(Request { protocol: protocol.clone(), waiter }).await.is_err() {
                 continue;
             }
-            // A connection that ends answers nobody; another one may be there.
-            if let Ok(opened) = opened.await {
-                return opened;
+            match opened.await {
+                Ok(Err(error @ OpenError::Io(_))) => failure = error,
+                Ok(opened) => return opened,
+                // A connection that ends answers nobody.
+                Err(_) => {}
             }
         }
-        Err(OpenError::NotConnected)
+        Err(failure)
     }
 
     /// From now on the protocol is offered, until the result is dropped. `None` if it is offered already.

@@ -151,9 +151,9 @@ async fn a_connection_that_ends_is_forgotten_and_another_one_taken() {
     let (server, mut incoming, mut asker, control) = pair(2).await;
     let peer = *server.local_peer_id();
     let _server = run(server);
-    let (oldest, _) = control.shared.link(&peer, &[]).unwrap();
+    let (newest, _) = control.shared.link(&peer, &[]).unwrap();
     assert_eq!(asker.behaviour().kept(), 2);
-    assert!(asker.close_connection(oldest));
+    assert!(asker.close_connection(newest));
     // Asked before the behaviour has heard of the end.
     let asked = tokio::spawn({
         let control = control.clone();
@@ -178,7 +178,7 @@ async fn a_connection_that_ends_is_forgotten_and_another_one_taken() {
 }
 
 #[test]
-fn a_direct_connection_is_taken_before_a_relayed_one_and_an_older_one_first() {
+fn a_direct_connection_is_taken_before_a_relayed_one_and_a_newer_one_first() {
     let mut streams = Streams::new();
     let peer = PeerId::random();
     let direct: Multiaddr = "/ip4/192.0.2.1/tcp/1".parse().unwrap();
@@ -204,7 +204,7 @@ fn a_direct_connection_is_taken_before_a_relayed_one_and_an_older_one_first() {
     while let Some((id, _)) = shared.link(&peer, &tried) {
         tried.push(id);
     }
-    assert_eq!(tried, [2, 3, 1].map(ConnectionId::new_unchecked));
+    assert_eq!(tried, [3, 2, 1].map(ConnectionId::new_unchecked));
 }
 
 #[test]
