@@ -28,6 +28,10 @@ use crate::core::MAX_BLOCK_LEN;
 
 pub use config::ServeConfig;
 
+/// What a request costs its peer in virtual time at least, in bytes: who asks for what is not here would otherwise always be
+/// next, and every such question is a look into the database.
+const MIN_COST: u64 = 16 * 1024;
+
 /// Names one request of a peer; the driver gives each request an id of its own, never used twice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ServeId(pub u64);
@@ -179,7 +183,7 @@ impl Serve {
         self.used_len -= charge - len;
         if let Some(queue) = self.peers.get_mut(&peer) {
             queue.charged_len -= charge - len;
-            queue.virtual_time = queue.virtual_time.saturating_sub(charge - len);
+            queue.virtual_time = queue.virtual_time.saturating_sub(charge - len.max(MIN_COST));
         }
         if is_gone {
             self.gone -= 1;

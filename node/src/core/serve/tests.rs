@@ -207,6 +207,12 @@ fn small_chunks_and_large_chunks_get_about_equal_bytes() {
     assert_near(&serve_all(&many, 20_000), 1.2);
 }
 
+#[test]
+fn who_asks_for_what_is_not_here_does_not_always_come_first() {
+    let sent = serve_all(&[(0, 60), (MIB, 8)], 2_000);
+    assert!(sent[1] >= 20 * u64::from(MIB), "{sent:?}");
+}
+
 proptest! {
     #[test]
     fn the_books_balance_whatever_happens(
