@@ -149,7 +149,8 @@ fn findable(root: ManifestCid, known: &Known, nodes: Nodes, now_unix: u64) -> Fi
         findable: enough > 0 && root_holders >= enough && is_held(&all, enough, now_unix),
         scope: known.scope,
         dht_nodes: nodes.known(),
-        target,
+        // Where a crowd lies around the key, more are told.
+        target: if target == 0 { 0 } else { target.max(root_holders) },
         enough,
         root_holders,
         manifests: known.summary.manifests.into(),

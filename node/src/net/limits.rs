@@ -130,8 +130,12 @@ pub const MAX_LANES_PER_PEER: usize = 16;
 /// Wants on one lane without an answer: twice what a fetch asks one peer for at a time.
 pub const MAX_LANE_WANTS: usize = 64;
 
-/// How long a lane may stand still while something is wanted or sent on it. Longer than a request waits to be served.
-pub const LANE_STALL: Duration = Duration::from_secs(45);
+/// How long nothing may come on a lane while something is wanted on it. Longer than a request waits to be served (15 s),
+/// and so short that a fetch asks another way before it gives up (30 s).
+pub const LANE_STALL: Duration = Duration::from_secs(20);
+
+/// How long [`LANE_PIECE_LEN`] bytes of an answer may take to be written.
+pub const LANE_PIECE_TIME: Duration = Duration::from_secs(45);
 
 /// How long one answer on a lane may take to be written: 1 MiB at 9 KiB/s.
 pub const LANE_ANSWER: Duration = Duration::from_secs(120);
@@ -139,7 +143,7 @@ pub const LANE_ANSWER: Duration = Duration::from_secs(120);
 /// After how long without a want the lane of another is closed.
 pub const LANE_IDLE: Duration = Duration::from_secs(60);
 
-/// Bytes of an answer that have to move within [`LANE_STALL`]: a line of 6 KiB/s keeps its lane.
+/// Bytes of an answer that have to move within [`LANE_PIECE_TIME`]: a line of 6 KiB/s keeps its lane.
 pub const LANE_PIECE_LEN: usize = 256 * 1024;
 
 /// Peers remembered as told about own records, for the goodbye at the end.

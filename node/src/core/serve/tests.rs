@@ -105,7 +105,7 @@ fn what_waited_too_long_is_refused() {
     }
     assert_eq!(reads(&mut serve), [(0, peer(1))]);
     let deadline = serve.next_deadline().unwrap();
-    assert_eq!(deadline, now + Duration::from_secs(30));
+    assert_eq!(deadline, now + ServeConfig::default().max_queue_time);
     serve.on_timeout(deadline);
     let refused = [1, 2].map(|id| ServeAction::Refuse { id: ServeId(id), peer: peer(1) });
     assert_eq!(drain(&mut serve), refused);

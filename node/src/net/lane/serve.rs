@@ -16,7 +16,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use super::tally::{Count, Place, Tally};
 use super::wire::{Asking, Head, WantNo, invalid};
 use crate::net::exchange::{ExchangeResponse, MAX_DATA_LEN};
-use crate::net::limits::{LANE_ANSWER, LANE_IDLE, LANE_PIECE_LEN, LANE_STALL, MAX_LANE_WANTS};
+use crate::net::limits::{LANE_ANSWER, LANE_IDLE, LANE_PIECE_LEN, LANE_PIECE_TIME, MAX_LANE_WANTS};
 use crate::net::report::{Answering, NetEvent, ServeId, ServeTicket};
 use crate::net::streams::IncomingStreams;
 
@@ -260,5 +260,5 @@ async fn write_all<T: AsyncWrite + Unpin>(io: &mut T, bytes: &[u8]) -> io::Resul
 }
 
 async fn in_time(written: impl Future<Output = io::Result<()>>) -> io::Result<()> {
-    timeout(LANE_STALL, written).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
+    timeout(LANE_PIECE_TIME, written).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
 }

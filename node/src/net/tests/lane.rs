@@ -292,7 +292,7 @@ async fn a_lane_on_which_nothing_is_wanted_is_closed_by_the_holder() {
     let mut events = run(lane);
     assert!(wants.want(RequestId(1), chunk(1), 10));
     let (ticket, _) = request(&mut asked).await;
-    tokio::time::sleep(LANE_IDLE / 2).await;
+    tokio::time::sleep(LANE_STALL / 2).await;
     holder.client.respond(ticket, ExchangeResponse::Missing).await.unwrap();
     assert_eq!(answer(&mut events).await.1, LaneAnswer::Missing);
     let begun = tokio::time::Instant::now();

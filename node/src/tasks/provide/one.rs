@@ -62,9 +62,7 @@ async fn tell(holders: &Holders, say: Say, digest: Digest) -> Option<Told> {
             Ok(receipt) => note(&mut held, &[0], &receipt),
             Err(error) => {
                 debug!(%peer, %error, "a holder was not told");
-                if !is_hopeful(&error) {
-                    holders.map().remove(&peer);
-                }
+                holders.map().remove(&peer);
                 unheard += usize::from(closest.iter().any(|found| found.peer == peer));
             }
         }

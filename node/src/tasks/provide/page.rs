@@ -180,9 +180,7 @@ impl Page {
             self.remember(batch.peer, batch.places);
         }
         let mut map = holders.map();
-        // One that was busy is where it was.
-        let dead = self.unheard.iter().filter(|(_, is_hopeful)| !is_hopeful);
-        dead.for_each(|(batch, _)| map.remove(&batch.peer));
+        self.unheard.iter().for_each(|(batch, _)| map.remove(&batch.peer));
         self.unheard.len()
     }
 
