@@ -278,8 +278,9 @@ pub(crate) struct VerifyArgs {
 /// Show who announces a CID and whether they can be reached; exit code 3 if nobody does
 #[derive(Debug, Args)]
 #[command(after_help = "\
-A line each: peer ID, state (live, relayed, unreachable, this node), round trip, whether it has
-the manifest, addresses. Chunks are not transferred to see whether a provider has them.
+A line each: peer ID, state (live, relayed, unreachable, not checked, this node), round trip, how
+many of the chunks it says it holds (or whether it has the manifest, if it does not say), addresses.
+Who could not be asked until --timeout is not checked. No chunk is transferred for this.
 
 Examples:
   dhtfs providers bafyrei...

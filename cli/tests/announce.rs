@@ -9,7 +9,7 @@ use common::{
     CHUNK_LEN, Daemon, LONG, PATIENCE, Process, Scratch, args, chunk_cid, dhtfs, noise, run, run_in,
     wait_until,
 };
-use dhtfs_node::api::types::{Added, AnnounceScope, AnnounceStatus, Findable, Provider, ProviderState};
+use dhtfs_node::api::types::{Added, AnnounceScope, AnnounceStatus, Findable, Have, Provider, ProviderState};
 use serde::Deserialize;
 
 /// Chunks of the files of these tests.
@@ -308,17 +308,20 @@ fn providers_are_shown_with_whether_they_can_be_reached_and_have_the_manifest() 
     });
     let alive = check(&found, live.peer_id());
     assert_eq!((alive.state, alive.manifest), (ProviderState::Live, Some(true)));
+    let all = Some(Have { held: CHUNKS as u64, of: CHUNKS as u64 });
+    assert_eq!(alive.have, all);
     assert!(alive.rtt_ms.is_some_and(|rtt| rtt < 30_000.0), "{alive:?}");
     let unreachable = check(&found, &gone);
     assert_eq!((unreachable.state, unreachable.manifest), (ProviderState::Unreachable, None));
     assert!(unreachable.error.is_some() && unreachable.rtt_ms.is_none(), "{unreachable:?}");
     let own = live.providers(&cid);
-    assert_eq!(check(&own, live.peer_id()).state, ProviderState::ThisNode);
+    let itself = check(&own, live.peer_id());
+    assert_eq!((itself.state, itself.have), (ProviderState::ThisNode, all));
 
     let shown = hub.run(args!["providers", cid]).ok();
     let line = |peer: &str| shown.text().lines().find(|line| line.starts_with(peer)).unwrap().to_owned();
     assert!(line(live.peer_id()).contains("  live "), "{}", shown.text());
-    assert!(line(live.peer_id()).contains(" ms  manifest     /ip4/127.0.0.1/"), "{}", shown.text());
+    assert!(line(live.peer_id()).contains(" ms  complete           /ip4/127.0.0.1/"), "{}", shown.text());
     assert!(line(&gone).contains("  unreachable  "), "{}", shown.text());
     assert!(shown.stderr.contains("2 providers, 1 of them reached, in "), "{}", shown.stderr);
 

@@ -29,6 +29,7 @@ use crate::{
         have::HaveTask,
         join::JoinTask,
         keep_records::{FLUSH_EVERY, KeepRecords, StoredRecords},
+        lanes::{self, MAX_WAITING_LANE_EVENTS, MAX_WAITING_LANES},
         provide::{self, ProvideEnv},
         serve,
         sources::SourcesTask,
@@ -217,6 +218,7 @@ async fn start_network(
     let is_server = role == Role::Server;
     let mut net_config = NetConfig::new(&config.network, concat!("dhtfs/", env!("CARGO_PKG_VERSION")));
     net_config.kad_server = is_server;
+    let record_life = tuning.limits.record_life;
     net_config.limits = tuning.limits;
     net_config.exchange_versions = tuning.exchange_versions;
     let net_env = NetEnv { keypair, transport, executor, seed };
@@ -226,8 +228,10 @@ async fn start_network(
     tasks.spawn(event_loop.run());
     let (routing_out, routing) = watch::channel(0);
     let (serve_events, serve_received) = mpsc::channel(MAX_WAITING_SERVE_EVENTS);
+    let (lane_events, lane_events_received) = mpsc::channel(MAX_WAITING_LANE_EVENTS);
     let dispatch = Dispatch {
         events,
+        lanes: lane_events_received,
         client: client.clone(),
         serve: is_server.then_some(serve_events),
         routing: routing_out,
@@ -235,7 +239,7 @@ async fn start_network(
     tasks.spawn(dispatch.run());
 
     let provide = is_server.then(|| {
-        let config = ProvideConfig::default();
+        let config = ProvideConfig { interval: record_life / 2, ..ProvideConfig::default() };
         let provide_env = ProvideEnv {
             client: client.clone(),
             announcer: client.announcer(),
@@ -253,6 +257,16 @@ async fn start_network(
         if let Some(incoming) = client.have_asked() {
             tasks.spawn(have.run(incoming, tasks.shutdown()));
         }
+        if let Some(asked) = client.lanes_asked() {
+            let (placed, lanes) = mpsc::channel(MAX_WAITING_LANES);
+            tasks.spawn(lanes::accept(asked, placed));
+            tasks.spawn(lanes::run(lanes, lane_events, tasks.shutdown()));
+        }
+        tasks.spawn(serve_task.run(tasks.shutdown()));
+        tasks.spawn(SourcesTask { store: store.clone(), provide: provide.clone() }.run(tasks.shutdown()));
+        listen::listen(&client, &store, &listen).await?;
+        // Not before: it begins with a pass over all stored records, for which listening, which notes its addresses, would
+        // have to wait.
         let records = KeepRecords {
             client: client.clone(),
             store: StoredRecords::new(store.clone(), wall_clock.clone()),
@@ -260,9 +274,6 @@ async fn start_network(
             flush_every: FLUSH_EVERY,
         };
         tasks.spawn(records.run(tasks.shutdown()));
-        tasks.spawn(serve_task.run(tasks.shutdown()));
-        tasks.spawn(SourcesTask { store: store.clone(), provide: provide.clone() }.run(tasks.shutdown()));
-        listen::listen(&client, &store, &listen).await?;
     }
     let join = JoinTask {
         client: client.clone(),

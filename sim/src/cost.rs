@@ -130,7 +130,7 @@ async fn phases(world: Rc<World>) -> Result<Cost, Failure> {
         if let Some(peer) = world.naive(asker) {
             found += usize::from(!peer.find(ContentCid::from(world.contents[number].root)).await.is_empty());
         } else {
-            world.probe(asker, number, Duration::from_secs(60)).await;
+            world.probe((asker, number), false, Duration::from_secs(60)).await;
         }
     }
     found += world.record.borrow().probes.iter().filter(|probe| probe.returned > 0).count();

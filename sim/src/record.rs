@@ -128,6 +128,12 @@ pub struct Probe {
     pub returned: usize,
     /// Of these, how many were not running.
     pub stale: usize,
+    /// Providers that a second lookup found and that answered when they were dialled; none if that was not asked for.
+    #[serde(default)]
+    pub answered: usize,
+    /// Of these, how many were not running when the dial was over.
+    #[serde(default)]
+    pub answered_stale: usize,
     /// Longest chain of "who told me of the peer that told me ..": hops of the lookup, if known.
     pub hops: Option<u32>,
 }

@@ -35,6 +35,9 @@ struct Sums {
     /// Providers that lookups handed out, and those of them that were not running.
     handed: u64,
     dead: u64,
+    /// Of those that were dialled, the ones that answered, and those of them that were not running.
+    answered: u64,
+    answered_dead: u64,
     firsts: Vec<f64>,
     requests: u64,
     gets: u64,
@@ -61,6 +64,8 @@ impl Sums {
     fn add_probe(&mut self, seed: u64, probe: &Probe) {
         self.handed += probe.returned as u64;
         self.dead += probe.stale as u64;
+        self.answered += probe.answered as u64;
+        self.answered_dead += probe.answered_stale as u64;
         if probe.provider_alive {
             self.lookups += 1;
             self.found += u64::from(probe.found);
@@ -76,6 +81,10 @@ impl Sums {
             lines.push(share("lookups with a live provider that found it", self.found, self.lookups));
             lines.push(format!("{:44} {}", "different keys looked up", self.keys.len()));
             lines.push(share("providers handed out that were gone", self.dead, self.handed));
+            if self.answered > 0 {
+                let what = "gone, of those that answered a dial";
+                lines.push(share(what, self.answered_dead, self.answered));
+            }
             self.firsts.sort_by(f64::total_cmp);
             let first = |q| stats::quantile(&self.firsts, q).unwrap_or(0.0);
             lines.push(format!(

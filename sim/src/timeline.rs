@@ -185,6 +185,7 @@ impl Timeline {
             if elapsed >= next_caps {
                 next_caps += CAPS_EVERY;
                 world.check_caps().await;
+                world.check_crowds().await;
             }
             if elapsed >= next {
                 next += SAMPLE_EVERY;
@@ -253,7 +254,8 @@ async fn probe_on_and_on(world: Rc<World>, probes: ProbePlan) {
                 .find(|index| world.up(*index).is_some() && !world.holds_whole(*index, number));
             if let Some(asker) = asker {
                 let (world, timeout) = (world.clone(), probes.timeout.duration());
-                running.spawn_local(async move { world.probe(asker, number, timeout).await });
+                let dials = probes.dials;
+                running.spawn_local(async move { world.probe((asker, number), dials, timeout).await });
             }
         }
     }

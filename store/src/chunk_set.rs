@@ -1,7 +1,7 @@
 //! Which chunks of a tree are here: a set of indices below a fixed length.
 //!
-//! On disk (and later on the wire) a set is one byte of form and then either a bitmap or runs, whichever is shorter;
-//! the bitmap if they are equal. A set has one encoding.
+//! On disk and on the wire a set is one byte of form and then either a bitmap or runs, whichever is shorter; the bitmap
+//! if they are equal. A set has one encoding.
 //!
 //! - form 0, bitmap: bit `index % 8` (least significant first) of byte `index / 8`; unused bits are 0.
 //! - form 1, runs: unsigned LEB128 lengths of alternating runs, first of absent indices (may be 0), then present

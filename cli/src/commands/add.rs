@@ -72,18 +72,17 @@ pub(crate) async fn run(context: &Context, args: &AddArgs) -> Result<()> {
             }
             Err(error) => {
                 context.out.error(&error);
-                failed = Some(CliError::Reported(1));
+                failed = first(failed, &error);
             }
         }
     }
-    if args.wait
-        && let Err(error) = wait(context, &node, args, &shares).await
-    {
+    let waited = if args.wait { wait(context, &node, args, &shares).await? } else { Vec::new() };
+    for error in waited {
         if error.is_interrupted() {
             return Err(error);
         }
         context.out.error(&error);
-        failed = failed.or(Some(CliError::Reported(error.exit_code())));
+        failed = first(failed, &error);
     }
     if !shares.is_empty() && args.seed {
         seed::stay(context).await;
@@ -93,9 +92,19 @@ pub(crate) async fn run(context: &Context, args: &AddArgs) -> Result<()> {
     failed.map_or(Ok(()), Err)
 }
 
-/// Waits until all of them are findable; what is printed for each then, and the error if one of them is not.
-async fn wait(context: &Context, node: &Connection, args: &AddArgs, shares: &[Added]) -> Result<()> {
-    let (mut missing, mut ended) = (None, None);
+/// The exit code is that of the first failure.
+fn first(failed: Option<CliError>, error: &CliError) -> Option<CliError> {
+    failed.or_else(|| Some(CliError::Reported(error.exit_code())))
+}
+
+/// Waits until all of them are findable; what is printed for each then, and what failed, in order.
+async fn wait(
+    context: &Context,
+    node: &Connection,
+    args: &AddArgs,
+    shares: &[Added],
+) -> Result<Vec<CliError>> {
+    let (mut missing, mut ended) = (Vec::new(), None);
     let wait = findable::Wait::new(args.timeout, shares.len());
     for added in shares {
         let mut found = None;
@@ -117,11 +126,10 @@ async fn wait(context: &Context, node: &Connection, args: &AddArgs, shares: &[Ad
             context.out.note(line);
             continue;
         }
-        if let Some(error) = missing.replace(wait.error(added, &found, node.is_daemon() || args.seed)) {
-            context.out.error(&error);
-        }
+        missing.push(wait.error(added, &found, node.is_daemon() || args.seed));
     }
-    ended.or(missing).map_or(Ok(()), Err)
+    missing.extend(ended);
+    Ok(missing)
 }
 
 /// Checks the arguments against each other.
@@ -236,6 +244,8 @@ mod tests {
 
     use super::*;
 
+    use dhtfs_node::api::types::ErrorKind;
+
     const CID: &str = "bafyreigdmqpykrgxyaxtlafqpqhzrb7qy2rh75nldvfd4tucqmqqme5yje";
 
     fn added() -> Added {
@@ -274,6 +284,16 @@ mod tests {
         assert_eq!(line(&added(), None, 1), CID);
         assert_eq!(line(&added(), None, 2), format!("{CID} a b"));
         assert_eq!(line(&added(), Some("dhtfs:x".to_owned()), 2), "dhtfs:x");
+    }
+
+    #[test]
+    fn the_exit_code_is_that_of_the_first_failure() {
+        let [incomplete, store] = [ErrorKind::Incomplete, ErrorKind::Store]
+            .map(|kind| CliError::from(dhtfs_node::api::types::ApiError::new(kind, "x")));
+        let failed = first(first(None, &incomplete), &store);
+        assert_eq!(failed.map(|error| error.exit_code()), Some(4));
+        let failed = first(first(None, &store), &CliError::failed("y"));
+        assert_eq!(failed.map(|error| error.exit_code()), Some(5));
     }
 
     #[test]

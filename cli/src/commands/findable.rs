@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use dhtfs_node::api::types::{Added, AnnounceScope, Announced, ApiError, ErrorKind, Findable, WaitRequest};
+use dhtfs_node::api::types::{Added, AnnounceScope, ApiError, ErrorKind, Findable, WaitRequest};
 use tokio::time::Instant;
 
 use crate::{
@@ -97,9 +97,16 @@ pub(crate) fn counts(found: &Findable) -> String {
         0 => format!("manifest on {holders}"),
         target => format!("manifest on {holders} of {}", format::thousands(target)),
     };
-    for (what, announced, least) in [("blocks below it", &found.manifests, 1), ("chunks", &found.chunks, 0)] {
-        if announced.keys > least {
-            text.push_str(&format!(", {what} {}", part(announced, least)));
+    let is_root_announced = u64::from(found.root_holders > 0);
+    let below =
+        (found.manifests.keys.saturating_sub(1), found.manifests.announced.saturating_sub(is_root_announced));
+    let parts = [
+        ("blocks below it", below, &found.manifests),
+        ("chunks", (found.chunks.keys, found.chunks.announced), &found.chunks),
+    ];
+    for (what, (keys, done), announced) in parts {
+        if keys > 0 {
+            text.push_str(&format!(", {what} {}", part(keys, done, announced.min_holders)));
         }
     }
     if found.scope == AnnounceScope::Roots {
@@ -108,11 +115,10 @@ pub(crate) fn counts(found: &Findable) -> String {
     text
 }
 
-/// How many of the keys are announced, apart from `others` of them, and to how many nodes at least.
-fn part(announced: &Announced, others: u64) -> String {
-    let (keys, done) = (announced.keys - others, announced.announced.saturating_sub(others));
+/// How many of the keys are announced, and to how many nodes at least.
+fn part(keys: u64, done: u64, min_holders: Option<u64>) -> String {
     let mut text = format!("{} of {}", format::thousands(done), format::thousands(keys));
-    if let Some(holders) = announced.min_holders.filter(|_| done > 0) {
+    if let Some(holders) = min_holders.filter(|_| done > 0) {
         text.push_str(&format!(" on >= {}", format::thousands(holders)));
     }
     text
@@ -120,6 +126,8 @@ fn part(announced: &Announced, others: u64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use dhtfs_node::api::types::Announced;
+
     use super::*;
 
     fn announced(keys: u64, announced: u64, holders: u64) -> Announced {
@@ -174,6 +182,12 @@ mod tests {
         );
         let root = Findable { scope: AnnounceScope::Roots, chunks: Announced::default(), ..found() };
         assert_eq!(line(&root), "findable: manifest on 20 of 20 (announced by its root only)");
+        let late_root = Findable { root_holders: 0, manifests: announced(5, 4, 17), ..found() };
+        assert!(
+            counts(&late_root).contains("manifest on 0 of 20, blocks below it 4 of 4"),
+            "{}",
+            counts(&late_root)
+        );
         let several = Wait::new(None, 2).line(&added(), &found());
         let offline = Findable { dht_nodes: 0, target: 0, ..found() };
         assert_eq!(counts(&offline), "manifest on 20, chunks 1,024 of 1,024 on >= 18");

@@ -2,7 +2,7 @@
 
 use dhtfs_node::{
     Role,
-    api::types::{ApiError, ErrorKind, Event, LookupReport, Provider, ProviderState, ProvidersRequest},
+    api::types::{Event, Have, LookupReport, Provider, ProviderCheck, ProviderState, ProvidersRequest},
 };
 
 use crate::{
@@ -14,21 +14,20 @@ use crate::{
 };
 
 /// Widths of the columns, in characters, so that lines can be printed as they come: an Ed25519 peer ID, the longest
-/// state, `12345.6 ms`, the longest thing to have.
+/// state, `12345.6 ms`, some of a file of 100 GiB.
 const PEER_WIDTH: usize = 52;
 const STATE_WIDTH: usize = 11;
 const RTT_WIDTH: usize = 10;
-const HAS_WIDTH: usize = 11;
+const HAS_WIDTH: usize = 17;
 
 pub(crate) async fn run(context: &Context, args: &ProvidersArgs) -> Result<()> {
     let request = ProvidersRequest { cid: check_cid(&args.cid)?, check: true, hints: args.hints.resolve() };
     let node = context.connect(Role::Client).await?;
     let mut events = node.events::<Provider, LookupReport>("/v0/providers", &request).await?;
-    let (mut shown, mut reached): (u64, u64) = (0, 0);
+    let mut reached = 0;
     let report = loop {
         match events.next().await? {
             Event::Progress(provider) => {
-                shown += 1;
                 reached += u64::from(is_reached(&provider));
                 print(&context.out, &provider)?;
             }
@@ -36,9 +35,6 @@ pub(crate) async fn run(context: &Context, args: &ProvidersArgs) -> Result<()> {
             Event::Error(error) => return Err(error.into()),
         }
     };
-    if shown == 0 {
-        return Err(ApiError::new(ErrorKind::NotFound, nobody(&report)).into());
-    }
     context.out.note(summary(&report, reached));
     Ok(())
 }
@@ -48,7 +44,8 @@ fn print(out: &Output, provider: &Provider) -> Result<()> {
 }
 
 fn is_reached(provider: &Provider) -> bool {
-    provider.check.as_ref().is_some_and(|check| check.state != ProviderState::Unreachable)
+    let is_reached = |state| !matches!(state, ProviderState::Unreachable | ProviderState::NotChecked);
+    provider.check.as_ref().is_some_and(|check| is_reached(check.state))
 }
 
 /// Columns in the order of interest; the addresses, which may be many, come last.
@@ -61,19 +58,30 @@ fn line(provider: &Provider) -> String {
         Some(ProviderState::Live) => "live",
         Some(ProviderState::Relayed) => "relayed",
         Some(ProviderState::Unreachable) => "unreachable",
+        Some(ProviderState::NotChecked) => "not checked",
         None => "-",
     };
     let rtt =
         check.and_then(|check| check.rtt_ms).map_or_else(|| "-".to_owned(), |rtt| format!("{rtt:.1} ms"));
-    let has = match check.and_then(|check| check.manifest) {
-        Some(true) => "manifest",
-        Some(false) => "no manifest",
-        None => "-",
-    };
+    let has = check.map_or_else(|| "-".to_owned(), has);
     let addrs = addrs.join(" ");
     let line =
         format!("{peer:<PEER_WIDTH$}  {state:<STATE_WIDTH$}  {rtt:>RTT_WIDTH$}  {has:<HAS_WIDTH$}  {addrs}");
     line.trim_end().to_owned()
+}
+
+/// How much of the content a provider has; if it does not tell, whether it has the manifest.
+fn has(check: &ProviderCheck) -> String {
+    match (check.have, check.manifest) {
+        (Some(Have { held, of }), _) if held == of && of > 0 => "complete".to_owned(),
+        (Some(Have { held, of }), _) if held > 0 => {
+            format!("{} of {}", format::thousands(held), format::thousands(of))
+        }
+        (_, Some(true)) => "manifest".to_owned(),
+        (_, Some(false)) => "no manifest".to_owned(),
+        (Some(_), None) => "nothing".to_owned(),
+        (None, None) => "-".to_owned(),
+    }
 }
 
 fn summary(report: &LookupReport, reached: u64) -> String {
@@ -89,22 +97,8 @@ fn summary(report: &LookupReport, reached: u64) -> String {
     )
 }
 
-fn nobody(report: &LookupReport) -> String {
-    if report.requests == 0 {
-        return "nobody could be asked; join a network first: `dhtfs daemon --bootstrap MULTIADDR`, or --bootstrap here"
-            .to_owned();
-    }
-    let asked = format::count(report.requests.into(), "request");
-    format!(
-        "nobody announces it ({asked} in {}); is a daemon with it running?",
-        format::seconds(report.seconds)
-    )
-}
-
 #[cfg(test)]
 mod tests {
-    use dhtfs_node::api::types::ProviderCheck;
-
     use super::*;
 
     const PEER: &str = "12D3KooWDpJ7As7BWAwRMfu1VU2WCqNjvq387JEYKDBj4kx6nXTN";
@@ -119,7 +113,7 @@ mod tests {
             peer: PEER.to_owned(),
             addrs: addrs.iter().map(|&addr| addr.to_owned()).collect(),
             this_node: state == ProviderState::ThisNode,
-            check: Some(ProviderCheck { state, rtt_ms, manifest, error: None }),
+            check: Some(ProviderCheck { state, rtt_ms, manifest, have: None, error: None }),
         }
     }
 
@@ -130,16 +124,32 @@ mod tests {
             provider(ProviderState::Live, Some(12.34), Some(true), &addrs),
             provider(ProviderState::Relayed, Some(1234.5), Some(false), &addrs[..1]),
             provider(ProviderState::Unreachable, None, None, &addrs[..1]),
+            provider(ProviderState::NotChecked, None, None, &[]),
             provider(ProviderState::ThisNode, None, Some(true), &[]),
         ];
         let expected = [
-            format!("{PEER}  live            12.3 ms  manifest     {} {}", addrs[0], addrs[1]),
-            format!("{PEER}  relayed       1234.5 ms  no manifest  {}", addrs[0]),
-            format!("{PEER}  unreachable           -  -            {}", addrs[0]),
+            format!("{PEER}  live            12.3 ms  manifest           {} {}", addrs[0], addrs[1]),
+            format!("{PEER}  relayed       1234.5 ms  no manifest        {}", addrs[0]),
+            format!("{PEER}  unreachable           -  -                  {}", addrs[0]),
+            format!("{PEER}  not checked           -  -"),
             format!("{PEER}  this node             -  manifest"),
         ];
         assert_eq!(providers.each_ref().map(line), expected);
-        assert_eq!(providers.each_ref().map(is_reached), [true, true, false, true]);
+        assert_eq!(providers.each_ref().map(is_reached), [true, true, false, false, true]);
+    }
+
+    #[test]
+    fn how_much_a_provider_has_is_said_if_it_says_so() {
+        let said = |have: Option<(u64, u64)>, manifest| {
+            let have = have.map(|(held, of)| Have { held, of });
+            has(&ProviderCheck { state: ProviderState::Live, rtt_ms: None, manifest, have, error: None })
+        };
+        assert_eq!(said(Some((10, 10)), Some(true)), "complete");
+        assert_eq!(said(Some((12_345, 100_000)), Some(true)), "12,345 of 100,000");
+        assert_eq!(said(Some((0, 10)), Some(true)), "manifest");
+        assert_eq!(said(Some((0, 10)), None), "nothing");
+        assert_eq!(said(None, Some(false)), "no manifest");
+        assert_eq!(said(None, None), "-");
     }
 
     #[test]
@@ -152,10 +162,5 @@ mod tests {
     fn the_lookup_is_summed_up() {
         let report = LookupReport { found: 3, requests: 9, hops: Some(2), seconds: 0.31 };
         assert_eq!(summary(&report, 2), "3 providers, 2 of them reached, in 0.3 s, the first after 2 hops");
-        assert_eq!(
-            nobody(&report),
-            "nobody announces it (9 requests in 0.3 s); is a daemon with it running?"
-        );
-        assert!(nobody(&LookupReport::default()).contains("--bootstrap"));
     }
 }

@@ -24,7 +24,8 @@ pub(crate) async fn run(context: &Context, args: &StatusArgs) -> Result<()> {
         let cid = check_cid(cid)?;
         let node = context.connect(Role::Offline).await?;
         let status: ContentStatus = node.post("/v0/status-of", &json!({ "cid": cid })).await?;
-        return context.out.either(&status, content_lines);
+        let is_daemon = node.is_daemon();
+        return context.out.either(&status, |status| content_lines(status, is_daemon));
     }
     let node = context.connect(Role::Offline).await?;
     let status: Status = node.get("/v0/status").await?;
@@ -73,7 +74,7 @@ fn announced(status: &Status) -> String {
         format!("{} of {}", format::thousands(provide.announced), format::count(provide.keys, "key"));
     for (number, what) in [
         (provide.pending, "to do"),
-        (provide.failed, "failed attempts"),
+        (provide.failed, if provide.failed == 1 { "failed attempt" } else { "failed attempts" }),
         (provide.withdrawing, "being withdrawn"),
         (provide.not_withdrawn, "not withdrawn"),
     ] {
@@ -92,7 +93,7 @@ fn reachability(found: &ReachabilityInfo) -> Vec<String> {
     std::iter::once(found.verdict.clone()).chain(tested).collect()
 }
 
-fn content_lines(status: &ContentStatus) -> Vec<String> {
+fn content_lines(status: &ContentStatus, is_daemon: bool) -> Vec<String> {
     let here = match (status.state.as_str(), status.len) {
         ("none", _) => "nothing of it is here".to_owned(),
         ("changed", _) => "the file was changed after it was added and is no longer served".to_owned(),
@@ -108,18 +109,27 @@ fn content_lines(status: &ContentStatus) -> Vec<String> {
         ("here", vec![here]),
         ("name", optional(status.name.clone())),
         ("path", optional(status.path.as_ref().map(|path| path.display().to_string()))),
-        ("announced", status.announce.as_ref().map(announced_lines).unwrap_or_default()),
+        (
+            "announced",
+            status.announce.as_ref().map(|announce| announced_lines(announce, is_daemon)).unwrap_or_default(),
+        ),
     ])
 }
 
+/// Said of what is announced if nobody goes on announcing and serving it.
+const NO_DAEMON: &str =
+    "no daemon runs here: nobody can fetch it from here or renews its records until `dhtfs daemon` runs";
+
 /// How far the announcement of a CID is: numbers first, then times.
-fn announced_lines(status: &AnnounceStatus) -> Vec<String> {
+fn announced_lines(status: &AnnounceStatus, is_daemon: bool) -> Vec<String> {
     let keys = &status.keys;
+    let expired = status.expires_unix.filter(|expires| *expires <= status.now_unix);
     let first = match &status.findable {
         Some(found) if found.scope == AnnounceScope::None && keys.keys == 0 => {
             return vec!["no (--announce none)".to_owned()];
         }
-        Some(found) => share_line(found),
+        Some(found) => share_line(found, expired.is_some(), is_daemon),
+        None if expired.is_some() => "no longer: its record has run out".to_owned(),
         None => key_line(keys),
     };
     let times = keys.oldest_unix.zip(status.next_unix).map(|(oldest, next)| {
@@ -136,20 +146,28 @@ fn announced_lines(status: &AnnounceStatus) -> Vec<String> {
         };
         format!("{what}{ago} ago, {next}")
     });
-    std::iter::once(first).chain(times).collect()
+    let daemon = (!is_daemon).then(|| NO_DAEMON.to_owned());
+    std::iter::once(first).chain(times).chain(daemon).collect()
 }
 
 /// The same as at the end of `add --wait`.
-fn share_line(found: &Findable) -> String {
+fn share_line(found: &Findable, is_expired: bool, is_daemon: bool) -> String {
     let counts = findable::counts(found);
+    let sum = |count: fn(&Announced) -> u64| count(&found.manifests) + count(&found.chunks);
+    let (keys, done) = (sum(|of| of.keys), sum(|of| of.announced));
+    let nobody = if found.dht_nodes == 0 && is_daemon { "; no other node is known now" } else { "" };
     match (found.scope, found.findable) {
         // Nothing, except what another share asks for.
         (AnnounceScope::None, _) => {
             format!("no (--announce none), but other shares have parts of it: {counts}")
         }
         (_, true) => format!("findable: {counts}"),
-        (_, false) if found.dht_nodes == 0 => format!("{counts}; no other node is known now"),
-        (_, false) => format!("not findable yet: {counts}"),
+        _ if done == 0 => format!("not yet: {counts}{nobody}"),
+        _ if is_expired => format!("no longer: records have run out: {counts}{nobody}"),
+        _ if done < keys => format!("in part: {counts}{nobody}"),
+        // Without a network it is not known on how many nodes it should be.
+        _ if found.dht_nodes == 0 => format!("{counts}{nobody}"),
+        _ => format!("not findable yet, on too few nodes: {counts}"),
     }
 }
 
@@ -225,6 +243,16 @@ mod tests {
     }
 
     #[test]
+    fn one_failed_attempt_is_one() {
+        let said = |failed| {
+            let provide = ProvideInfo { keys: 3, announced: 2, failed, ..ProvideInfo::default() };
+            announced(&Status { provide, ..status() })
+        };
+        assert_eq!(said(1), "2 of 3 keys, 1 failed attempt");
+        assert_eq!(said(2), "2 of 3 keys, 2 failed attempts");
+    }
+
+    #[test]
     fn without_a_daemon_it_says_what_that_means() {
         let offline = lines(&Status { online: false, ..status() }, false);
         assert!(offline[0].contains("nobody can fetch from here until `dhtfs daemon` runs"), "{offline:?}");
@@ -245,9 +273,9 @@ mod tests {
         };
         let expected =
             ["manifest  bafy", "here      partial, 1.0 MiB of 2.0 MiB", "name      n", "path      /d/n"];
-        assert_eq!(content_lines(&content("partial", Some(2 << 20))), expected);
+        assert_eq!(content_lines(&content("partial", Some(2 << 20)), true), expected);
         let none = ContentStatus { name: None, path: None, ..content("none", None) };
-        assert_eq!(content_lines(&none), ["manifest  bafy", "here      nothing of it is here"]);
+        assert_eq!(content_lines(&none, true), ["manifest  bafy", "here      nothing of it is here"]);
     }
 
     #[test]
@@ -268,38 +296,62 @@ mod tests {
             findable: Some(found.clone()),
             keys,
             next_unix: Some(hours(12)),
+            expires_unix: Some(hours(24)),
             now_unix: hours(3) + 120,
         };
-        let lines =
-            |found: Findable| announced_lines(&AnnounceStatus { findable: Some(found), ..status.clone() });
+        let lines = |found: Findable| {
+            announced_lines(&AnnounceStatus { findable: Some(found), ..status.clone() }, true)
+        };
         let counts = "manifest on 20 of 20, chunks 1,023 of 1,024 on >= 18";
         let times = "the oldest 3 h 2 min ago, again in 8 h 58 min";
         assert_eq!(lines(found.clone()), [format!("findable: {counts}"), times.to_owned()]);
         let part = Findable { findable: false, ..found.clone() };
-        assert_eq!(lines(part.clone())[0], format!("not findable yet: {counts}"));
+        assert_eq!(lines(part.clone())[0], format!("in part: {counts}"));
+        let few = Findable { chunks: Announced { announced: 1_024, ..part.chunks }, ..part.clone() };
+        assert!(lines(few)[0].starts_with("not findable yet, on too few nodes: manifest on 20"));
+        let fresh = Announced { keys: 2, ..Announced::default() };
+        let new = Findable { manifests: fresh, chunks: fresh, root_holders: 0, ..part.clone() };
+        assert!(lines(new)[0].starts_with("not yet: manifest on 0 of 20, "));
+        let old = AnnounceStatus { findable: Some(part.clone()), now_unix: hours(24), ..status.clone() };
+        assert_eq!(announced_lines(&old, true)[0], format!("no longer: records have run out: {counts}"));
+        let alone = Findable { dht_nodes: 0, target: 0, ..part.clone() };
+        let alone = AnnounceStatus { findable: Some(alone), ..status.clone() };
+        let said = announced_lines(&alone, false);
+        assert_eq!(said[0], "in part: manifest on 20, chunks 1,023 of 1,024 on >= 18");
+        assert_eq!(said[2], NO_DAEMON);
         let offline = Findable { dht_nodes: 0, target: 0, ..part };
         assert_eq!(
             lines(offline)[0],
-            "manifest on 20, chunks 1,023 of 1,024 on >= 18; no other node is known now"
+            "in part: manifest on 20, chunks 1,023 of 1,024 on >= 18; no other node is known now"
         );
         let others = Findable { scope: AnnounceScope::None, ..found };
         assert!(lines(others)[0].starts_with("no (--announce none), but other shares"));
         let late = AnnounceStatus { now_unix: hours(13), ..status.clone() };
-        assert_eq!(announced_lines(&late)[1], "the oldest 13 h 0 min ago, again due for 1 h 0 min");
+        assert_eq!(announced_lines(&late, true)[1], "the oldest 13 h 0 min ago, again due for 1 h 0 min");
         let none = Findable { scope: AnnounceScope::None, ..Findable::default() };
         let none = AnnounceStatus { findable: Some(none), ..AnnounceStatus::default() };
-        assert_eq!(announced_lines(&none), ["no (--announce none)"]);
+        assert_eq!(announced_lines(&none, false), ["no (--announce none)"]);
     }
 
     #[test]
     fn a_single_key_tells_on_how_many_nodes_it_is() {
         let key = Announced { keys: 1, announced: 1, min_holders: Some(1), oldest_unix: Some(1_000) };
-        let status = AnnounceStatus { keys: key, next_unix: Some(4_600), now_unix: 1_120, findable: None };
-        assert_eq!(announced_lines(&status), ["on 1 node", "2 min 0 s ago, again in 58 min 0 s"]);
+        let status = AnnounceStatus {
+            keys: key,
+            next_unix: Some(4_600),
+            expires_unix: Some(9_000),
+            now_unix: 1_120,
+            findable: None,
+        };
+        let times = "2 min 0 s ago, again in 58 min 0 s";
+        assert_eq!(announced_lines(&status, true), ["on 1 node", times]);
+        assert_eq!(announced_lines(&status, false), ["on 1 node", times, NO_DAEMON]);
+        let old = AnnounceStatus { now_unix: 9_000, ..status };
+        assert_eq!(announced_lines(&old, true)[0], "no longer: its record has run out");
         let fresh = AnnounceStatus {
             keys: Announced { keys: 1, ..Announced::default() },
             ..AnnounceStatus::default()
         };
-        assert_eq!(announced_lines(&fresh), ["not yet"]);
+        assert_eq!(announced_lines(&fresh, true), ["not yet"]);
     }
 }

@@ -6,7 +6,7 @@ use super::{
     Api,
     types::{AnnounceStatus, Announced, ApiError, Findable},
 };
-use crate::core::provide::ProvideConfig;
+use crate::{core::provide::ProvideConfig, net::limits::PROVIDER_TTL};
 
 impl Api {
     /// Announces of a share what its scope says, after a download or an import.
@@ -58,6 +58,7 @@ impl Api {
             findable,
             keys,
             next_unix: keys.oldest_unix.map(|oldest| oldest.saturating_add(interval)),
+            expires_unix: keys.oldest_unix.map(|oldest| oldest.saturating_add(PROVIDER_TTL.as_secs())),
             now_unix: (self.inner.wall_clock)(),
         }
     }

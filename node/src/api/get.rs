@@ -91,7 +91,7 @@ impl Get<'_> {
             self.fill(driver, &resolved, &download).await?;
         }
         self.progress.send_modify(|p| p.stage = GetStage::Finishing);
-        let path = store.call_long(move |_| download.finish()).await?.map_err(from_disk)?;
+        let path = store.call_syncing(move |_| download.finish()).await?.map_err(from_disk)?;
         self.api.announce_share(root).await?;
         Ok(self.report(root.into(), path, &resolved, reused_len, driver.as_ref()))
     }

@@ -11,7 +11,9 @@ use tokio::{
 };
 
 use super::{
-    Api, ParsedHints, parse_link,
+    Api, ParsedHints,
+    check::ChunkCount,
+    parse_link,
     types::{ApiError, LookupReport, Provider, ProvidersRequest},
 };
 use crate::net::LookupEvent;
@@ -19,7 +21,8 @@ use crate::net::LookupEvent;
 /// Providers named in one answer; a lookup that finds more ends there.
 const MAX_PROVIDERS: u64 = 1000;
 
-/// Providers that are asked what they have at the same time; each may send a manifest block, 1 MiB at most.
+/// Providers that are asked what they have at the same time; each may send a manifest block, 1 MiB
+/// at most, and one of them the others of the content.
 const MAX_CHECKS_AT_ONCE: usize = 16;
 
 /// What becomes of an event of the lookup.
@@ -63,8 +66,9 @@ impl Api {
                 }
             }
         });
-        let check_until = request.check.then_some(deadline);
-        let turns = events.map(|event| self.turn(link.cid, event, check_until));
+        let chunks = ChunkCount::new();
+        let check = request.check.then_some((deadline, &chunks));
+        let turns = events.map(|event| self.turn(link.cid, event, check));
         let mut turns = pin!(turns.buffer_unordered(MAX_CHECKS_AT_ONCE));
         let mut report = LookupReport::default();
         let mut count = 0;
@@ -85,10 +89,10 @@ impl Api {
         Ok(LookupReport { found: count, seconds: begun.elapsed().as_secs_f64(), ..report })
     }
 
-    async fn turn(&self, cid: ContentCid, event: LookupEvent, check_until: Option<Instant>) -> Turn {
+    async fn turn(&self, cid: ContentCid, event: LookupEvent, check: Option<(Instant, &ChunkCount)>) -> Turn {
         match event {
             LookupEvent::Provider { peer, addrs } => {
-                Turn::Provider(self.provider(cid, peer, addrs, check_until).await)
+                Turn::Provider(self.provider(cid, peer, addrs, check).await)
             }
             LookupEvent::Done(stats) => Turn::Done(LookupReport {
                 requests: stats.requests,
@@ -103,11 +107,11 @@ impl Api {
         cid: ContentCid,
         peer: PeerId,
         addrs: Vec<Multiaddr>,
-        check_until: Option<Instant>,
+        check: Option<(Instant, &ChunkCount)>,
     ) -> Result<Provider, ApiError> {
         let texts = addrs.iter().map(Multiaddr::to_string).collect();
-        let check = match check_until {
-            Some(deadline) => Some(self.check(cid, peer, addrs, deadline).await?),
+        let check = match check {
+            Some((deadline, chunks)) => Some(self.check(cid, peer, addrs, chunks, deadline).await?),
             None => None,
         };
         Ok(Provider { peer: peer.to_string(), addrs: texts, this_node: peer == self.inner.peer_id, check })

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use dhtfs_store::{ChunkCid, ContentCid, ManifestCid, ShareState};
-use libp2p::{Multiaddr, multiaddr::Protocol};
+use libp2p::{Multiaddr, PeerId, multiaddr::Protocol};
 
 use super::{
     Api,
@@ -84,6 +84,13 @@ impl Api {
         let bytes = ("bytes read to be served", served.budget_used_len, serve.budget_len);
         let counts = network.into_iter().chain(counts);
         counts.map(|(name, used, limit)| (name, used as u64, limit as u64)).chain([bytes]).collect()
+    }
+
+    /// The peers in the routing table, nearest first; none without a network.
+    pub async fn routing_table(&self) -> Vec<PeerId> {
+        let Some(net) = &self.inner.net else { return Vec::new() };
+        let peers = net.client.routing_peers().await.unwrap_or_default();
+        peers.into_iter().map(|(peer, _)| peer).collect()
     }
 
     /// What is here of one CID.

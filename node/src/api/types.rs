@@ -12,7 +12,7 @@ pub use dhtfs_store::AnnounceScope;
 use serde::{Deserialize, Serialize};
 
 pub use self::announce::{
-    AnnounceStatus, Announced, Findable, LookupReport, Provider, ProviderCheck, ProviderState,
+    AnnounceStatus, Announced, Findable, Have, LookupReport, Provider, ProviderCheck, ProviderState,
     ProvidersRequest, WaitRequest,
 };
 

@@ -89,8 +89,8 @@ impl Api {
     pub(super) async fn findable(&self, root: ManifestCid) -> Result<Option<Findable>, ApiError> {
         let Some(known) = self.known(root).await? else { return Ok(None) };
         let net = self.inner.net.as_ref();
-        let nodes = net.and_then(|net| Some(dht_nodes(*net.routing.borrow(), net.provide.as_ref()?)));
-        Ok(Some(findable(root, &known, nodes.unwrap_or(0), (self.inner.wall_clock)())))
+        let nodes = net.and_then(|net| Some(Nodes::new(*net.routing.borrow(), net.provide.as_ref()?)));
+        Ok(Some(findable(root, &known, nodes.unwrap_or_default(), (self.inner.wall_clock)())))
     }
 
     async fn known(&self, root: ManifestCid) -> Result<Option<Known>, ApiError> {
@@ -109,15 +109,36 @@ impl Api {
     }
 }
 
-/// Other nodes of the DHT that are known. In a small network the routing table has them all, and the estimate may be
-/// of a time when there were fewer; in a large one the estimate is the better number.
-fn dht_nodes(routing: usize, provide: &ProvideHandle) -> u64 {
-    u64::try_from(routing).unwrap_or(u64::MAX).max(provide.stats().size)
+/// Other nodes of the DHT.
+#[derive(Debug, Clone, Copy, Default)]
+struct Nodes {
+    /// In the routing table.
+    routing: u64,
+    /// As estimated.
+    size: u64,
 }
 
-/// Judges a share in a network of so many nodes.
-fn findable(root: ManifestCid, known: &Known, dht_nodes: u64, now_unix: u64) -> Findable {
-    let target = dht_nodes.min(REPLICATION as u64);
+impl Nodes {
+    fn new(routing: usize, provide: &ProvideHandle) -> Self {
+        Self { routing: u64::try_from(routing).unwrap_or(u64::MAX), size: provide.stats().size }
+    }
+
+    /// How many are known. In a small network the routing table has them all; in a large one the estimate is the better
+    /// number.
+    fn known(self) -> u64 {
+        if self.routing == 0 { 0 } else { self.routing.max(self.size) }
+    }
+
+    /// On how many a record can be: in a small network on those in the routing table, for the estimate may be of a time
+    /// when there were more.
+    fn target(self) -> u64 {
+        self.routing.min(REPLICATION as u64)
+    }
+}
+
+/// Judges a share in a network of these nodes.
+fn findable(root: ManifestCid, known: &Known, nodes: Nodes, now_unix: u64) -> Findable {
+    let target = nodes.target();
     // A lookup asks the nodes closest to a key until none is closer, so that it comes across half of them. All of them
     // would be too much to ask: nodes leave, or have no room.
     let enough = target.div_ceil(2);
@@ -127,8 +148,9 @@ fn findable(root: ManifestCid, known: &Known, dht_nodes: u64, now_unix: u64) -> 
         cid: root.to_string(),
         findable: enough > 0 && root_holders >= enough && is_held(&all, enough, now_unix),
         scope: known.scope,
-        dht_nodes,
-        target,
+        dht_nodes: nodes.known(),
+        // Where a crowd lies around the key, more are told.
+        target: if target == 0 { 0 } else { target.max(root_holders) },
         enough,
         root_holders,
         manifests: known.summary.manifests.into(),
@@ -164,7 +186,19 @@ mod tests {
     fn judge(root_holders: u8, chunks: KeySummary, nodes: u64) -> Findable {
         let summary = ProvideSummary { manifests: keys(1, 0, root_holders, 60), chunks };
         let known = Known { scope: AnnounceScope::All, root_holders, summary };
-        findable(ManifestCid::from_digest([1; 32]), &known, nodes, NOW)
+        findable(ManifestCid::from_digest([1; 32]), &known, Nodes { routing: nodes, size: nodes }, NOW)
+    }
+
+    #[test]
+    fn as_many_nodes_as_are_known_are_to_hold_a_record_whatever_the_estimate() {
+        let target = |routing, size| {
+            let nodes = Nodes { routing, size };
+            (nodes.target(), nodes.known())
+        };
+        assert_eq!(target(3, 18), (3, 18), "most have left");
+        assert_eq!(target(3, 2), (3, 3));
+        assert_eq!(target(100, 5_000), (20, 5_000));
+        assert_eq!(target(0, 18), (0, 0), "cut off");
     }
 
     #[test]

@@ -14,6 +14,7 @@ use super::kad::{self, Kad};
 use super::limits::{MAX_EXCHANGE_STREAMS, NetLimits};
 use super::nat_client::NatClient;
 use super::nat_server::NatServer;
+use super::streams::Streams;
 
 /// The protocol names of one network. They keep networks apart: peers of another one share no protocol with us
 /// but the general ones.
@@ -25,6 +26,8 @@ pub struct Protocols {
     pub provide: StreamProtocol,
     /// `/dhtfs/<network>/have/1`
     pub have: StreamProtocol,
+    /// `/dhtfs/<network>/lane/1`
+    pub lane: StreamProtocol,
     /// `/dhtfs/<network>/exchange/<version>`, preferred first.
     pub exchange: Vec<StreamProtocol>,
     /// `/dhtfs/<network>`: what identify calls the protocol version.
@@ -50,6 +53,7 @@ impl Protocols {
             kad: name("kad/1.0.0").map_err(|_| bad())?,
             provide: name("provide/1").map_err(|_| bad())?,
             have: name("have/1").map_err(|_| bad())?,
+            lane: name("lane/1").map_err(|_| bad())?,
             exchange: exchange_versions
                 .iter()
                 .map(|version| name(&format!("exchange/{version}")).map_err(|_| bad()))
@@ -72,8 +76,8 @@ pub(crate) struct Behaviour {
     pub(crate) ping: ping::Behaviour,
     pub(crate) nat_client: NatClient,
     pub(crate) exchange: request_response::Behaviour<ExchangeCodec>,
-    /// Streams that this node opens by itself, and those of the provide and have protocols.
-    pub(crate) streams: libp2p_stream::Behaviour,
+    /// Streams that this node opens by itself, and those of the provide, have and lane protocols.
+    pub(crate) streams: Streams,
 }
 
 impl Behaviour {
@@ -117,7 +121,7 @@ impl Behaviour {
                 protocols.exchange.iter().map(|name| (name.clone(), ProtocolSupport::Full)),
                 exchange,
             ),
-            streams: libp2p_stream::Behaviour::new(),
+            streams: Streams::new(),
         }
     }
 }

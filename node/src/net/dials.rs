@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use super::command::Reply;
 use super::error::DialFailure;
+use super::walks::DialPlace;
 
 /// Addresses that callers may name for one dial.
 const MAX_NAMED_ADDRS: usize = 32;
@@ -26,6 +27,13 @@ pub(crate) enum Waiter {
 }
 
 impl Waiter {
+    fn is_gone(&self) -> bool {
+        match self {
+            Self::Connected(reply) => reply.is_closed(),
+            Self::Identified(reply) => reply.is_closed(),
+        }
+    }
+
     fn fail(self, failure: DialFailure) {
         // A caller that has gone is normal.
         match self {
@@ -46,6 +54,8 @@ struct PeerDial {
     /// Whether an address was named after our own dial had begun.
     more: bool,
     deadline: Instant,
+    /// What it takes of the dials that walks may begin.
+    place: Option<DialPlace>,
 }
 
 /// A dial to an address without a peer ID.
@@ -86,6 +96,29 @@ impl Dials {
         self.waiting
     }
 
+    /// Forgets the callers that have gone. Dials they wanted go on.
+    pub(crate) fn prune(&mut self) {
+        let mut gone = 0;
+        for dial in self.peers.values_mut() {
+            let before = dial.waiters.len();
+            dial.waiters.retain(|waiter| !waiter.is_gone());
+            gone += before - dial.waiters.len();
+        }
+        for entry in self.identifying.values_mut() {
+            let before = entry.replies.len();
+            entry.replies.retain(|reply| !reply.is_closed());
+            gone += before - entry.replies.len();
+        }
+        self.waiting = self.waiting.saturating_sub(gone);
+    }
+
+    /// The dial to `peer` was begun for a walk and takes this place, until it has ended.
+    pub(crate) fn take_place(&mut self, peer: &PeerId, place: DialPlace) {
+        if let Some(dial) = self.peers.get_mut(peer) {
+            dial.place = Some(place);
+        }
+    }
+
     /// Somebody waits for `peer`. True if a dial has to be started.
     pub(crate) fn wait_for_peer(
         &mut self,
@@ -102,6 +135,7 @@ impl Dials {
             own: None,
             more: false,
             deadline,
+            place: None,
         });
         dial.waiters.push(waiter);
         for addr in named {
@@ -197,7 +231,7 @@ impl Dials {
             // A dial that ours has joined, or an older one: ours still has to be made, or is under way.
             None => AfterFailure::DialAgain(peer),
             Some(own) if own != id => AfterFailure::Nothing,
-            Some(_) if dial.more => {
+            Some(_) if dial.more && !dial.waiters.is_empty() => {
                 dial.own = None;
                 AfterFailure::DialAgain(peer)
             }
@@ -364,6 +398,30 @@ mod tests {
         dials.on_timeout(at(3));
         assert_eq!(identifying.try_recv().unwrap(), Err(DialFailure::NotIdentified));
         assert_eq!((dials.waiting(), dials.next_deadline()), (0, None));
+    }
+
+    #[test]
+    fn callers_that_have_gone_are_forgotten_and_their_dials_keep_their_places() {
+        let (mut dials, peer, at) = (Dials::default(), PeerId::random(), Instant::now());
+        let walks = crate::net::walks::Walks::new(4);
+        let (_, gone) = connect(&mut dials, peer, vec![addr(1)], at);
+        let (_, mut stays) = connect(&mut dials, PeerId::random(), vec![addr(1)], at);
+        dials.take_place(&peer, walks.dial_place().unwrap());
+        dials.on_dialling(&peer, id(1));
+        let (reply, identifying) = oneshot::channel();
+        dials.wait_for_identity(PeerId::random(), reply, at);
+        drop((gone, identifying));
+        assert_eq!(dials.waiting(), 3);
+        dials.prune();
+        assert_eq!(dials.waiting(), 1);
+        let places: Vec<_> = std::iter::from_fn(|| walks.dial_place()).collect();
+        assert_eq!(places.len(), 2, "three quarters of four, and one dial is under way");
+        drop(connect(&mut dials, peer, vec![addr(2)], at));
+        dials.prune();
+        let failure = DialFailure::NoAddress;
+        assert_eq!(dials.on_dial_failed(id(1), Some(peer), &failure), AfterFailure::Nothing, "for nobody");
+        assert!(walks.dial_place().is_some());
+        assert!(stays.try_recv().is_err());
     }
 
     #[test]

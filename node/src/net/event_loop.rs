@@ -14,7 +14,7 @@ use futures::stream::FuturesUnordered;
 use libp2p::core::transport::ListenerId;
 use libp2p::swarm::{Swarm, SwarmEvent};
 use libp2p::{Multiaddr, PeerId};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::core::routing::diversity::Diversity;
@@ -26,9 +26,11 @@ use crate::core::unreachable::Unreachable;
 use super::address_book::AddressBook;
 use super::behaviour::{Behaviour, BehaviourEvent, Protocols};
 use super::command::{Command, Reply};
+use super::command_queue::CommandReceiver;
 use super::counters::{Counters, name};
 use super::dials::Dials;
 use super::have::tally::Tally;
+use super::lane;
 use super::limits::{NetLimits, SHUTDOWN_TIMEOUT};
 use super::outbox::Outbox;
 use super::peers::Peers;
@@ -40,7 +42,7 @@ use super::walks::Walks;
 /// Drives the network. Made by [`super::new`]; does nothing until it is run.
 pub struct EventLoop {
     pub(super) swarm: Swarm<Behaviour>,
-    pub(super) commands: mpsc::Receiver<Command>,
+    pub(super) commands: CommandReceiver,
     pub(super) outbox: Outbox,
     pub(super) local: PeerId,
     pub(super) limits: NetLimits,
@@ -85,6 +87,8 @@ pub struct EventLoop {
     pub(super) next_serve: u64,
     /// What have-maps did; counted by those who carry them.
     pub(super) have: Arc<Tally>,
+    /// The same of lanes.
+    pub(super) lanes: Arc<lane::tally::Tally>,
     /// When the next step of the sweep of foreign records is due; `None` while there are none.
     pub(super) next_sweep: Option<Instant>,
     /// Dropped with the loop, which ends the task that answers the provide protocol.
@@ -132,16 +136,15 @@ impl EventLoop {
 
     /// Answers all who wait, then closes listeners and connections.
     async fn close(mut self, asked: Option<Reply<()>>) {
-        self.commands.close();
         let mut done: Vec<Reply<()>> = asked.into_iter().collect();
-        while let Ok(command) = self.commands.try_recv() {
+        for command in self.commands.close() {
             if let Command::Shutdown { reply } = command {
                 done.push(reply);
             }
         }
         // Dropping a reply tells its caller that the network has gone.
         self.pending = Pending::default();
-        self.walks = Walks::default();
+        self.walks = Walks::new(self.limits.max_pending_outgoing);
         self.dials = Dials::default();
         for id in std::mem::take(&mut self.listeners) {
             self.swarm.remove_listener(id);
@@ -185,7 +188,7 @@ impl EventLoop {
             Command::CancelLookup { id } => self.cancel_lookup(id),
             Command::Provide { cid, reply } => self.provide(cid, reply),
             Command::Hold { cids } => self.hold(&cids),
-            Command::StopProviding { cid } => self.stop_providing(cid),
+            Command::StopProviding { cids } => cids.into_iter().for_each(|cid| self.stop_providing(cid)),
             // A caller that has gone is normal; what it asked for is then lost to the disk.
             Command::ClosestPeers { digest, reply } => self.closest_peers(&digest, reply),
             // A caller that has gone is normal.
@@ -242,7 +245,7 @@ impl EventLoop {
             BehaviourEvent::NatClient(event) => self.on_tested(&event),
             BehaviourEvent::NatServer(event) => self.on_dialled_back(&event),
             BehaviourEvent::Exchange(event) => self.on_exchange(event),
-            BehaviourEvent::Streams(()) => {}
+            BehaviourEvent::Streams(never) => match never {},
         }
     }
 

@@ -7,7 +7,7 @@ use libp2p::{PeerId, StreamProtocol};
 
 use dhtfs_store::ContentCid;
 
-use super::limits::{MAX_KAD_MESSAGE_LEN, NetLimits, PROVIDER_TTL};
+use super::limits::{MAX_KAD_MESSAGE_LEN, NetLimits};
 use super::records::{Digest, Records, SHA256_PREFIX};
 
 /// kad over our own record store.
@@ -39,7 +39,7 @@ pub(crate) fn new(
         .set_max_packet_size(MAX_KAD_MESSAGE_LEN)
         .set_kbucket_inserts(BucketInserts::Manual)
         .set_record_filtering(StoreInserts::FilterBoth)
-        .set_provider_record_ttl(Some(PROVIDER_TTL))
+        .set_provider_record_ttl(Some(limits.record_life))
         // What is announced again and when is decided by the provide machine.
         .set_provider_publication_interval(None)
         .set_publication_interval(None)

@@ -115,6 +115,37 @@ pub const HAVE_FRAME_PAUSE: Duration = Duration::from_millis(250);
 /// How long a frame of a have-map may take: the longest has 2 MiB.
 pub const HAVE_FRAME_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// How long a peer that was asked for a have-map may take until it begins to answer.
+pub const HAVE_ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Frames of kinds that are not known that are skipped on one stream.
+pub const MAX_LATER_FRAMES: u32 = 16;
+
+/// Lanes of others, in all. An idle one takes a few hundred bytes and is closed after [`LANE_IDLE`].
+pub const MAX_LANES: usize = 512;
+
+/// Lanes of one peer: one for each content that it fetches at the same time.
+pub const MAX_LANES_PER_PEER: usize = 16;
+
+/// Wants on one lane without an answer: twice what a fetch asks one peer for at a time.
+pub const MAX_LANE_WANTS: usize = 64;
+
+/// How long nothing may come on a lane while something is wanted on it. Longer than a request waits to be served (15 s),
+/// and so short that a fetch asks another way before it gives up (30 s).
+pub const LANE_STALL: Duration = Duration::from_secs(20);
+
+/// How long [`LANE_PIECE_LEN`] bytes of an answer may take to be written.
+pub const LANE_PIECE_TIME: Duration = Duration::from_secs(45);
+
+/// How long one answer on a lane may take to be written: 1 MiB at 9 KiB/s.
+pub const LANE_ANSWER: Duration = Duration::from_secs(120);
+
+/// After how long without a want the lane of another is closed.
+pub const LANE_IDLE: Duration = Duration::from_secs(60);
+
+/// Bytes of an answer that have to move within [`LANE_PIECE_TIME`]: a line of 6 KiB/s keeps its lane.
+pub const LANE_PIECE_LEN: usize = 256 * 1024;
+
 /// Peers remembered as told about own records, for the goodbye at the end.
 pub const MAX_TOLD_PEERS: usize = 1_024;
 
@@ -167,8 +198,9 @@ pub const RECORD_RATE: u64 = 2_048;
 pub const KAD_RECORD_BURST: u64 = 1_024;
 
 /// Provider records a second one peer may leave in kad messages in the long run. libp2p announces a key with a lookup of
-/// its own: 115 a second were measured with all nodes on one machine, a few a second over real lines.
-pub const KAD_RECORD_RATE: u64 = 128;
+/// its own, which is a few a second over real lines, and one holder gets a part of them. With 128, which is what one machine
+/// reaches with itself, a hundred peers that are not in a hurry left a million records within three minutes.
+pub const KAD_RECORD_RATE: u64 = 4;
 
 /// Changes of provider records that wait to be written to disk, about 40 bytes each.
 pub const MAX_RECORD_CHANGES: usize = 16_384;
@@ -176,7 +208,7 @@ pub const MAX_RECORD_CHANGES: usize = 16_384;
 /// Keys this node announces, 12 bytes each: 2 TiB in chunks of 1 MiB.
 pub const MAX_OWN_RECORDS: usize = 2_097_152;
 
-/// How long a provider record of another node is kept.
+/// How long a provider record of another node is kept; own ones are announced again after half of that.
 pub const PROVIDER_TTL: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// How often expired records of other nodes are looked for.
@@ -193,6 +225,10 @@ pub const MAX_KAD_MESSAGE_LEN: usize = 256 * 1024;
 /// Peers that are probed at the same time before they get into the routing table. Who finds no place is looked at again
 /// when it identifies itself the next time.
 pub const MAX_ADMISSION_PROBES: usize = 64;
+
+/// Such peers of one subnet: a few more than may get in, so that one that does not answer cannot keep up the others, and
+/// nobody can take all places with the names of one subnet.
+pub const MAX_ADMISSION_PROBES_PER_SUBNET: usize = 4;
 
 /// Failed dials in a row after which a peer leaves the routing table. A failure counts only if this node has
 /// connected to somebody since the one before, so that a node without a network keeps its table.
@@ -283,6 +319,8 @@ pub struct NetLimits {
     pub kad_record_burst: u64,
     /// See [`KAD_RECORD_RATE`].
     pub kad_record_rate: u64,
+    /// See [`PROVIDER_TTL`].
+    pub record_life: Duration,
     /// See [`MAX_OWN_RECORDS`].
     pub max_own_records: usize,
     /// See [`COMMAND_QUEUE`].
@@ -320,6 +358,7 @@ impl Default for NetLimits {
             record_rate: RECORD_RATE,
             kad_record_burst: KAD_RECORD_BURST,
             kad_record_rate: KAD_RECORD_RATE,
+            record_life: PROVIDER_TTL,
             max_own_records: MAX_OWN_RECORDS,
             command_queue: COMMAND_QUEUE,
             event_queue: EVENT_QUEUE,

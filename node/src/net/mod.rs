@@ -12,7 +12,7 @@
 //! | `behaviour`, `kad`, `nat_*`   | the protocols of a node                                            |
 //! | `records`, `peers`, `address_book`, `addresses` | bounded state, and what enters it                |
 //! | `exchange`                    | the bytes of the exchange protocol                                 |
-//! | `provide`, `have`             | protocols with streams of their own: records in bulk, have-maps    |
+//! | `provide`, `have`, `lane`     | protocols with streams of their own: records in bulk, have-maps, chunks in bulk |
 //! | `identity`, `transport`, `exclusive` | what a real node puts into [`NetEnv`]                              |
 //! | `limits`, `counters`, `error` | numbers, what they did, what went wrong                            |
 
@@ -34,6 +34,7 @@ mod addresses;
 mod behaviour;
 mod client;
 mod command;
+mod command_queue;
 mod counters;
 mod dials;
 mod error;
@@ -43,6 +44,7 @@ mod exclusive;
 mod have;
 pub mod identity;
 mod kad;
+mod lane;
 pub mod limits;
 mod nat_client;
 mod nat_server;
@@ -62,9 +64,12 @@ mod probe;
 pub mod provide;
 pub mod records;
 mod report;
+mod security;
 mod status;
+mod streams;
 #[cfg(test)]
 mod tests;
+mod tls;
 pub mod transport;
 mod usage;
 mod walks;
@@ -77,6 +82,7 @@ pub use self::error::{
 pub use self::event_loop::EventLoop;
 pub use self::exchange::ExchangeResponse;
 pub use self::have::{Asked, HaveEnd, HaveStream, Incoming, Said, Step};
+pub use self::lane::{Lane, LaneAnswer, LaneEnd, LaneEvent, LaneServe, LaneWants, Lanes};
 pub use self::limits::NetLimits;
 pub use self::provide::{Announcer, Receipt, SendFailure};
 pub use self::records::Digest;
@@ -164,22 +170,25 @@ pub fn new(
     let record_changes = behaviour.kad.store_mut().changes_waiting();
     let swarm_config = swarm::Config::with_executor(move |task| executor(task))
         .with_idle_connection_timeout(limits.idle_timeout);
-    let (commands_tx, commands) = mpsc::channel(limits.command_queue.max(1));
+    let (commands_tx, commands) = command_queue::new(limits.command_queue);
     let (outbox, events) = outbox::Outbox::new(limits.event_queue);
-    let mut control = behaviour.streams.new_control();
+    let control = behaviour.streams.control();
     // A node that serves no DHT holds no records.
-    let incoming = if kad_server { control.accept(protocols.provide.clone()).ok() } else { None };
+    let incoming = if kad_server { control.accept(protocols.provide.clone()) } else { None };
     let (loop_ended, ending) = oneshot::channel();
     if let Some(incoming) = incoming {
         spawn(Box::pin(provide::answer::serve(incoming, commands_tx.downgrade(), ending)));
     }
     let have = Arc::new(have::tally::Tally::default());
+    let lanes = Arc::new(lane::tally::Tally::default());
     let streams = provide::BulkStreams {
         control,
         provide: protocols.provide.clone(),
         kad: protocols.kad.clone(),
         have: (protocols.have.clone(), have.clone()),
+        lane: (protocols.lane.clone(), lanes.clone()),
     };
+    let max_pending = limits.max_pending_outgoing;
     let client = Client::new(commands_tx, local, limits.max_lookup_providers, record_changes, streams);
     let event_loop = EventLoop {
         swarm: Swarm::new(transport, behaviour, local, swarm_config),
@@ -205,12 +214,13 @@ pub fn new(
         liveness: Liveness::new(LivenessConfig::default()),
         candidates: BTreeMap::new(),
         probes: FuturesUnordered::new(),
-        walks: walks::Walks::default(),
+        walks: walks::Walks::new(max_pending),
         may_serve: kad_server,
         mode: ModeRule::new(),
         near: records::near::Neighbourhood::new(local),
         next_serve: 0,
         have,
+        lanes,
         next_sweep: None,
         _ended: loop_ended,
     };

@@ -13,7 +13,7 @@ use super::counters::name;
 use super::error::{RequestError, one_line};
 use super::event_loop::EventLoop;
 use super::exchange::{ExchangeRequest, ExchangeResponse};
-use super::report::{BlockAnswer, ServeId, ServeTicket};
+use super::report::{Answering, BlockAnswer, ServeId, ServeTicket};
 
 impl EventLoop {
     pub(super) fn request(
@@ -46,8 +46,13 @@ impl EventLoop {
     }
 
     pub(super) fn respond(&mut self, ticket: ServeTicket, response: ExchangeResponse) {
-        // If the asker has gone, the event that says so has come or will come.
-        let _ = self.swarm.behaviour_mut().exchange.send_response(ticket.channel, response);
+        match ticket.channel {
+            // If the asker has gone, the event that says so has come or will come.
+            Answering::Exchange(channel) => {
+                let _ = self.swarm.behaviour_mut().exchange.send_response(channel, response);
+            }
+            Answering::Lane(reply) => reply.send(response),
+        }
     }
 
     pub(super) fn on_exchange(&mut self, event: Event<ExchangeRequest, ExchangeResponse>) {
@@ -85,25 +90,24 @@ impl EventLoop {
         channel: ResponseChannel<ExchangeResponse>,
     ) {
         if self.pending.served.len() >= self.limits.max_open_requests {
-            self.answer_busy(channel, name::BUSY_OPEN);
+            self.counters.count(name::BUSY_OPEN);
+            // If the asker has gone, nobody is left to be told.
+            let _ = self.swarm.behaviour_mut().exchange.send_response(channel, ExchangeResponse::Busy);
             return;
         }
         let id = ServeId(self.next_serve);
         self.next_serve += 1;
-        let ticket = ServeTicket { id, channel };
+        let ticket = ServeTicket { id, channel: Answering::Exchange(channel) };
         match self.outbox.request(ticket, peer, cid) {
             Ok(()) => {
                 self.pending.served.insert(request_id, id);
                 self.counters.count(name::SERVED);
             }
-            Err(ticket) => self.answer_busy(ticket.channel, name::BUSY_QUEUE),
+            Err(ticket) => {
+                self.counters.count(name::BUSY_QUEUE);
+                self.respond(ticket, ExchangeResponse::Busy);
+            }
         }
-    }
-
-    fn answer_busy(&mut self, channel: ResponseChannel<ExchangeResponse>, counter: &'static str) {
-        self.counters.count(counter);
-        // If the asker has gone, nobody is left to be told.
-        let _ = self.swarm.behaviour_mut().exchange.send_response(channel, ExchangeResponse::Busy);
     }
 
     fn on_served(&mut self, request_id: InboundRequestId, sent: bool) {

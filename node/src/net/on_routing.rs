@@ -19,7 +19,7 @@ use crate::core::routing::mode::Proof;
 use super::addresses::plausible;
 use super::counters::name;
 use super::event_loop::EventLoop;
-use super::limits::MAX_ADMISSION_PROBES;
+use super::limits::{MAX_ADMISSION_PROBES, MAX_ADMISSION_PROBES_PER_SUBNET};
 use super::probe::{Dialled, Outcome, ProbeKind, Probed, probe};
 use super::report::Verdict;
 
@@ -45,7 +45,7 @@ impl EventLoop {
             *addrs = kept.addrs;
             return true;
         }
-        if self.candidates.len() >= MAX_ADMISSION_PROBES {
+        if self.candidates.len() >= MAX_ADMISSION_PROBES || self.is_probing_neighbours(&peer, &kept.addrs) {
             self.counters.count(name::ROUTING_PROBES_REFUSED);
             return false;
         }
@@ -54,8 +54,19 @@ impl EventLoop {
         true
     }
 
+    /// Whether as many peers of the same subnet are being probed as may be.
+    fn is_probing_neighbours(&self, peer: &PeerId, addrs: &[Multiaddr]) -> bool {
+        let probed: Vec<BTreeSet<Subnet>> =
+            self.candidates.iter().map(|(other, addrs)| self.subnets_of(other, addrs)).collect();
+        let is_full = |subnet: &Subnet| {
+            let neighbours = probed.iter().filter(|subnets| subnets.contains(subnet)).count();
+            neighbours >= MAX_ADMISSION_PROBES_PER_SUBNET
+        };
+        self.subnets_of(peer, addrs).iter().any(is_full)
+    }
+
     fn start_probe(&mut self, peer: PeerId, kind: ProbeKind, dialled: Option<Dialled>) {
-        let (control, kad) = (self.swarm.behaviour().streams.new_control(), self.protocols.kad.clone());
+        let (control, kad) = (self.swarm.behaviour().streams.control(), self.protocols.kad.clone());
         self.probes.push(Box::pin(probe(peer, kind, dialled, control, kad, self.local)));
     }
 
@@ -226,7 +237,7 @@ mod tests {
     use super::{EventLoop, Mode, NetworkProfile, Outcome, ProbeKind, Probed, Proof};
     use crate::core::routing::mode::PATIENCE;
     use crate::net::counters::name;
-    use crate::net::limits::{MAX_ADDRS_PER_PEER, MAX_ADMISSION_PROBES};
+    use crate::net::limits::{MAX_ADDRS_PER_PEER, MAX_ADMISSION_PROBES, MAX_ADMISSION_PROBES_PER_SUBNET};
     use crate::net::tests::idle_loop;
 
     /// A peer that connects from `addr` and says that it serves our DHT; whether it is probed.
@@ -296,6 +307,23 @@ mod tests {
         assert!(!event_loop.is_routed(&peers[0]));
         assert_eq!(event_loop.routed_addrs(&peers[1]).unwrap().len(), MAX_ADDRS_PER_PEER);
         assert_eq!(event_loop.counters.snapshot()[name::ROUTING_SILENT], 1);
+    }
+
+    #[tokio::test]
+    async fn one_subnet_cannot_take_all_places_of_those_that_are_probed() {
+        let mut event_loop = idle_loop();
+        let arrive = |event_loop: &mut EventLoop, addr: String| {
+            arrives(event_loop, PeerId::random(), &addr, &[addr.parse().unwrap()])
+        };
+        for subnet in ["/ip4/8.8.8.", "/ip6/2001:4860:4860::"] {
+            let probed = (0..80).filter(|n| arrive(&mut event_loop, format!("{subnet}{n}/tcp/1")));
+            assert_eq!(probed.count(), MAX_ADMISSION_PROBES_PER_SUBNET, "{subnet}");
+        }
+        assert!(arrive(&mut event_loop, "/ip4/8.8.9.1/tcp/1".to_owned()));
+        let silent = *event_loop.candidates.keys().next().unwrap();
+        let addr = event_loop.candidates[&silent][0].to_string();
+        probed(&mut event_loop, silent, ProbeKind::Admission, Outcome::Silent);
+        assert!(arrive(&mut event_loop, addr), "there is a place again");
     }
 
     #[tokio::test]

@@ -3,7 +3,7 @@
 use dhtfs_store::ContentCid;
 use libp2p::kad::store::RecordStore as _;
 use libp2p::{Multiaddr, PeerId};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use crate::core::keyspace::{Position, size_around};
@@ -20,7 +20,7 @@ use super::pending::QueuedLookup;
 use super::provide::kad_wire::{Named, Wanted};
 use super::records::Digest;
 use super::report::{LookupEvent, LookupOutcome, LookupStats};
-use super::walks::{AskOutcome, Asked, RunningWalk, WalkId, ask};
+use super::walks::{AskOutcome, Asked, Question, RunningWalk, WalkId, ask};
 
 impl EventLoop {
     pub(super) fn find_providers(
@@ -108,7 +108,8 @@ impl EventLoop {
         let config = WalkConfig { size, ..WalkConfig::default() };
         let walk = Walk::new(config, target, self.local, seeds);
         let deadline = Instant::now() + LOOKUP_TIMEOUT;
-        self.walks.start(RunningWalk { walk, digest, wanted, deadline, wake: None })
+        let life = watch::Sender::new(());
+        self.walks.start(RunningWalk { walk, digest, wanted, deadline, wake: None, life })
     }
 
     /// Asks whom a walk wants to ask, and ends it if there is nobody left.
@@ -119,18 +120,21 @@ impl EventLoop {
             let is_full = self.walks.asks.len() >= MAX_ASKS;
             let Some(running) = self.walks.running.get_mut(&id) else { return };
             let Some((peer, addrs)) = running.walk.next_ask(now.into_std()) else { break };
-            if is_full {
+            let place = if self.peers.get(&peer).is_some() { None } else { self.walks.dial_place() };
+            let Some(running) = self.walks.running.get_mut(&id) else { return };
+            if is_full || place.is_none() && self.peers.get(&peer).is_none() {
                 running.walk.on_not_asked(&peer);
                 self.counters.count(name::ASKS_DELAYED);
                 must_wait = true;
                 break;
             }
-            let (digest, wanted) = (running.digest, running.wanted);
+            let (digest, wanted, life) = (running.digest, running.wanted, running.life.subscribe());
             let (reply, dialled) = oneshot::channel();
-            self.connect(peer, addrs, reply);
-            let control = self.swarm.behaviour().streams.new_control();
+            self.connect_for_walk(peer, addrs, reply, place);
+            let control = self.swarm.behaviour().streams.control();
             let kad = self.protocols.kad.clone();
-            self.walks.asks.push(Box::pin(ask(id, peer, dialled, control, kad, digest, wanted)));
+            let question = Question { walk: id, peer, digest, wanted, life };
+            self.walks.asks.push(Box::pin(ask(question, dialled, control, kad)));
         }
         let Some(running) = self.walks.running.get_mut(&id) else { return };
         let wake = running.walk.next_deadline(now.into_std()).map(Instant::from_std);
@@ -148,6 +152,7 @@ impl EventLoop {
         let Some(running) = self.walks.running.get_mut(&id) else { return };
         match outcome {
             AskOutcome::Failed => running.walk.on_failed(&peer),
+            AskOutcome::Unreachable => running.walk.on_unreachable(&peer),
             AskOutcome::NotAsked => {
                 // Again when others have ended: the next peers would be refused as well.
                 running.walk.on_not_asked(&peer);
@@ -157,8 +162,10 @@ impl EventLoop {
             }
             AskOutcome::Said(said) => {
                 let closer = self.dialable(said.closer);
+                let reached = self.reached_at(&peer);
                 let Some(running) = self.walks.running.get_mut(&id) else { return };
                 running.walk.on_answer(&peer, closer);
+                running.walk.on_reached(&peer, reached);
                 let answered = u32::try_from(running.walk.answered()).unwrap_or(u32::MAX);
                 self.on_found(id, said.providers, answered);
             }
@@ -223,13 +230,15 @@ impl EventLoop {
     /// Reports the providers of one answer.
     fn on_found(&mut self, walk: WalkId, providers: Named, answered: u32) {
         let now = Instant::now().into_std();
+        if let Some(lookup) = self.pending.lookups.running_mut(walk)
+            && lookup.events.is_closed()
+        {
+            let id = lookup.id;
+            self.cancel_lookup(id);
+            return;
+        }
         for (peer, addrs) in providers {
             let Some(lookup) = self.pending.lookups.running_mut(walk) else { return };
-            if lookup.events.is_closed() {
-                let id = lookup.id;
-                self.cancel_lookup(id);
-                return;
-            }
             let is_new = !lookup.offers.knows(&peer);
             let addrs = self.addrs_of_provider(peer, &addrs);
             let is_likely = self.is_likely(&peer, &addrs);
@@ -269,6 +278,13 @@ impl EventLoop {
         kept.addrs
     }
 
+    /// Where a peer that answers is: at the addresses where it was dialled, or else where the routing table has it.
+    fn reached_at(&mut self, peer: &PeerId) -> Vec<Multiaddr> {
+        let dialled = self.peers.get(peer).into_iter().flat_map(super::peers::Peer::dialled);
+        let dialled: Vec<Multiaddr> = plausible(dialled, peer, Scope::Loopback).addrs;
+        if dialled.is_empty() { self.routed_addrs(peer).unwrap_or_default() } else { dialled }
+    }
+
     /// Peers that were named, with addresses that can be dialled.
     fn dialable(&mut self, named: Named) -> Named {
         let mut kept = Vec::with_capacity(named.len());
@@ -278,5 +294,56 @@ impl EventLoop {
             kept.push((peer, addrs.addrs));
         }
         kept
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failure is a failed test")]
+
+    use dhtfs_store::ChunkCid;
+    use futures::StreamExt as _;
+    use tokio::time::Duration;
+
+    use super::*;
+    use crate::net::tests::{idle_loop, idle_loop_with};
+
+    /// A loop whose table has peers that it is not connected to. It is never run, so that no dial ends.
+    fn with_peers(mut event_loop: EventLoop) -> EventLoop {
+        for n in 1..=20 {
+            let addr = format!("/memory/{n}").parse().unwrap();
+            event_loop.swarm.behaviour_mut().kad.add_address(&PeerId::random(), addr);
+        }
+        event_loop
+    }
+
+    fn closest(event_loop: &mut EventLoop, n: u8) -> oneshot::Receiver<Result<RoutingPeers, ClosestError>> {
+        let (reply, answer) = oneshot::channel();
+        event_loop.closest_peers(&[n; 32], reply);
+        answer
+    }
+
+    #[tokio::test]
+    async fn walks_leave_dials_for_others() {
+        let mut event_loop = with_peers(idle_loop_with(|limits| limits.max_pending_outgoing = 8));
+        let _walks: Vec<_> = (0..10).map(|n| closest(&mut event_loop, n)).collect();
+        assert_eq!(event_loop.walks.asks.len(), 6);
+        assert_eq!(event_loop.pending.closest.len(), 10, "the others wait");
+        assert!(event_loop.counters.snapshot()[name::ASKS_DELAYED] >= 8);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_questions_of_a_lookup_end_with_it() {
+        let mut event_loop = with_peers(idle_loop());
+        let (events, _gone) = mpsc::channel(1000);
+        let cid = ContentCid::from(ChunkCid::of(b"1"));
+        event_loop.find_providers(7, cid, events);
+        assert_eq!(event_loop.walks.asks.len(), 3);
+        let begun = Instant::now();
+        event_loop.cancel_lookup(7);
+        while let Some(asked) = event_loop.walks.asks.next().await {
+            event_loop.on_asked(asked);
+        }
+        assert_eq!(begun.elapsed(), Duration::ZERO);
     }
 }

@@ -76,7 +76,7 @@ impl RunningLookup {
     /// Reports the providers that have their turn.
     pub(crate) fn hand_out(&mut self) {
         while let Some((peer, addrs)) = self.offers.next_action() {
-            // There is room for all events; a caller that has gone is noticed with the next provider found.
+            // There is room for all events; a caller that has gone is noticed with the next answer.
             let _ = self.events.try_send(LookupEvent::Provider { peer, addrs });
         }
     }

@@ -10,6 +10,7 @@ use libp2p::{Multiaddr, PeerId};
 use crate::core::profile::NetworkProfile;
 
 use super::exchange::ExchangeResponse;
+use super::lane::LaneReply;
 
 /// Who opened a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -182,7 +183,16 @@ pub struct ServeId(pub u64);
 #[derive(Debug)]
 pub struct ServeTicket {
     pub(crate) id: ServeId,
-    pub(crate) channel: ResponseChannel<ExchangeResponse>,
+    pub(crate) channel: Answering,
+}
+
+/// Where an answer goes.
+#[derive(Debug)]
+pub(crate) enum Answering {
+    /// To a stream of its own.
+    Exchange(ResponseChannel<ExchangeResponse>),
+    /// To a lane.
+    Lane(LaneReply),
 }
 
 impl ServeTicket {
@@ -211,6 +221,8 @@ pub enum NetEvent {
         /// For what.
         cid: ContentCid,
     },
+    /// Whoever asked wants it no more. If its turn has not come, the ticket is to be dropped.
+    RequestCancelled(ServeId),
     /// The answer has been handed to the connection in full.
     ResponseSent(ServeId),
     /// The request ended without its answer: the ticket was dropped, the connection closed, or time ran out.

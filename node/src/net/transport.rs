@@ -8,10 +8,11 @@ use libp2p::core::muxing::StreamMuxerBox;
 use libp2p::core::transport::Boxed;
 use libp2p::core::upgrade::Version;
 use libp2p::identity::Keypair;
-use libp2p::{PeerId, Transport as _, noise, quic, tcp, yamux};
+use libp2p::{PeerId, Transport as _, quic, tcp, yamux};
 
 use super::exclusive::Exclusive;
 use super::limits::MAX_MUXER_STREAMS;
+use super::security::{Security, SecuritySetupError};
 
 /// How long a TCP connection and its handshakes may take.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(20);
@@ -19,18 +20,18 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(20);
 /// A transport cannot be set up.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot set up encryption with this key: {0}")]
-pub struct TransportSetupError(#[from] noise::Error);
+pub struct TransportSetupError(#[from] SecuritySetupError);
 
-/// TCP with Noise and yamux, and QUIC, both authenticated as `keypair`.
+/// TCP with TLS or Noise and yamux, and QUIC, all authenticated as `keypair`.
 ///
 /// Needs a tokio runtime with I/O when it is polled.
 ///
 /// # Errors
-/// If the key cannot sign the Noise handshake.
+/// If the key cannot sign a handshake.
 pub fn production(keypair: &Keypair) -> Result<Boxed<(PeerId, StreamMuxerBox)>, TransportSetupError> {
     let tcp = Exclusive(tcp::tokio::Transport::new(tcp::Config::default()))
         .upgrade(Version::V1Lazy)
-        .authenticate(noise::Config::new(keypair)?)
+        .authenticate(Security::new(keypair)?)
         .multiplex(muxer())
         .timeout(HANDSHAKE_TIMEOUT);
     let quic = quic::tokio::Transport::new(quic::Config::new(keypair));

@@ -13,6 +13,8 @@ pub const MAX_WAITING_SERVE_EVENTS: usize = 1024;
 pub struct Dispatch {
     /// From the network.
     pub events: mpsc::Receiver<NetEvent>,
+    /// From the lanes of others.
+    pub lanes: mpsc::Receiver<NetEvent>,
     /// To answer when the serve driver is behind.
     pub client: Client,
     /// To the serve driver; `None` on a node that serves nobody.
@@ -24,18 +26,26 @@ pub struct Dispatch {
 impl Dispatch {
     /// Runs until the network ends.
     pub async fn run(mut self) {
-        while let Some(event) = self.events.recv().await {
+        loop {
+            let event = tokio::select! {
+                event = self.events.recv() => match event {
+                    Some(event) => event,
+                    None => return,
+                },
+                Some(event) = self.lanes.recv() => event,
+            };
             match event {
                 NetEvent::Request { ticket, peer, cid } => {
                     self.request(ServeEvent::Request { ticket, peer, cid }).await;
                 }
+                NetEvent::RequestCancelled(id) => self.tell(ServeEvent::Cancelled(id)).await,
                 NetEvent::ResponseSent(id) => self.tell(ServeEvent::Sent(id)).await,
                 NetEvent::ResponseFailed(id) => self.tell(ServeEvent::Dropped(id)).await,
-                NetEvent::Disconnected(peer) => self.tell(ServeEvent::Disconnected(peer)).await,
                 NetEvent::Routing { peers } => {
                     self.routing.send_replace(peers);
                 }
-                NetEvent::Connected(_) | NetEvent::ListenAddrs(_) => {}
+                // Each request of a peer that has gone has an end of its own.
+                NetEvent::Connected(_) | NetEvent::Disconnected(_) | NetEvent::ListenAddrs(_) => {}
             }
         }
     }

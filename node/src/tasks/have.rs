@@ -27,7 +27,8 @@ pub struct HaveTask {
 
 enum Done {
     Step(StreamId, Step),
-    Looked(ManifestCid, Option<Held>),
+    /// `None` if the store failed.
+    Looked(ManifestCid, Option<Option<Held>>),
 }
 
 type Running = FuturesUnordered<Pin<Box<dyn Future<Output = Done> + Send>>>;
@@ -74,7 +75,8 @@ impl HaveTask {
 
     fn on_done(&mut self, done: Done, running: &mut Running) {
         match done {
-            Done::Looked(root, held) => self.machine.on_looked(root, held, now()),
+            Done::Looked(root, Some(held)) => self.machine.on_looked(root, held, now()),
+            Done::Looked(root, None) => self.machine.on_look_failed(root, now()),
             Done::Step(id, Step::Question(asked, root)) => {
                 self.wait(id, asked, running);
                 self.machine.on_question(id, root, now());
@@ -116,11 +118,12 @@ impl HaveTask {
     }
 }
 
-async fn look(store: &StoreHandle, root: ManifestCid) -> Option<Held> {
+/// What is held of a content; `None` if the store fails.
+async fn look(store: &StoreHandle, root: ManifestCid) -> Option<Option<Held>> {
     match store.call(move |s| s.held(&root)).await {
-        Ok(Ok(held)) => held,
+        Ok(Ok(held)) => Some(held),
         Ok(Err(error)) => {
-            debug!(%root, %error, "what is held of a content could not be read; told that it is unknown");
+            debug!(%root, %error, "what is held of a content could not be read; it is read again later");
             None
         }
         Err(error) => {

@@ -31,8 +31,8 @@ pub enum ServeEvent {
     Sent(net::ServeId),
     /// An answer could not be sent; the connection or stream is gone.
     Dropped(net::ServeId),
-    /// The last connection to a peer closed.
-    Disconnected(PeerId),
+    /// It is no longer wanted.
+    Cancelled(net::ServeId),
 }
 
 /// What the driver works with.
@@ -94,7 +94,10 @@ impl ServeTask {
             match action {
                 ServeAction::Read { id, .. } => match self.waiting.remove(&id) {
                     Some((ticket, cid)) => reading.push(Box::pin(read(self.store.clone(), id, ticket, cid))),
-                    None => self.machine.on_dropped(id, now()),
+                    None => {
+                        self.machine.on_read(id, 0, now());
+                        self.machine.on_dropped(id, now());
+                    }
                 },
                 ServeAction::Refuse { id, .. } => {
                     if let Some((ticket, _)) = self.waiting.remove(&id) {
@@ -128,8 +131,11 @@ impl ServeTask {
                 self.waiting.remove(&id);
                 self.machine.on_dropped(id, now());
             }
-            ServeEvent::Disconnected(peer) => {
-                self.machine.on_disconnected(peer, now());
+            ServeEvent::Cancelled(id) => {
+                let id = ServeId(id.0);
+                if self.machine.on_cancelled(id, now()) {
+                    self.waiting.remove(&id);
+                }
             }
         }
     }
@@ -157,6 +163,12 @@ pub async fn withdraw(withdrawal: Withdrawal, provide: Option<&ProvideHandle>) {
 }
 
 async fn read(store: StoreHandle, id: ServeId, ticket: ServeTicket, cid: ContentCid) -> Answer {
+    let (response, withdrawal) = look(&store, cid).await;
+    Answer { id, ticket, response, withdrawal }
+}
+
+/// What the store has to say to a request, and which file is no longer served if that came out.
+async fn look(store: &StoreHandle, cid: ContentCid) -> (ExchangeResponse, Option<Withdrawal>) {
     let mut withdrawal = None;
     let response = match cid {
         ContentCid::Chunk(cid) => match store.call(move |s| s.read_chunk(&cid)).await {
@@ -176,10 +188,50 @@ async fn read(store: StoreHandle, id: ServeId, ticket: ServeTicket, cid: Content
             Err(error) => failed(cid, &error),
         },
     };
-    Answer { id, ticket, response, withdrawal }
+    (response, withdrawal)
 }
 
+/// Missing would be taken at its word, and the block is still here.
 fn failed(cid: impl std::fmt::Display, error: &dyn std::error::Error) -> ExchangeResponse {
-    debug!(%cid, %error, "reading for a peer failed; answered that it is missing");
-    ExchangeResponse::Missing
+    debug!(%cid, %error, "reading for a peer failed; answered that this node is busy");
+    ExchangeResponse::Busy
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failure is a failed test")]
+
+    use std::{num::NonZeroUsize, path::Path, sync::Arc, time::Duration};
+
+    use dhtfs_store::{
+        ChunkCid, ImportOptions, OpenOptions, Store,
+        disk::{MemoryDisk, PagePool},
+        no_progress,
+    };
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_store_that_fails_is_busy_and_has_not_lost_anything() {
+        let disk = MemoryDisk::new(Arc::new(|| Duration::from_secs(1)), PagePool::new(), None);
+        let options =
+            OpenOptions { threads: NonZeroUsize::new(1), disk: disk.mount(), ..OpenOptions::default() };
+        let store = Store::open(Path::new("/store"), options).unwrap();
+        let content = vec![7; 100_000];
+        disk.write_file(Path::new("/film"), &content).unwrap();
+        let root =
+            store.import_path(Path::new("/film"), &ImportOptions::default(), &no_progress).unwrap().root;
+        let handle = StoreHandle::inline(store);
+        let cid = ChunkCid::of(&content);
+        let (answer, _) = look(&handle, cid.into()).await;
+        assert!(matches!(answer, ExchangeResponse::Data(data) if data == content));
+        let (answer, _) = look(&handle, ChunkCid::of(b"other").into()).await;
+        assert!(matches!(answer, ExchangeResponse::Missing));
+        disk.crash();
+        for cid in [cid.into(), ContentCid::from(root)] {
+            let (answer, withdrawal) = look(&handle, cid).await;
+            assert!(matches!(answer, ExchangeResponse::Busy), "{cid}: {answer:?}");
+            assert!(withdrawal.is_none());
+        }
+    }
 }

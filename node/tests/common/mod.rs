@@ -26,7 +26,7 @@ use dhtfs_store::{
 };
 use libp2p::{Multiaddr, PeerId, identity::Keypair, kad::KBucketKey};
 use tempfile::TempDir;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 use wire::Traffic;
 
@@ -75,7 +75,9 @@ impl Peer {
         let (client, event_loop, events) = net::new(config, env).unwrap();
         tokio::spawn(event_loop.run());
         let (routing_out, routing) = watch::channel(0);
-        tokio::spawn(Dispatch { events, client: client.clone(), serve: None, routing: routing_out }.run());
+        let lanes = mpsc::channel(1).1;
+        let dispatch = Dispatch { events, lanes, client: client.clone(), serve: None, routing: routing_out };
+        tokio::spawn(dispatch.run());
         let addr = client.listen(listen).await.unwrap().remove(0);
         Self { client, id, addr, traffic, routing }
     }
@@ -177,10 +179,19 @@ impl Announcing {
 
 /// See [`Peer::records_seen`]; from the counters of a node.
 pub fn records_seen<K: AsRef<str>>(counters: &BTreeMap<K, u64>) -> u64 {
-    let names =
-        ["net_records_accepted", "net_records_replaced", "net_records_refused", "net_records_dropped"];
-    let is_one = |name: &str| names.iter().any(|start| name.starts_with(start));
-    counters.iter().filter(|(name, _)| is_one(name.as_ref())).map(|(_, count)| count).sum()
+    record_outcomes(counters).values().sum()
+}
+
+/// What became of the records that others have sent: `accepted`, `replaced`, and why they were `refused_` or `dropped_`.
+/// What has never happened is left out.
+pub fn record_outcomes<K: AsRef<str>>(counters: &BTreeMap<K, u64>) -> BTreeMap<String, u64> {
+    let starts = ["accepted", "replaced", "refused", "dropped"];
+    let outcomes = counters.iter().filter_map(|(name, count)| {
+        let name = name.as_ref().strip_prefix("net_records_")?;
+        let is_one = *count > 0 && starts.iter().any(|start| name.starts_with(start));
+        is_one.then(|| (name.to_owned(), *count))
+    });
+    outcomes.collect()
 }
 
 /// Waits until `condition` is true, at most 60 s.

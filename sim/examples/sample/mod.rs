@@ -97,6 +97,8 @@ fn probes(noise: &mut Noise) -> Vec<Probe> {
             requests: 4 + noise.below(7) + noise.below(5),
             returned,
             stale: (0..returned).filter(|_| noise.unit() < stale).count(),
+            answered: 0,
+            answered_stale: 0,
             hops: (noise.unit() < 0.98).then(|| 1 + noise.below(2) + noise.below(3)),
         });
     }

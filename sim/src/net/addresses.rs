@@ -1,6 +1,9 @@
 //! Addresses for hosts: they look like the Internet's, so that code which judges addresses works as outside.
 
-use std::{collections::BTreeSet, net::Ipv4Addr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::Ipv4Addr,
+};
 
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 
@@ -20,12 +23,14 @@ pub(super) struct Addresses {
     rng: StdRng,
     networks: BTreeSet<[u8; 2]>,
     taken: BTreeSet<Ipv4Addr>,
+    /// Networks of 256 addresses that hosts share, by number: the first three bytes and the last address given.
+    shared: BTreeMap<u32, ([u8; 3], u8)>,
 }
 
 impl Addresses {
     pub(super) fn new(seed: u64) -> Self {
         let rng = StdRng::seed_from_u64(seed ^ 0x6164_6472_6573_7365);
-        Self { rng, networks: BTreeSet::new(), taken: BTreeSet::new() }
+        Self { rng, networks: BTreeSet::new(), taken: BTreeSet::new(), shared: BTreeMap::new() }
     }
 
     /// A public address that nobody has, in a /16 that nobody has as long as there are some.
@@ -40,6 +45,24 @@ impl Addresses {
                 return ip;
             }
         }
+    }
+
+    /// The next public address in a shared network.
+    ///
+    /// # Panics
+    /// If the network is full: there are 254 hosts in it.
+    pub(super) fn public_in(&mut self, network: u32) -> Ipv4Addr {
+        let [a, b, c, last] = match self.shared.get(&network) {
+            Some(([a, b, c], last)) => [*a, *b, *c, *last],
+            None => {
+                let [a, b, c, _] = self.public().octets();
+                [a, b, c, 0]
+            }
+        };
+        let mut free = (last + 1..255).map(|d| Ipv4Addr::new(a, b, c, d));
+        let Some(ip) = free.find(|ip| self.taken.insert(*ip)) else { panic!("254 hosts fill a /24") };
+        self.shared.insert(network, ([a, b, c], ip.octets()[3]));
+        ip
     }
 
     /// Where a host begins with the ports of its own connections.
@@ -75,6 +98,22 @@ mod tests {
         assert_eq!(networks.len(), ips.len());
         let eighths: BTreeSet<_> = ips.iter().map(|ip| ip.octets()[0]).collect();
         assert!(eighths.len() > 150);
+    }
+
+    #[test]
+    fn hosts_of_one_network_share_the_first_three_bytes() {
+        let mut addresses = Addresses::new(1);
+        let networks =
+            [0, 1].map(|network| (0..250).map(|_| addresses.public_in(network)).collect::<Vec<_>>());
+        let first_bytes = |ip: &Ipv4Addr| [ip.octets()[0], ip.octets()[1], ip.octets()[2]];
+        for ips in &networks {
+            assert_eq!(ips.iter().collect::<BTreeSet<_>>().len(), 250);
+            assert!(
+                ips.iter()
+                    .all(|ip| first_bytes(ip) == first_bytes(&ips[0]) && (1..255).contains(&ip.octets()[3]))
+            );
+        }
+        assert_ne!(first_bytes(&networks[0][0]), first_bytes(&networks[1][0]));
     }
 
     #[test]

@@ -155,7 +155,10 @@ impl Net {
                 Nat::New(nat) => core.add_nat(nat, id),
             });
             let ip = match nat {
-                None => core.addresses.public(),
+                None => match spec.network {
+                    Some(network) => core.addresses.public_in(network),
+                    None => core.addresses.public(),
+                },
                 Some(nat) => {
                     let behind = &mut core.nats[nat.index()];
                     let ip = Addresses::inner(nat.index(), behind.hosts.len());

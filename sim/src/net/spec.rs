@@ -113,6 +113,9 @@ pub struct HostSpec {
     pub loss: f64,
     /// What a segment, to or from this host, may take longer; drawn evenly from zero to this.
     pub jitter: Duration,
+    /// Hosts with the same number share a network of 256 public addresses (/24), and up to 254 fit; with none the host
+    /// has a network of its own. Means nothing behind a NAT box. Fixed once the host exists.
+    pub network: Option<u32>,
     /// The NAT box that it is behind. Fixed once the host exists.
     pub nat: Option<Nat>,
     /// Whether strangers may connect. Without it, only answers to what the host sent come in; a firewall does that.
@@ -127,6 +130,7 @@ impl Default for HostSpec {
             down: None,
             loss: 0.0,
             jitter: Duration::ZERO,
+            network: None,
             nat: None,
             inbound: true,
         }

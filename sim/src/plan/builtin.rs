@@ -12,7 +12,7 @@ use crate::roles::{Hostile, Key, RoleKind};
 const MIB: u64 = 1 << 20;
 
 /// The names of all plans, in the order in which they are listed.
-pub const NAMES: [&str; 20] = [
+pub const NAMES: [&str; 21] = [
     "join-add-get",
     "lookups",
     "churn24",
@@ -30,6 +30,7 @@ pub const NAMES: [&str; 20] = [
     "forging-20",
     "forging-33",
     "forging-50",
+    "few-subnets",
     "record-flood",
     "rolling-upgrade",
     "sleep-wake",
@@ -55,6 +56,7 @@ pub fn named(name: &str) -> Option<Plan> {
         "forging-20" => forging(0.20),
         "forging-33" => forging(0.33),
         "forging-50" => forging(0.50),
+        "few-subnets" => few_subnets(),
         "record-flood" => record_flood(),
         "rolling-upgrade" => rolling_upgrade(),
         "sleep-wake" => sleep_wake(),
@@ -96,7 +98,7 @@ fn get(at: Millis, who: Who, content: Option<&str>, within: Millis) -> Event {
 }
 
 fn probes(from: Millis, every: Millis, at_once: usize) -> Option<ProbePlan> {
-    Some(ProbePlan { from, every, at_once, timeout: secs(60) })
+    Some(ProbePlan { from, every, at_once, timeout: secs(60), dials: false })
 }
 
 fn files(name: &str, count: usize, len: u64, group: &str, holders: usize) -> ContentPlan {
@@ -160,7 +162,7 @@ fn churn24() -> Plan {
             .churn(hours, hours),
     ];
     plan.contents = vec![files("file", 100, 2000, "homes", 2)];
-    plan.probes = probes(mins(15), mins(1), 1);
+    plan.probes = probes(mins(15), mins(1), 1).map(|probes| ProbePlan { dials: true, ..probes });
     plan.events = (1..24).map(|hour| get(Millis::from_hours(hour), Who::up_to(2), None, mins(30))).collect();
     plan
 }
@@ -172,14 +174,14 @@ fn mass_death(share: f64) -> Plan {
         "a share of all nodes dies in one instant; every file has ten holders",
         100,
         mins(2),
-        mins(30),
+        mins(18),
     );
     plan.network.security = Security::Plaintext;
     plan.contents = vec![files("file", 100, 2000, "peers", 10)];
-    plan.probes = probes(mins(8), secs(6), 1);
+    plan.probes = probes(mins(6), secs(5), 1);
     let who = Who::share(share);
     plan.events =
-        vec![Event { at: mins(10), what: What::Kill { who, disk: DiskFate::Kept, back_after: None } }];
+        vec![Event { at: mins(7), what: What::Kill { who, disk: DiskFate::Kept, back_after: None } }];
     plan.expect.tables_recover = true;
     plan
 }
@@ -310,7 +312,7 @@ fn forging(share: f64) -> Plan {
         "a share of the nodes serves the DHT falsely: half invent peers and providers, half forget records",
         100,
         mins(1),
-        mins(30),
+        mins(18),
     );
     plan.network.security = Security::Plaintext;
     let hostile = [Hostile::ForgesProviders, Hostile::SwallowsRecords];
@@ -320,8 +322,32 @@ fn forging(share: f64) -> Plan {
     for group in &mut plan.groups[1..] {
         (group.joins_at, group.joins_within) = (secs(5), mins(1));
     }
-    plan.contents = vec![ContentPlan { at: mins(12), ..files("file", 100, 2000, "peers", 2) }];
-    plan.probes = probes(mins(16), secs(6), 1);
+    plan.contents = vec![ContentPlan { at: mins(5), ..files("file", 100, 2000, "peers", 2) }];
+    plan.probes = probes(mins(7), secs(6), 1);
+    plan
+}
+
+/// A thousand names on a thousand addresses, but of four small networks only.
+fn few_subnets() -> Plan {
+    const HONEST: usize = 100;
+    const HOSTILE: usize = 1_000;
+    let mut plan = plan(
+        "few-subnets",
+        "a thousand identities of four /24s, half of which invent peers and providers and half forget records",
+        HONEST + HOSTILE,
+        mins(1),
+        mins(15),
+    );
+    plan.network.security = Security::Plaintext;
+    plan.network.idle_timeout = Some(secs(4));
+    for kind in [Hostile::ForgesProviders, Hostile::SwallowsRecords] {
+        let group = Group::fixed(kind.name(), HOSTILE / 2).role(RoleKind::Hostile(kind));
+        // Two networks for each half: four in all.
+        plan.groups
+            .push(Group { subnets: Some(2), ..group.joins(mins(2).duration(), Duration::from_secs(60)) });
+    }
+    plan.contents = vec![ContentPlan { at: mins(5), ..files("file", 100, 2000, "peers", 2) }];
+    plan.probes = probes(mins(7), secs(4), 1);
     plan
 }
 
@@ -445,12 +471,21 @@ mod tests {
             What::Upgrade { who, exchange_versions: versions.to_vec(), within: Millis::ZERO }
         }
         type Change = (fn(&mut Plan), &'static str);
-        let changes: [Change; 22] = [
+        let changes: [Change; 25] = [
             (|p| p.network.loss = 1.0, "network.loss: 1 is not within 0 and 0.9"),
             (|p| p.network.loss = f64::NAN, "network.loss: NaN"),
             (|p| p.network.one_way = mins(1), "network.one_way"),
             (|p| p.network.jitter = mins(1), "network.jitter"),
             (|p| p.network.idle_timeout = Some(Millis::ZERO), "network.idle_timeout"),
+            (|p| p.network.record_life = Some(secs(60)), "network.record_life: 1m is less than 2m"),
+            (|p| p.groups[1].subnets = Some(0), "group peers: 250 nodes"),
+            (
+                |p| {
+                    p.nodes = 400;
+                    p.groups[1].subnets = Some(1);
+                },
+                "group peers: 250 nodes",
+            ),
             (|p| p.groups[1].exchange_versions = vec![1, 0], "group peers: exchange_versions"),
             (|p| p.groups[1].exchange_versions = vec![2, 1, 2], "group peers: exchange_versions"),
             (|p| p.contents[0].held = 0.0, "held of content film"),

@@ -1,10 +1,12 @@
 //! What a plan must be before it is run, with messages for the one who wrote it.
 
+use std::time::Duration;
+
 use super::{Event, Group, Plan, What, Who, time::Millis};
 use crate::roles::RoleKind;
 
 /// Most nodes in a network: their tables alone take 2 MB each.
-pub(super) const MAX_NODES: usize = 5_000;
+pub(crate) const MAX_NODES: usize = 5_000;
 
 /// Longest run in simulated hours.
 pub(super) const MAX_HOURS: u64 = 24 * 366;
@@ -20,6 +22,12 @@ const MAX_LOSS: f64 = 0.9;
 
 /// Longest delay and jitter of one direction: with more no dial is ever answered in time.
 const MAX_DELAY: Millis = Millis::from_secs(10);
+
+/// Shortest life of provider records: nodes announce no more often than once a minute.
+const MIN_RECORD_LIFE: Duration = Duration::from_secs(120);
+
+/// Most nodes in a /24.
+const MAX_IN_SUBNET: usize = 250;
 
 /// Most versions of the exchange protocol that a node offers.
 const MAX_VERSIONS: usize = 8;
@@ -111,7 +119,18 @@ impl Plan {
         loss("network.loss", self.network.loss)?;
         delay("network.one_way", self.network.one_way)?;
         delay("network.jitter", self.network.jitter)?;
-        self.network.idle_timeout.map_or(Ok(()), |timeout| some_time("network.idle_timeout", timeout))
+        let times = [
+            ("network.idle_timeout", self.network.idle_timeout, Duration::from_millis(1)),
+            ("network.record_life", self.network.record_life, MIN_RECORD_LIFE),
+        ];
+        for (name, time, least) in times {
+            let Some(time) = time else { continue };
+            some_time(name, time)?;
+            if time.duration() < least {
+                return fail(format!("{name}: {time} is less than {}", Millis::from(least)));
+            }
+        }
+        Ok(())
     }
 
     fn check_contents(&self) -> Result<(), PlanError> {
@@ -175,6 +194,17 @@ impl Plan {
             }
             if self.groups.iter().filter(|other| other.name == group.name).count() > 1 {
                 return fail(format!("group {}: the name is there twice", group.name));
+            }
+        }
+        for (group, size) in self.groups.iter().zip(self.group_sizes()?) {
+            if group
+                .subnets
+                .is_some_and(|subnets| subnets == 0 || size > subnets.saturating_mul(MAX_IN_SUBNET))
+            {
+                return fail(format!(
+                    "group {}: {MAX_IN_SUBNET} nodes at most in a subnet, and one subnet at least",
+                    group.name
+                ));
             }
         }
         if self.group_sizes()?.first() == Some(&0) {

@@ -16,6 +16,7 @@ mod check;
 mod event;
 pub mod time;
 
+pub(crate) use check::MAX_NODES;
 pub use check::PlanError;
 pub use event::{DiskFate, Event, What, Who};
 use time::{Millis, Size};
@@ -92,6 +93,9 @@ pub struct NetworkPlan {
     /// 1,000 nodes fit into memory: a connection takes 80 KB.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub idle_timeout: Option<Millis>,
+    /// How long nodes keep provider records; they announce again after half of that. As the real node does when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub record_life: Option<Millis>,
 }
 
 impl Default for NetworkPlan {
@@ -103,6 +107,7 @@ impl Default for NetworkPlan {
             jitter: Millis::ZERO,
             loss: 0.0,
             idle_timeout: None,
+            record_life: None,
         }
     }
 }
@@ -131,6 +136,9 @@ pub struct Group {
     /// Downlink in Mbit/s; not limited when absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub down_mbit: Option<f64>,
+    /// The nodes share so many networks of 256 addresses (/24); each has a network of its own when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub subnets: Option<usize>,
     /// The box the nodes sit behind, one each; none when absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub nat: Option<Nat>,
@@ -229,6 +237,9 @@ pub struct ProbePlan {
     /// Give up after.
     #[serde(default = "probe_timeout")]
     pub timeout: Millis,
+    /// After each lookup a second one whose providers are dialled, as a fetch does before it asks them for anything.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub dials: bool,
 }
 
 fn probe_timeout() -> Millis {

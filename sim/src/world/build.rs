@@ -18,7 +18,7 @@ use crate::{
     derive_seed,
     meter::Meter,
     net::{BitRate, Geo, HostId, HostSpec, NatSpec, Net, Position},
-    plan::{Geography, Group, Nat, Plan},
+    plan::{Geography, Group, MAX_NODES, Nat, Plan},
     record::RunRecord,
     roles::{Hostile, Key, RoleKind, keypair_near},
 };
@@ -80,7 +80,13 @@ impl World {
     fn slot(&self, group: usize, rng: &mut StdRng) -> Result<Slot, Failure> {
         let index = self.len();
         let settings = &self.plan.groups[group];
-        let host = self.net.add_host(self.host_spec(settings, rng));
+        let mut spec = self.host_spec(settings, rng);
+        spec.network = settings.subnets.map(|subnets| {
+            let place = self.slots.borrow().iter().filter(|slot| slot.group == group).count() % subnets;
+            // Numbers of one group do not meet those of another: no group has so many nodes.
+            u32::try_from(group * MAX_NODES + place).unwrap_or(u32::MAX)
+        });
+        let host = self.net.add_host(spec);
         let keypair = self.keypair(index, settings.role)?;
         let peer = keypair.public().to_peer_id();
         let addr = Multiaddr::from(self.net.ip(host)).with(Protocol::Tcp(PORT)).with(Protocol::P2p(peer));

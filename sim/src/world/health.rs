@@ -1,8 +1,10 @@
 //! Caps and routing tables, as the nodes report them.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
-use dhtfs_node::{api::types::Status, net::limits::MAX_MUXER_STREAMS};
+use dhtfs_node::{
+    api::types::Status, core::routing::diversity::DiversityConfig, net::limits::MAX_MUXER_STREAMS,
+};
 use tokio::time::{Instant, timeout};
 
 use super::{NodeIndex, World};
@@ -82,6 +84,27 @@ impl World {
                     format!("node {index} has {used} {what} at {:.0} s, limit {limit}", self.now())
                 });
             }
+        }
+    }
+
+    /// Counts the peers of one shared network in the routing table of every node.
+    pub async fn check_crowds(&self) {
+        let limit = DiversityConfig::default().max_per_table;
+        for index in 0..self.len() {
+            let Some(up) = self.up(index) else { continue };
+            let Some(table) = up.run(up.node.api().routing_table()).await else { continue };
+            let mut crowds = BTreeMap::<[u8; 3], usize>::new();
+            for other in table.iter().filter_map(|peer| self.index_of(peer)) {
+                let [a, b, c, _] = self.net.public_ip(self.host(other)).octets();
+                *crowds.entry([a, b, c]).or_default() += 1;
+            }
+            let most = crowds.into_values().max().unwrap_or(0);
+            self.checks.look(Promise::CapsKept, most <= limit, || {
+                format!(
+                    "node {index} has {most} routing peers in one /24 at {:.0} s, limit {limit}",
+                    self.now()
+                )
+            });
         }
     }
 

@@ -152,6 +152,9 @@ impl World {
         if let Some(idle) = self.plan.network.idle_timeout {
             tuning.limits.idle_timeout = idle.duration();
         }
+        if let Some(life) = self.plan.network.record_life {
+            tuning.limits.record_life = life.duration();
+        }
         if !versions.is_empty() {
             tuning.exchange_versions = versions;
         }

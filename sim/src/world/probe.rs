@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use dhtfs_node::api::types::{NetworkHints, Provider, ProvidersRequest};
+use dhtfs_node::api::types::{NetworkHints, Provider, ProviderState, ProvidersRequest};
 use libp2p::PeerId;
 use tokio::{sync::mpsc, time::Instant};
 
@@ -14,8 +14,8 @@ const QUEUE: usize = 64;
 
 impl World {
     /// Looks up the providers of a content at a node, and records what came of it. A lookup whose asker dies is
-    /// only counted.
-    pub async fn probe(&self, from: NodeIndex, number: usize, timeout: Duration) {
+    /// only counted. With `dials` the providers of a second lookup are dialled.
+    pub async fn probe(&self, (from, number): (NodeIndex, usize), dials: bool, timeout: Duration) {
         let Some(up) = self.up(from) else { return };
         let alive_before = self.live_holders(number, from);
         let (begun, at) = (Instant::now(), self.now());
@@ -48,6 +48,9 @@ impl World {
             probe.requests = report.requests;
             probe.hops = report.hops;
         }
+        if dials && let Some(handed) = self.dial_providers((from, number), timeout).await {
+            (probe.answered, probe.answered_stale) = handed;
+        }
         self.note(&format!(
             "probe {from} {number} found {} of {} after {:?}",
             probe.returned - probe.stale,
@@ -55,6 +58,39 @@ impl World {
             probe.first_secs
         ));
         self.record.borrow_mut().probes.push(probe);
+    }
+
+    /// Looks up once more and dials whom it finds, as a fetch does. How many answered, and how many of them are not
+    /// running or cannot be reached once that is known; `None` if the asker died over it.
+    async fn dial_providers(
+        &self,
+        (from, number): (NodeIndex, usize),
+        timeout: Duration,
+    ) -> Option<(usize, usize)> {
+        let up = self.up(from)?;
+        let (found_out, mut found) = mpsc::channel::<Provider>(QUEUE);
+        let hints = NetworkHints { timeout_secs: Some(timeout.as_secs_f64()), ..NetworkHints::default() };
+        let request = ProvidersRequest { cid: self.contents[number].cid(), check: true, hints };
+        let looking = async {
+            let listen = async {
+                let (mut answered, mut stale) = (0, 0);
+                while let Some(provider) = found.recv().await {
+                    let state = provider.check.as_ref().map(|check| check.state);
+                    if matches!(state, Some(ProviderState::Live | ProviderState::Relayed)) {
+                        answered += 1;
+                        stale += usize::from(!self.is_reached(from, &provider));
+                    }
+                }
+                (answered, stale)
+            };
+            tokio::join!(up.node.api().providers(request, found_out), listen).1
+        };
+        up.run(looking).await
+    }
+
+    fn is_reached(&self, from: NodeIndex, provider: &Provider) -> bool {
+        let index = provider.peer.parse::<PeerId>().ok().and_then(|peer| self.index_of(&peer));
+        index.is_some_and(|index| self.reaches(from, index))
     }
 
     fn judge(
@@ -69,8 +105,7 @@ impl World {
         }
         seen.returned += 1;
         let index = provider.peer.parse::<PeerId>().ok().and_then(|peer| self.index_of(&peer));
-        let is_live = index.is_some_and(|index| self.reaches(from, index));
-        if !is_live {
+        if !self.is_reached(from, provider) {
             seen.stale += 1;
             return;
         }

@@ -62,9 +62,9 @@ pub struct Findable {
     /// What of it is announced: `all`, `roots` or `none`.
     pub scope: AnnounceScope,
     /// Other nodes of the DHT that are known: the peers in the routing table or, if that is more, the estimated size
-    /// of the network; 0 also without a daemon.
+    /// of the network; 0 without any in the table, and without a daemon.
     pub dht_nodes: u64,
-    /// How many of them are to hold each record: all of them, at most 20.
+    /// On how many nodes each record is to be: the peers in the routing table, at most 20.
     pub target: u64,
     /// How many are enough, since every lookup comes across them: half of the target.
     pub enough: u64,
@@ -89,6 +89,9 @@ pub struct AnnounceStatus {
     /// When the one that was announced the longest ago is announced again, seconds since 1970; in the past if that
     /// is late. A tenth of the interval later at most: keys have their turn in groups.
     pub next_unix: Option<u64>,
+    /// When the record of that one runs out at the nodes that hold it, seconds since 1970; in the past if it has.
+    #[serde(default)]
+    pub expires_unix: Option<u64>,
     /// The node's time of day, to compare the others with.
     pub now_unix: u64,
 }
@@ -130,8 +133,20 @@ pub struct ProviderCheck {
     /// Whether it handed out the manifest block that the CID names; absent if it was not asked or did not say, and
     /// for chunks, which are not transferred for this.
     pub manifest: Option<bool>,
-    /// Why it cannot be reached.
+    /// How much of the file or directory it says it holds; absent if it does not say, and for chunks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub have: Option<Have>,
+    /// Why it cannot be reached, or was not checked.
     pub error: Option<String>,
+}
+
+/// How much of a file or directory a peer says it holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Have {
+    /// Chunks it holds, repeated ones counted each time.
+    pub held: u64,
+    /// Chunks there are, counted in the same way.
+    pub of: u64,
 }
 
 /// Whether a provider can be reached.
@@ -146,6 +161,8 @@ pub enum ProviderState {
     Relayed,
     /// No connection came about.
     Unreachable,
+    /// The time of the request was over before it could be asked.
+    NotChecked,
 }
 
 /// How a lookup went.

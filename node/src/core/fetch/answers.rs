@@ -128,8 +128,14 @@ impl Fetch {
         let server = &mut self.peers[peer];
         server.tries = 0;
         server.served += 1;
-        server.maps.on_served();
+        if server.maps.on_served(want) {
+            server.recheck.attempt = 0;
+        }
         server.served_len += u64::from(len);
+        if server.served == 1 {
+            self.end_covered_lookups(peer);
+        }
+        let server = &mut self.peers[peer];
         if !server.full {
             let guesses = server.guesses;
             server.guesses = (guesses * 2).min(MAX_GUESSES);

@@ -51,7 +51,8 @@ impl Fetch {
         let place = self.wants.place(want);
         let peer = &mut self.peers[ix];
         if peer.maps.is_told() && place.is_some() {
-            // It says itself what it holds, and that is newer.
+            // It may hold the chunk as a part of something else, or have got it back.
+            self.try_anyway(ix, want);
             return;
         }
         if !peer.full && peer.link != Link::Banned {

@@ -54,7 +54,7 @@ pub(super) struct Lookups {
     /// Stored wants at the last lookup of the root.
     root_stored: usize,
     /// Own lookups in flight.
-    running: usize,
+    running: BTreeSet<WantIx>,
     /// Own lookups started so far.
     made: u64,
     /// When the last was taken from the queue.
@@ -78,7 +78,7 @@ impl Lookups {
             root_attempt: 0,
             more_attempt: 0,
             root_stored: 0,
-            running: 0,
+            running: BTreeSet::new(),
             made: 0,
             begun_at: None,
             queue: VecDeque::new(),
@@ -100,12 +100,12 @@ impl Lookups {
 
     /// Lookups in flight.
     pub(super) fn running(&self) -> usize {
-        self.running + usize::from(self.root_running)
+        self.running.len() + usize::from(self.root_running)
     }
 
-    /// Whether own lookups are in flight.
-    pub(super) fn are_running(&self) -> bool {
-        self.running > 0
+    /// Wants whose own lookups are in flight.
+    pub(super) fn wants(&self) -> &BTreeSet<WantIx> {
+        &self.running
     }
 
     /// Own lookups started so far.
@@ -115,7 +115,7 @@ impl Lookups {
 
     /// One place is kept for the root.
     fn has_room(&self, config: &FetchConfig) -> bool {
-        self.running + 1 < config.max_lookups
+        self.running.len() + 1 < config.max_lookups
     }
 }
 
@@ -155,9 +155,9 @@ impl Fetch {
     /// The want no longer needs its lookup.
     pub(super) fn cancel_lookup(&mut self, want: WantIx) {
         // Queued and waiting ones are dropped when their turn comes.
-        if self.wants[want].lookup == OwnLookup::Running {
+        if self.wants[want].lookup.is_running() {
             self.wants[want].lookup = OwnLookup::Idle;
-            self.lookups.running -= 1;
+            self.lookups.running.remove(&want);
             self.actions.push_back(Action::CancelLookup(self.wants[want].cid));
         }
     }
@@ -172,12 +172,12 @@ impl Fetch {
             }
             return;
         }
-        let Some(ix) = self.wants.find(&cid).filter(|ix| self.wants[*ix].lookup == OwnLookup::Running) else {
+        let Some(ix) = self.wants.find(&cid).filter(|ix| self.wants[*ix].lookup.is_running()) else {
             return;
         };
         let done = self.wants[ix].lookups_done;
         let pause = self.config.chunk_backoff.delay(u32::from(done), &mut self.rng);
-        self.lookups.running -= 1;
+        self.lookups.running.remove(&ix);
         self.lookups.retry.insert((now + pause, ix));
         self.wants[ix].lookup = OwnLookup::Waiting;
         self.wants[ix].lookups_done = done.saturating_add(1);
@@ -287,14 +287,14 @@ impl Fetch {
         let in_flight = self.requests.iter().filter(|(_, request)| !request.is_received());
         let mut wants: Vec<WantIx> = in_flight.map(|(_, request)| request.want).collect();
         wants.extend(self.wants.pending().iter().take(MAX_DOUBTED).map(|rank| rank.want()));
-        let mut room = MAX_DOUBTED.saturating_sub(self.lookups.running + self.lookups.queue.len());
+        let mut room = MAX_DOUBTED.saturating_sub(self.lookups.running.len() + self.lookups.queue.len());
         for want in wants {
             let state = &mut self.wants[want];
             let room_for_it = room > 0 && self.lookups.has_room(&self.config);
             if room_for_it && state.lookup == OwnLookup::Idle && state.cid != self.root {
                 room -= 1;
-                state.lookup = OwnLookup::Running;
-                self.lookups.running += 1;
+                state.lookup = OwnLookup::Doubting;
+                self.lookups.running.insert(want);
                 self.lookups.made += 1;
                 self.actions.push_back(Action::Lookup(state.cid));
             }
@@ -332,7 +332,7 @@ impl Fetch {
         {
             if self.needs_lookup(want) {
                 self.wants[want].lookup = OwnLookup::Running;
-                self.lookups.running += 1;
+                self.lookups.running.insert(want);
                 self.lookups.made += 1;
                 self.lookups.begun_at = Some(now);
                 self.actions.push_back(Action::Lookup(self.wants[want].cid));
@@ -369,7 +369,10 @@ impl Fetch {
     /// Panics if the books of the lookups do not balance.
     pub(super) fn check_lookups(&self) {
         let count = |state| self.wants.iter().filter(|want| want.lookup == state).count();
-        assert_eq!(count(OwnLookup::Running), self.lookups.running, "running lookups");
+        let running = count(OwnLookup::Running) + count(OwnLookup::Doubting);
+        assert_eq!(running, self.lookups.running.len(), "running lookups");
+        let is_running = |want: &WantIx| self.wants[*want].lookup.is_running();
+        assert!(self.lookups.running.iter().all(is_running), "a lookup that does not run");
         assert_eq!(count(OwnLookup::Queued), self.lookups.queue.len(), "queued lookups");
         assert_eq!(count(OwnLookup::Waiting), self.lookups.retry.len(), "waiting lookups");
         assert!(self.lookups.running() <= self.config.max_lookups, "too many lookups");

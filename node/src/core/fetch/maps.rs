@@ -2,19 +2,28 @@
 //!
 //! A peer that tells is believed: it is a source of what it says it holds, and of nothing else. So its map becomes marks
 //! of what it lacks (see [`peers`](super::peers)), which is all that the scheduler looks at, and marks follow the map as
-//! it grows; nobody is asked again on the off chance. A peer that does not tell is treated as if there were no maps.
+//! it grows; nobody is asked on the off chance for what the map lacks. A peer that does not tell is treated as if there
+//! were no maps. What is looked up is looked up on until a peer that says it holds it has served something: until then
+//! saying so costs nothing.
 //!
 //! # Lies
-//! Missing for what the map says takes the chunk out of the map. A peer that said it holds everything is asked for its
-//! map again after a pause, and believed nothing until then if it has served nothing. After [`MAX_LIES`] in a row the map is worth nothing: its peer counts as holding nothing
-//! until it is found to hold something, and with the second such map it gets a strike and is not asked for another.
+//! Missing for what the map says, or a bad block, takes the chunk out of the map: it is *denied*. The peer will not tell
+//! of it again, so denied chunks are asked for again like those of peers that do not tell, and when the DHT names the
+//! peer anew, which may also be for a chunk that its map never had; Missing is no lie then.
+//! A peer that said it holds everything is asked for its map again after a pause, and believed nothing until then if it
+//! has served nothing. After [`MAX_LIES`] in a row the map is worth nothing: its peer counts as holding nothing until it
+//! is found to hold something, and with the second such map it gets a strike and is not asked for another.
 //!
 //! # Invariants
 //! - Only a connected peer has a map, and a peer with a map is full.
 //! - A want with a place is marked as missing at a peer whose map is a set exactly if its place is not in the set.
 //! - The coverage of a want is the number of maps that it is in.
+//! - What is denied is not in the map, what is tried is.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
 
 use dhtfs_store::ChunkSet;
 
@@ -22,7 +31,7 @@ use super::{
     Action, Fetch, HaveEnd, HaveId, HaveUpdate,
     config::MAX_STRIKES,
     peers::{Link, Peer, PeerIx},
-    wants::{OwnLookup, WantIx},
+    wants::{OwnLookup, Status, WantIx},
 };
 
 /// Chunks of a content that must be missing before peers are asked for maps: for fewer, Missing says it as fast.
@@ -43,6 +52,10 @@ const MAX_BAD_MAPS: u8 = 2;
 
 /// Whole maps, and news that are none, that one stream may bring: each costs a step for each chunk.
 const MAX_WHOLE_MAPS: u8 = 16;
+
+/// Chunks that one map may lack although it said otherwise, and chunks beside the map that a peer may be tried for. A map
+/// with more of the former is given up.
+const MAX_DENIED: usize = 256;
 
 /// How long a peer is left alone that was busy, broke off, or holds less than it said.
 const ASK_PAUSE: Duration = Duration::from_secs(15);
@@ -92,6 +105,10 @@ pub(super) struct Maps {
     bad: u8,
     /// Whole maps that the present stream brought.
     whole: u8,
+    /// What it was found to lack although it told that it holds it.
+    denied: BTreeSet<WantIx>,
+    /// What it is taken to hold although it does not say so, or denied it.
+    tried: BTreeSet<WantIx>,
 }
 
 impl Maps {
@@ -120,9 +137,15 @@ impl Maps {
         }
     }
 
-    /// It served something.
-    pub(super) fn on_served(&mut self) {
+    /// Whether some of what it denied may be asked for again.
+    pub(super) fn has_denied(&self) -> bool {
+        !self.denied.is_empty()
+    }
+
+    /// It served this. Whether it did not say that it holds it.
+    pub(super) fn on_served(&mut self, want: WantIx) -> bool {
         self.lies = 0;
+        self.tried.remove(&want)
     }
 
     /// It is connected anew.
@@ -261,6 +284,8 @@ impl Fetch {
         if !map.contains(place) {
             return;
         }
+        let was_tried = maps.tried.remove(&want);
+        let lied = lied && !was_tried;
         let weight = match map {
             Map::Some(_) => 1,
             Map::All if served == 0 => MAX_LIES,
@@ -271,13 +296,65 @@ impl Fetch {
         match map {
             Map::Some(set) => {
                 set.remove(place);
+                maps.denied.insert(want);
                 self.coverage.sub(want);
             }
             Map::All => self.end_map(ix, Asking::Paused(now + ASK_PAUSE), now),
         }
+        if self.peers[ix].maps.denied.len() > MAX_DENIED {
+            self.end_map(ix, Asking::Paused(now + ASK_PAUSE), now);
+        }
         if is_worthless {
             self.distrust(ix, now);
         }
+    }
+
+    /// A peer that tells is to be asked for this, whatever it said. `false` if there is no room for that.
+    pub(super) fn try_anyway(&mut self, ix: PeerIx, want: WantIx) -> bool {
+        let (rank, place) = (self.wants.rank(want), self.wants.place(want));
+        let peer = &mut self.peers[ix];
+        let maps = &mut peer.maps;
+        let (Asking::Told(_, Map::Some(set)), Some(place)) = (&mut maps.asking, place) else { return false };
+        if set.contains(place) || maps.tried.len() >= MAX_DENIED {
+            return false;
+        }
+        set.insert(place);
+        maps.denied.remove(&want);
+        maps.tried.insert(want);
+        self.coverage.add(want);
+        peer.now_holds(want, rank, self.wants.is_pending(rank));
+        true
+    }
+
+    /// Lets an idle peer that tells be asked again for some of what it denied.
+    pub(super) fn retry_denied(&mut self, ix: PeerIx, now: Instant) {
+        let Peer { maps, recheck, .. } = &mut self.peers[ix];
+        recheck.at = now + self.config.recheck.ceiling(recheck.attempt);
+        recheck.attempt = recheck.attempt.saturating_add(1);
+        let (wants, late) = (&self.wants, self.requests.late());
+        maps.denied.retain(|want| wants[*want].status != Status::Stored);
+        let is_needed = |want: &&WantIx| wants[**want].status == Status::Pending || late.contains(want);
+        let batch = self.config.recheck_batch as usize;
+        let again: Vec<WantIx> = maps.denied.iter().filter(is_needed).take(batch).copied().collect();
+        for want in again {
+            self.try_anyway(ix, want);
+        }
+    }
+
+    /// Ends the lookups of what a peer says it holds. One that has served nothing ends none: it may say what it likes.
+    pub(super) fn end_covered_lookups(&mut self, ix: PeerIx) {
+        let peer = &self.peers[ix];
+        if peer.served == 0 || peer.maps.lies > 0 || !peer.counts() {
+            return;
+        }
+        let Asking::Told(_, map) = &peer.maps.asking else { return };
+        let is_covered = |want: &&WantIx| {
+            self.wants[**want].lookup == OwnLookup::Running
+                && self.wants.place(**want).is_some_and(|place| map.contains(place))
+                && !peer.maps.tried.contains(want)
+        };
+        let covered: Vec<WantIx> = self.lookups.wants().iter().filter(is_covered).copied().collect();
+        covered.into_iter().for_each(|want| self.cancel_lookup(want));
     }
 
     /// A map is worth nothing: its peer holds nothing, as far as is known.
@@ -316,6 +393,8 @@ impl Fetch {
             return;
         }
         if let Asking::Told(_, map) = std::mem::replace(asking, next) {
+            self.peers[ix].maps.denied.clear();
+            self.peers[ix].maps.tried.clear();
             self.uncover(&map);
             let recheck = &mut self.peers[ix].recheck;
             recheck.at = recheck.at.max(now + self.config.recheck.ceiling(recheck.attempt));
@@ -348,18 +427,16 @@ impl Fetch {
 
     fn set_all(&mut self, ix: PeerIx, id: HaveId) {
         self.set_full(ix);
-        let peer = &mut self.peers[ix];
-        let old = std::mem::replace(&mut peer.maps.asking, Asking::Told(id, Map::All));
+        let maps = &mut self.peers[ix].maps;
+        maps.denied.clear();
+        maps.tried.clear();
+        let old = std::mem::replace(&mut maps.asking, Asking::Told(id, Map::All));
         if let Asking::Told(_, map) = &old {
             self.uncover(map);
         }
         self.coverage.all += 1;
         self.peers[ix].lacks_nothing();
-        if self.lookups.are_running() && self.peers[ix].counts() && self.peers[ix].maps.lies == 0 {
-            for want in self.wants.ixs() {
-                self.cancel_lookup(want);
-            }
-        }
+        self.end_covered_lookups(ix);
     }
 
     /// The peer holds these and no others.
@@ -368,6 +445,8 @@ impl Fetch {
         let nothing = ChunkSet::new(set.len());
         let maps = &mut self.peers[ix].maps;
         maps.whole = maps.whole.saturating_add(1);
+        maps.denied.clear();
+        maps.tried.clear();
         let (came, went, old) =
             match std::mem::replace(&mut maps.asking, Asking::Told(id, Map::Some(set.clone()))) {
                 Asking::Told(_, Map::Some(old)) => (set.without(&old), old.without(&set), None),
@@ -407,20 +486,16 @@ impl Fetch {
 
     /// The map of a peer has got these.
     fn cover(&mut self, ix: PeerIx, came: &ChunkSet) {
-        let counts = self.peers[ix].counts() && self.peers[ix].maps.lies == 0;
-        let mut cancelled = Vec::new();
         for (start, end) in came.ranges() {
             for want in self.wants.at_places(start, end) {
                 self.coverage.add(want);
                 let rank = self.wants.rank(want);
                 let is_pending = self.wants.is_pending(rank);
+                self.peers[ix].maps.denied.remove(&want);
                 self.peers[ix].now_holds(want, rank, is_pending);
-                if counts && self.wants[want].lookup == OwnLookup::Running {
-                    cancelled.push(want);
-                }
             }
         }
-        cancelled.into_iter().for_each(|want| self.cancel_lookup(want));
+        self.end_covered_lookups(ix);
     }
 
     pub(super) fn check_maps(&self) {
@@ -430,7 +505,18 @@ impl Fetch {
         for (_, peer) in self.peers.iter() {
             places += usize::from(peer.maps.takes_a_place());
             assert!(peer.is_connected() || peer.maps.id().is_none(), "a map of a peer that is not connected");
+            assert!(
+                peer.maps.denied.len() <= MAX_DENIED && peer.maps.tried.len() <= MAX_DENIED,
+                "too many denied"
+            );
+            assert!(
+                peer.maps.is_told() || peer.maps.denied.is_empty() && peer.maps.tried.is_empty(),
+                "no map"
+            );
             let Asking::Told(_, map) = &peer.maps.asking else { continue };
+            let in_map = |want: &WantIx| self.wants.place(*want).is_some_and(|place| map.contains(place));
+            assert!(!peer.maps.denied.iter().any(in_map), "denied and in the map");
+            assert!(peer.maps.tried.iter().all(in_map), "tried and not in the map");
             assert!(peer.full, "a map of a peer that is not full");
             match map {
                 Map::All => all += 1,

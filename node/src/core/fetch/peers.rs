@@ -12,7 +12,7 @@
 //! Marks do not last for ever, because a peer that is fetching itself grows. When a full peer is exhausted and
 //! its last Missing is old enough, a few marks are lifted (`Recheck`); every hit lifts two more, so a peer that
 //! grew is used at once and one that did not costs a few requests a minute. Of a peer that tells what it holds
-//! ([`maps`](super::maps)) no marks are lifted.
+//! ([`maps`](super::maps)) only marks of what it denied are lifted.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -344,12 +344,14 @@ impl Peer {
 
     /// Whether marks may be lifted now; the caller knows that the peer is idle.
     pub(super) fn recheck_is_due(&self, now: Instant) -> bool {
-        self.may_recheck() && (self.recheck_goes_on() || self.recheck.at <= now)
+        let goes_on = self.recheck_goes_on() && !self.maps.is_told();
+        self.may_recheck() && (goes_on || self.recheck.at <= now)
     }
 
     /// Whether there is a mark to lift at all.
     pub(super) fn may_recheck(&self) -> bool {
-        self.full && self.exhausted && !self.missing.is_empty() && !self.maps.is_told()
+        let has_marks = if self.maps.is_told() { self.maps.has_denied() } else { !self.missing.is_empty() };
+        self.full && self.exhausted && has_marks
     }
 
     /// The peer says that it holds this want.
@@ -434,7 +436,7 @@ impl Peer {
 
     /// Whether it has nothing that it may be asked for now.
     fn has_nothing(&self) -> bool {
-        self.may_recheck() || self.exhausted && self.maps.is_told() && !self.missing.is_empty()
+        self.full && self.exhausted && !self.missing.is_empty()
     }
 
     pub(super) fn state(&self) -> PeerState {

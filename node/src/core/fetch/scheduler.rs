@@ -99,8 +99,14 @@ impl Fetch {
             return;
         }
         let slow = self.is_slow(now);
-        for (_, peer) in self.peers.iter_mut() {
-            if peer.can_be_asked(now) && peer.has_room(slow) && peer.recheck_is_due(now) {
+        for ix in self.peers.ixs() {
+            let peer = &mut self.peers[ix];
+            if !(peer.can_be_asked(now) && peer.has_room(slow) && peer.recheck_is_due(now)) {
+                continue;
+            }
+            if peer.maps.is_told() {
+                self.retry_denied(ix, now);
+            } else {
                 peer.lift_marks(&self.wants, self.requests.late(), &self.config, now);
             }
         }

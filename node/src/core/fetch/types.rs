@@ -66,7 +66,7 @@ pub enum Action {
         max_len: u32,
     },
     /// Ask this connected peer which chunks of the content it holds, and report what it tells with
-    /// [`on_have`](super::Fetch::on_map) for as long as it does, then the end.
+    /// [`on_map`](super::Fetch::on_map) for as long as it does, then the end.
     AskHave {
         /// Names the question in what it brings.
         id: HaveId,

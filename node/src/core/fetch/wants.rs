@@ -51,7 +51,15 @@ pub(super) enum OwnLookup {
     Idle,
     Queued,
     Running,
+    /// Running although somebody is believed to hold the want: what that peer says does not end it.
+    Doubting,
     Waiting,
+}
+
+impl OwnLookup {
+    pub(super) fn is_running(self) -> bool {
+        matches!(self, Self::Running | Self::Doubting)
+    }
 }
 
 /// No place, and no want at a place.

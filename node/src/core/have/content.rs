@@ -47,6 +47,11 @@ impl Content {
         }
     }
 
+    /// Whether a look has found out what is held of it.
+    pub(super) fn is_known(&self) -> bool {
+        self.found.is_some()
+    }
+
     /// When it is to be looked at; `None` if nobody would be told, or nothing has changed.
     pub(super) fn look_due(&self) -> Option<Instant> {
         (self.is_stale && !self.streams.is_empty()).then_some(self.look_at)

@@ -10,8 +10,12 @@
 //! something was lost. What is complete is one word, after which the stream ends.
 //!
 //! # How it is kept cheap
-//! One look at a time, and none within the pause after the last at the same content, which grows with the time that a
-//! look takes: looking takes at most a tenth of the time, however often peers ask and however large the content.
+//! One look at a time, and after each a pause that grows with the time it took, whatever is to be looked at next: looking
+//! takes at most a tenth of the time, however often peers ask, however large the contents are and however many. What was
+//! not looked at yet has its turn before what is looked at again.
+//!
+//! A store that fails says nothing about what is here: who was told nothing yet is told to ask again later, and the others
+//! keep what they know.
 //!
 //! # Invariants
 //! - Streams are within the limits, per peer and in all; a content has streams, or is remembered for a short time.
@@ -137,6 +141,8 @@ pub struct Have {
     contents: BTreeMap<ManifestCid, Content>,
     /// The content that is being looked at, since when, and whether it has changed since.
     looking: Option<(ManifestCid, Instant, bool)>,
+    /// No look at anything before this.
+    rest_until: Option<Instant>,
     actions: VecDeque<HaveAction>,
     stats: HaveStats,
 }
@@ -150,6 +156,7 @@ impl Have {
             per_peer: BTreeMap::new(),
             contents: BTreeMap::new(),
             looking: None,
+            rest_until: None,
             actions: VecDeque::new(),
             stats: HaveStats::default(),
         }
@@ -230,14 +237,10 @@ impl Have {
         self.pump(now);
     }
 
-    /// The look at a content has ended: what is held of it, `None` if it is not shared or the store failed.
+    /// The look at a content has ended: what is held of it, `None` if it is not shared.
     pub fn on_looked(&mut self, root: ManifestCid, held: Option<Held>, now: Instant) {
-        let Some((_, since, has_changed)) = self.looking.take_if(|(looking, ..)| *looking == root) else {
-            return;
-        };
+        let Some(has_changed) = self.end_look(root, now) else { return };
         if let Some(content) = self.contents.get_mut(&root) {
-            let took = now.saturating_duration_since(since);
-            content.look_at = now + self.config.look_every.max(took.saturating_mul(PAUSE_PER_LOOK));
             content.is_stale = has_changed;
             content.update(held);
             for id in content.streams.clone() {
@@ -245,6 +248,32 @@ impl Have {
             }
         }
         self.pump(now);
+    }
+
+    /// The look at a content has ended because the store failed. It is looked at again after the pause.
+    pub fn on_look_failed(&mut self, root: ManifestCid, now: Instant) {
+        if self.end_look(root, now).is_none() {
+            return;
+        }
+        let streams = self.contents.get(&root).map(|content| content.streams.clone()).unwrap_or_default();
+        for id in streams {
+            if self.streams.get(&id).is_some_and(|stream| stream.told.is_none() && !stream.is_busy) {
+                self.stats.busy += 1;
+                self.tell(id, Telling::Busy);
+            }
+        }
+        self.pump(now);
+    }
+
+    /// Whether something has changed since the look at this content began, which has ended. `None` if none runs.
+    fn end_look(&mut self, root: ManifestCid, now: Instant) -> Option<bool> {
+        let (_, since, has_changed) = self.looking.take_if(|(looking, ..)| *looking == root)?;
+        let rest = now.saturating_duration_since(since).saturating_mul(PAUSE_PER_LOOK);
+        self.rest_until = Some(now + rest);
+        if let Some(content) = self.contents.get_mut(&root) {
+            content.look_at = now + self.config.look_every.max(rest);
+        }
+        Some(has_changed)
     }
 
     /// A deadline has passed.
@@ -262,6 +291,7 @@ impl Have {
     pub fn next_deadline(&self) -> Option<Instant> {
         let looks = self.contents.values().filter_map(|content| content.look_due());
         let looks = looks.filter(|_| self.looking.is_none());
+        let looks = looks.map(|at| self.rest_until.map_or(at, |rest| rest.max(at)));
         looks.chain(self.contents.values().filter_map(|content| content.forget_at)).min()
     }
 
@@ -279,13 +309,16 @@ impl Have {
         idle.min().is_some_and(|(_, root)| self.contents.remove(&root).is_some())
     }
 
-    /// Looks at the content whose turn is due longest.
+    /// Looks at the content whose turn is due longest, first at one of which nothing is known.
     fn pump(&mut self, now: Instant) {
-        if self.looking.is_some() {
+        if self.looking.is_some() || self.rest_until.is_some_and(|rest| rest > now) {
             return;
         }
-        let due = self.contents.iter().filter_map(|(root, content)| Some((content.look_due()?, *root)));
-        if let Some((_, root)) = due.filter(|(at, _)| *at <= now).min() {
+        let due = self.contents.iter().filter_map(|(root, content)| {
+            let at = content.look_due().filter(|at| *at <= now)?;
+            Some((content.is_known(), at, *root))
+        });
+        if let Some((.., root)) = due.min() {
             self.looking = Some((root, now, false));
             self.stats.looks += 1;
             self.actions.push_back(HaveAction::Look(root));

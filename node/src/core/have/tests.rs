@@ -245,6 +245,63 @@ fn a_content_is_looked_at_once_for_all_who_ask_and_looks_take_a_tenth_of_the_tim
 }
 
 #[test]
+fn looks_at_many_contents_take_a_tenth_of_the_time_together_and_new_ones_come_first() {
+    let mut scene = Scene::new(HaveConfig::default());
+    for n in 1..=3 {
+        scene.change(n, Some(vec![1]));
+        scene.ask(u64::from(n), n);
+    }
+    let second = Duration::from_secs(1);
+    let mut looked = Vec::new();
+    for round in 0..4 {
+        looked.push(scene.looking.unwrap());
+        scene.now += second;
+        scene.look();
+        assert_eq!(scene.looking, None, "it rests");
+        if round == 1 {
+            // There are news of the first, and somebody asks for a fourth.
+            scene.change(1, Some(vec![1, 2]));
+            scene.change(4, Some(vec![1]));
+            scene.ask(9, 4);
+        }
+        let rest = scene.have.next_deadline().unwrap();
+        assert_eq!(rest, scene.now + 9 * second);
+        scene.now = rest;
+        scene.with(Have::on_timeout);
+    }
+    let expected = [1, 2, 3, 4].map(root);
+    assert_eq!(looked, expected);
+    assert_eq!(scene.looking, Some(root(1)), "again");
+}
+
+#[test]
+fn a_store_that_fails_is_busy_and_not_without_the_content() {
+    let mut scene = Scene::new(HaveConfig::default());
+    scene.change(1, Some(vec![1]));
+    scene.ask(1, 1);
+    scene.look();
+    scene.take(StreamId(1));
+    scene.change(1, Some(vec![1, 2]));
+    scene.now += Duration::from_secs(1);
+    scene.with(Have::on_timeout);
+    let fail = |scene: &mut Scene| {
+        let root = scene.looking.take().unwrap();
+        scene.with(|have, now| have.on_look_failed(root, now));
+    };
+    fail(&mut scene);
+    assert_eq!(scene.heard(1), &some([1]), "who listens keeps what he knows");
+    scene.change(2, Some(vec![3]));
+    scene.ask(2, 2);
+    fail(&mut scene);
+    assert_eq!(scene.heard(2), &Heard::Last(Telling::Busy));
+    scene.settle();
+    assert_eq!(scene.heard(1), &some([1, 2]), "it was looked at again");
+    scene.ask(3, 2);
+    scene.settle();
+    assert_eq!(scene.heard(3), &some([3]));
+}
+
+#[test]
 fn who_asks_again_and_again_is_answered_from_memory() {
     let mut scene = Scene::new(HaveConfig::default());
     for id in 0..100 {

@@ -50,6 +50,14 @@ pub(super) struct Candidate {
     pub(super) state: State,
     /// Whether it failed by being slow only.
     pub(super) is_late: bool,
+    /// Addresses that it could be asked at so far, if it was; none of them led to it if it is unreachable.
+    tried: usize,
+    /// Whether it failed because nothing was at its addresses.
+    is_unreachable: bool,
+    /// Whether it was asked once more at other addresses.
+    pub(super) is_retried: bool,
+    /// Whether it was asked at the very end, although only such had named it whose word is worth nothing.
+    pub(super) is_last: bool,
     /// Whether it comes from the own routing table.
     is_own: bool,
     /// The numbers of the answers that named it.
@@ -58,7 +66,47 @@ pub(super) struct Candidate {
 
 impl Candidate {
     pub(super) fn new(peer: PeerId, is_own: bool) -> Self {
-        Self { peer, addrs: Vec::new(), state: State::New, is_late: false, is_own, named_by: Vec::new() }
+        Self {
+            peer,
+            addrs: Vec::new(),
+            state: State::New,
+            is_late: false,
+            tried: 0,
+            is_unreachable: false,
+            is_retried: false,
+            is_last: false,
+            is_own,
+            named_by: Vec::new(),
+        }
+    }
+
+    /// It is asked now, at the addresses that are known.
+    pub(super) fn on_asked(&mut self, now: Instant) {
+        self.state = State::Asked(now);
+        self.tried = self.addrs.len();
+    }
+
+    /// Nothing was at the addresses at which it was asked: they make room for others.
+    pub(super) fn on_unreachable(&mut self) {
+        self.is_unreachable = true;
+        self.addrs.drain(..self.tried.min(self.addrs.len()));
+        self.tried = 0;
+    }
+
+    /// It has answered at these addresses: they come before what anybody says.
+    pub(super) fn reached_at(&mut self, addrs: Vec<Multiaddr>) {
+        let named = std::mem::replace(&mut self.addrs, addrs);
+        for addr in named {
+            if !self.addrs.contains(&addr) {
+                self.addrs.push(addr);
+            }
+        }
+        self.addrs.truncate(MAX_ADDRS);
+    }
+
+    /// Whether it failed for its addresses, has others now, and was not asked at those yet.
+    pub(super) fn is_worth_another_try(&self) -> bool {
+        self.state == State::Failed && self.is_unreachable && !self.is_retried && !self.addrs.is_empty()
     }
 
     /// It was named, with these addresses.

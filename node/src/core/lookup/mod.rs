@@ -1,6 +1,6 @@
 //! One walk through the DHT towards a key: whom to ask next, and when everybody who counts has answered.
 //!
-//! Source: [Kademlia](https://pdos.csail.mit.edu/~petar/papers/maymounkov-kademlia-lncs.pdf) §2.3, with three changes
+//! Source: [Kademlia](https://pdos.csail.mit.edu/~petar/papers/maymounkov-kademlia-lncs.pdf) §2.3, with some changes
 //! against peers that mislead:
 //!
 //! - **Credit.** Whoever named peers of which most do not answer is no longer believed: the others it named are asked
@@ -8,6 +8,10 @@
 //! - **Width.** Where far more peers lie around the key than the size of the network allows, somebody may have put them
 //!   there. The walk then also asks the peers around that crowd, which hold the records of the key too (see
 //!   [`wide_holders`]).
+//!   What they have named close to the key is asked at the very end, a few of them, lest an honest peer is missed because a
+//!   liar has named it too.
+//! - **Addresses.** Whoever names a peer with wrong addresses must not keep it from being asked: it is asked once more
+//!   when somebody names others. Where a peer has answered comes before what was said about it.
 //! - **No early end.** An answer full of providers ends nothing: they may all be invented. The walk ends when the 20
 //!   closest peers that answer have answered; its caller may stop before.
 
@@ -29,6 +33,9 @@ use candidate::{Candidate, Credit, State};
 
 /// Peers in one answer that are looked at: what an honest one has.
 pub const MAX_NAMED: usize = REPLICATION;
+
+/// Peers that only liars have named that are asked at the very end.
+const MAX_LAST: usize = 8;
 
 /// How a walk goes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -69,7 +76,7 @@ pub type Ask = (PeerId, Vec<Multiaddr>);
 /// The walk.
 ///
 /// # Invariants
-/// - Nobody is asked twice, at most `max_asked` are in all and `max_running` at the same time.
+/// - Nobody is asked twice but those that failed for their addresses, and these once more; at most `max_asked` are in all and `max_running` at the same time.
 /// - At most `max_candidates` are remembered.
 #[derive(Debug)]
 pub struct Walk {
@@ -84,6 +91,11 @@ pub struct Walk {
     running: usize,
     answered: usize,
     failed: usize,
+    /// Peers that were asked twice.
+    retried: usize,
+    /// Peers asked at the very end, and those of them that are being asked.
+    last: usize,
+    last_running: usize,
     /// Whether a crowd around the key makes the walk ask more than the 20 closest.
     is_wide: bool,
 }
@@ -101,6 +113,9 @@ impl Walk {
             running: 0,
             answered: 0,
             failed: 0,
+            retried: 0,
+            last: 0,
+            last_running: 0,
             is_wide: false,
         };
         for (peer, addrs) in seeds {
@@ -116,7 +131,10 @@ impl Walk {
             return;
         };
         match candidate.state {
-            State::Asked(_) => self.running -= 1,
+            State::Asked(_) => {
+                self.running -= 1;
+                self.last_running -= usize::from(candidate.is_last);
+            }
             // It was given up, and answers after all.
             State::Failed if candidate.is_late => self.failed -= 1,
             State::Failed | State::New | State::Answered => return,
@@ -134,9 +152,30 @@ impl Walk {
         self.bound();
     }
 
-    /// `peer` cannot be reached, or gave no answer that makes sense.
+    /// `peer`, which has answered, is at these addresses.
+    pub fn on_reached(&mut self, peer: &PeerId, addrs: Vec<Multiaddr>) {
+        let candidate = self.candidates.get_mut(&self.target.distance(&Position::of_peer(peer)));
+        if let Some(candidate) = candidate.filter(|candidate| candidate.state == State::Answered) {
+            candidate.reached_at(addrs);
+        }
+    }
+
+    /// `peer` gave no answer that makes sense.
     pub fn on_failed(&mut self, peer: &PeerId) {
         self.fail(self.target.distance(&Position::of_peer(peer)), false);
+    }
+
+    /// `peer` is not at the addresses with which it was to be asked. It is asked once more at others, if it has or gets
+    /// any.
+    pub fn on_unreachable(&mut self, peer: &PeerId) {
+        let distance = self.target.distance(&Position::of_peer(peer));
+        self.fail(distance, false);
+        let Some(candidate) = self.candidates.get_mut(&distance) else { return };
+        if candidate.state == State::Failed {
+            candidate.is_late = false;
+            candidate.on_unreachable();
+            self.retry(distance);
+        }
     }
 
     /// `peer` could not be asked now, which says nothing about it: it is to be asked later.
@@ -148,6 +187,10 @@ impl Walk {
             candidate.state = State::New;
             self.running -= 1;
             self.asked -= 1;
+            if std::mem::take(&mut candidate.is_last) {
+                self.last_running -= 1;
+                self.last -= 1;
+            }
         }
     }
 
@@ -185,9 +228,15 @@ impl Walk {
         {
             return None;
         }
-        let distance = self.next_wanted(|candidate| !is_slow(candidate)).or_else(|| self.widen())?;
+        let wanted = self.next_wanted(|candidate| !is_slow(candidate)).or_else(|| self.widen());
+        let distance = wanted.or_else(|| self.next_last())?;
         let candidate = self.candidates.get_mut(&distance)?;
-        candidate.state = State::Asked(now);
+        if wanted.is_none() {
+            candidate.is_last = true;
+            self.last += 1;
+            self.last_running += 1;
+        }
+        candidate.on_asked(now);
         self.asked += 1;
         self.running += 1;
         Some((candidate.peer, candidate.addrs.clone()))
@@ -231,6 +280,7 @@ impl Walk {
             return;
         }
         (candidate.state, candidate.is_late) = (State::Failed, is_late);
+        self.last_running -= usize::from(candidate.is_last);
         self.running -= 1;
         self.failed += 1;
         for namer in &candidate.named_by {
@@ -243,8 +293,21 @@ impl Walk {
         if position == self.local {
             return;
         }
-        let candidate = self.candidates.entry(self.target.distance(&position));
+        let distance = self.target.distance(&position);
+        let candidate = self.candidates.entry(distance);
         candidate.or_insert_with(|| Candidate::new(peer, namer.is_none())).named(addrs, namer);
+        self.retry(distance);
+    }
+
+    /// A peer that failed for its addresses is to be asked once more, if it has others.
+    fn retry(&mut self, distance: Distance) {
+        let candidate = self.candidates.get_mut(&distance);
+        if let Some(candidate) = candidate.filter(|candidate| candidate.is_worth_another_try()) {
+            (candidate.state, candidate.is_retried) = (State::New, true);
+            self.last -= usize::from(std::mem::take(&mut candidate.is_last));
+            self.failed -= 1;
+            self.retried += 1;
+        }
     }
 
     /// Those that only liars have named leave first, then the farthest that others have named.
@@ -278,6 +341,18 @@ impl Walk {
         None
     }
 
+    /// At the very end, when nobody else is awaited: the nearest that only liars have named, if it is nearer than what was
+    /// found.
+    fn next_last(&self) -> Option<Distance> {
+        if self.running > self.last_running || self.last >= MAX_LAST {
+            return None;
+        }
+        let answered = |(_, candidate): &(&Distance, &Candidate)| candidate.state == State::Answered;
+        let farthest = self.candidates.iter().filter(answered).nth(REPLICATION - 1)?.0;
+        let mut doubtful = self.candidates.range(..farthest);
+        doubtful.find(|(_, candidate)| candidate.is_doubtful(&self.credits)).map(|(distance, _)| *distance)
+    }
+
     /// The nearest that was not asked among those that hold the key because it lies in a crowd.
     fn widen(&mut self) -> Option<Distance> {
         let size = self.config.size?;
@@ -303,7 +378,12 @@ impl Walk {
         assert_eq!(count(|state| matches!(state, State::Asked(_))), self.running);
         assert_eq!(count(|state| *state == State::Answered), self.answered);
         assert_eq!(count(|state| *state == State::Failed), self.failed);
-        assert_eq!(self.running + self.answered + self.failed, self.asked);
+        assert_eq!(self.running + self.answered + self.failed + self.retried, self.asked);
+        let last = self.candidates.values().filter(|c| c.is_last);
+        let (last, last_running) =
+            last.fold((0, 0), |(all, running), c| (all + 1, running + usize::from(c.asked_at().is_some())));
+        assert_eq!((last, last_running), (self.last, self.last_running));
+        assert!(self.last <= MAX_LAST);
         assert!(self.asked <= self.config.max_asked && self.running <= self.config.max_running);
         assert!(self.candidates.len() <= self.config.max_candidates.max(self.asked));
     }

@@ -3,7 +3,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use libp2p::PeerId;
+use libp2p::{Multiaddr, PeerId};
 use rand::{Rng as _, RngExt as _, SeedableRng as _, rngs::StdRng, seq::SliceRandom as _};
 
 use super::{Ask, MAX_NAMED, Walk, WalkConfig};
@@ -227,6 +227,97 @@ fn an_answer_counts_once_and_only_if_it_was_asked_for_but_a_late_one_does() {
     walk.on_answer(&two, vec![(stranger, Vec::new())]);
     assert!(walk.is_done() && walk.next_ask(late).is_none());
     walk.check_invariants();
+}
+
+fn addr(n: u16) -> Multiaddr {
+    format!("/ip4/10.0.0.1/tcp/{n}").parse().unwrap()
+}
+
+#[test]
+fn who_was_named_with_wrong_addresses_is_asked_once_more_at_others() {
+    let mut rng = StdRng::seed_from_u64(1);
+    let [liar, honest, third, victim] = std::array::from_fn(|_| peer(&mut rng));
+    let now = Instant::now();
+    for is_named_meanwhile in [false, true] {
+        let seeds = [liar, honest, third].map(|peer| (peer, Vec::new())).to_vec();
+        let mut walk = Walk::new(WalkConfig::default(), Position::of_peer(&victim), liar, seeds);
+        let walk_asks = |walk: &mut Walk| {
+            walk.check_invariants();
+            std::iter::from_fn(|| walk.next_ask(now)).collect::<Vec<Ask>>()
+        };
+        assert_eq!(walk_asks(&mut walk).len(), 2, "not itself");
+        walk.on_answer(&third, vec![(victim, vec![addr(1), addr(2), addr(3)])]);
+        assert_eq!(walk_asks(&mut walk), [(victim, vec![addr(1), addr(2), addr(3)])]);
+        let right = vec![(victim, vec![addr(2), addr(4)])];
+        if is_named_meanwhile {
+            walk.on_answer(&honest, right);
+            walk.on_unreachable(&victim);
+        } else {
+            walk.on_unreachable(&victim);
+            assert!(walk_asks(&mut walk).is_empty());
+            walk.on_answer(&honest, right);
+        }
+        let again = walk_asks(&mut walk);
+        assert_eq!(again.len(), 1);
+        assert!(again[0].0 == victim && again[0].1.contains(&addr(4)), "{again:?}");
+        walk.on_unreachable(&victim);
+        assert!(walk_asks(&mut walk).is_empty() && walk.is_done(), "once");
+        assert_eq!((walk.asked(), walk.answered(), walk.failed()), (4, 2, 1));
+    }
+}
+
+#[test]
+fn where_a_peer_answered_comes_before_what_was_said_about_it() {
+    let mut rng = StdRng::seed_from_u64(1);
+    let [one, local] = std::array::from_fn(|_| peer(&mut rng));
+    let seeds = vec![(one, (1..=8).map(addr).collect())];
+    let mut walk = Walk::new(WalkConfig::default(), Position::FIRST, local, seeds);
+    walk.on_reached(&one, vec![addr(9)]);
+    assert!(walk.next_ask(Instant::now()).is_some_and(|(_, addrs)| !addrs.contains(&addr(9))), "not yet");
+    walk.on_answer(&one, Vec::new());
+    walk.on_reached(&one, vec![addr(9), addr(3)]);
+    let closest: Vec<Vec<Multiaddr>> = walk.closest().map(|(_, addrs)| addrs.to_vec()).collect();
+    assert_eq!(closest, [[9, 3, 1, 2, 4, 5, 6, 7].map(addr)]);
+}
+
+#[test]
+fn whom_only_liars_have_named_is_asked_at_the_very_end_and_only_a_few() {
+    let mut rng = StdRng::seed_from_u64(1);
+    let target = Position(rng.random());
+    let liar = peer_near(&target, 6, &mut rng);
+    let mut named: Vec<PeerId> = (0..15).map(|_| peer_near(&target, 8, &mut rng)).collect();
+    named.sort_by_key(|peer| target.distance(&Position::of_peer(peer)));
+    let mut seeds: Vec<Ask> = (0..30).map(|_| (peer(&mut rng), Vec::new())).collect();
+    seeds.push((liar, Vec::new()));
+    let config = WalkConfig { parallel: 4, ..WalkConfig::default() };
+    let mut walk = Walk::new(config, target, peer(&mut rng), seeds);
+    let now = Instant::now();
+    let first: Vec<PeerId> = std::iter::from_fn(|| walk.next_ask(now)).map(|(peer, _)| peer).collect();
+    assert!(first.contains(&liar));
+    walk.on_answer(&liar, named.iter().map(|peer| (*peer, Vec::new())).collect());
+    let mut asked = Vec::new();
+    for _ in 0..3 {
+        let (dead, _) = walk.next_ask(now).unwrap();
+        asked.push(dead);
+        walk.on_failed(&dead);
+    }
+    assert_eq!(asked, named[..3], "then it is known for what it is");
+    first.iter().filter(|peer| **peer != liar).for_each(|peer| walk.on_answer(peer, Vec::new()));
+    asked.clear();
+    while let Some((peer, _)) = walk.next_ask(now) {
+        asked.push(peer);
+        walk.check_invariants();
+        if named.contains(&peer) && peer != named[6] {
+            walk.on_failed(&peer);
+        } else {
+            walk.on_answer(&peer, Vec::new());
+        }
+    }
+    assert!(walk.is_done());
+    let (sure, last) = asked.split_at(16);
+    assert!(!sure.iter().any(|peer| named.contains(peer)), "the twenty come first");
+    assert_eq!(last, &named[3..11]);
+    assert!(closest_of(&walk).contains(&named[6]), "it is honest");
 }
 
 #[test]

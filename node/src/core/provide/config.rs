@@ -7,7 +7,8 @@ use crate::core::backoff::BackoffPolicy;
 /// Limits and times of announcing. Each default lives here once, with its reason.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ProvideConfig {
-    /// Each key is announced again after this time; default 12 h, half of the 24 h that records live. Between one
+    /// Each key is announced again after this time; default 12 h. Always half of what
+    /// records live: one announcement may fail. Between one
     /// minute and one year.
     pub interval: Duration,
     /// Fresh roots being looked up at the same time; default 64: with hundreds at once a DHT loses records although

@@ -26,6 +26,7 @@ mod config;
 mod map;
 mod planner;
 mod region;
+mod silent;
 #[cfg(test)]
 mod tests;
 mod withdrawals;
@@ -36,4 +37,5 @@ pub use config::ProvideConfig;
 pub use map::{FoundPeer, MAP_VALIDITY, MAX_MAP_ADDRS, MAX_MAP_PEERS, MapPeer, NetworkMap};
 pub use planner::{Counts, Due, Planner, ProvideAction, ProvideStats, SweepId, SweepOutcome};
 pub use region::{LookupNo, RegionReport, RegionWalk, WalkAction, WalkConfig};
+pub use silent::Silent;
 pub use withdrawals::{WithdrawBatch, WithdrawConfig, WithdrawStats, Withdrawals};

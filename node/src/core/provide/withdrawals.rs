@@ -1,6 +1,9 @@
 //! Records that are to be taken back: which keys have their turn, and what becomes of those whose holders did not hear.
 
-use std::{collections::BTreeMap, time::Instant};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Instant,
+};
 
 use dhtfs_store::ContentCid;
 use rand::{SeedableRng as _, rngs::StdRng};
@@ -23,7 +26,7 @@ pub struct WithdrawConfig {
     pub max_batches: usize,
     /// How often a key is tried until its record is left to run out; default 5.
     pub max_attempts: u8,
-    /// Pause after a batch that failed; default 2 s to 1 min.
+    /// Pause of a key some holder of which did not hear of it; default 2 s to 1 min. The others do not wait for it.
     pub retry: BackoffPolicy,
     /// Peers in the region of a batch, as with announcing.
     pub min_region_peers: u64,
@@ -81,15 +84,15 @@ pub struct Withdrawals {
     config: WithdrawConfig,
     rng: StdRng,
     waiting: BTreeMap<Turn, Waiting>,
+    /// Keys that failed, and until when they rest.
+    resting: BTreeMap<Turn, (Instant, Waiting)>,
+    rests: BTreeSet<(Instant, Turn)>,
     batches: usize,
     running_keys: usize,
     /// Peers in the routing table; without any there is nobody to tell.
     peers: usize,
     /// Peers in the network, as far as is known.
     size: u64,
-    /// Batches that failed in a row.
-    failures: u32,
-    rest_until: Option<Instant>,
     done: u64,
     lost: u64,
 }
@@ -101,12 +104,12 @@ impl Withdrawals {
             config,
             rng: StdRng::seed_from_u64(seed),
             waiting: BTreeMap::new(),
+            resting: BTreeMap::new(),
+            rests: BTreeSet::new(),
             batches: 0,
             running_keys: 0,
             peers: 0,
             size: 0,
-            failures: 0,
-            rest_until: None,
             done: 0,
             lost: 0,
         }
@@ -115,9 +118,11 @@ impl Withdrawals {
     /// The records of these keys are to be taken back. Those that find no room are lost, which is counted.
     pub fn on_withdrawn(&mut self, keys: impl IntoIterator<Item = ContentCid>) {
         for cid in keys {
-            // Whoever has just removed something is not to wait because an earlier attempt failed.
-            self.rest_until = None;
             let turn = turn(&cid);
+            // Whoever has just removed something is not to wait because an earlier attempt failed.
+            if let Some((until, _)) = self.resting.remove(&turn) {
+                self.rests.remove(&(until, turn));
+            }
             if self.has_room() || self.waiting.contains_key(&turn) {
                 self.waiting.insert(turn, Waiting { cid, attempts: 0 });
             } else {
@@ -129,7 +134,7 @@ impl Withdrawals {
     /// So many peers are in the routing table now.
     pub fn on_routing(&mut self, peers: usize) {
         if self.peers == 0 && peers > 0 {
-            self.rest_until = None;
+            self.wake(None);
         }
         self.peers = peers;
     }
@@ -143,32 +148,56 @@ impl Withdrawals {
     pub fn on_done(&mut self, batch: &WithdrawBatch, failed: &[ContentCid], now: Instant) {
         self.batches -= 1;
         self.running_keys -= batch.keys.len();
-        let failed: std::collections::BTreeSet<&ContentCid> = failed.iter().collect();
+        let failed: BTreeSet<&ContentCid> = failed.iter().collect();
         for (cid, attempts) in batch.keys.iter().zip(&batch.attempts) {
             if !failed.contains(cid) {
                 self.done += 1;
             } else if *attempts + 1 >= self.config.max_attempts {
                 self.lost += 1;
             } else {
-                // A key that was withdrawn once more meanwhile has all attempts before it.
-                let again = Waiting { cid: *cid, attempts: attempts + 1 };
-                self.waiting.entry(turn(cid)).or_insert(again);
+                self.rest(Waiting { cid: *cid, attempts: attempts + 1 }, now);
             }
         }
-        if failed.is_empty() {
-            self.failures = 0;
-        } else {
-            self.rest_until = Some(now + self.config.retry.delay(self.failures, &mut self.rng));
-            self.failures = self.failures.saturating_add(1);
+    }
+
+    /// Nobody was told of a batch, for a reason that lies here: that is no attempt.
+    pub fn on_put_off(&mut self, batch: &WithdrawBatch, now: Instant) {
+        self.batches -= 1;
+        self.running_keys -= batch.keys.len();
+        for (cid, attempts) in batch.keys.iter().zip(&batch.attempts) {
+            self.rest(Waiting { cid: *cid, attempts: *attempts }, now);
+        }
+    }
+
+    /// A key that failed waits until it is tried again. One that was withdrawn once more meanwhile has all attempts before
+    /// it, and its turn.
+    fn rest(&mut self, key: Waiting, now: Instant) {
+        let turn = turn(&key.cid);
+        if self.waiting.contains_key(&turn) || self.resting.contains_key(&turn) {
+            return;
+        }
+        let attempt = u32::from(key.attempts.saturating_sub(1));
+        let until = now + self.config.retry.delay(attempt, &mut self.rng);
+        self.resting.insert(turn, (until, key));
+        self.rests.insert((until, turn));
+    }
+
+    /// Keys that have rested until `now`, or all of them, wait for their turn again.
+    fn wake(&mut self, now: Option<Instant>) {
+        while let Some((until, turn)) = self.rests.first().copied()
+            && now.is_none_or(|now| until <= now)
+        {
+            self.rests.pop_first();
+            if let Some((_, key)) = self.resting.remove(&turn) {
+                self.waiting.entry(turn).or_insert(key);
+            }
         }
     }
 
     /// The next keys whose holders are to be told, to be reported by [`Self::on_done`]; ask until there are none.
     pub fn next_action(&mut self, now: Instant) -> Option<WithdrawBatch> {
-        if self.rest_until.is_some_and(|until| until <= now) {
-            self.rest_until = None;
-        }
-        let may_begin = self.peers > 0 && self.rest_until.is_none() && self.batches < self.config.max_batches;
+        self.wake(Some(now));
+        let may_begin = self.peers > 0 && self.batches < self.config.max_batches;
         let (&(is_chunk, first), _) = self.waiting.first_key_value().filter(|_| may_begin)?;
         let region = Prefix::of(first, self.region_len());
         let turns: Vec<Turn> = self
@@ -189,26 +218,33 @@ impl Withdrawals {
 
     /// When [`Self::next_action`] has something to say again without another input.
     pub fn next_deadline(&self) -> Option<Instant> {
-        self.rest_until.filter(|_| self.peers > 0 && !self.waiting.is_empty())
+        self.rests.first().map(|(until, _)| *until).filter(|_| self.peers > 0)
     }
 
     /// How far it is.
     pub fn stats(&self) -> WithdrawStats {
-        let waiting = (self.waiting.len() + self.running_keys) as u64;
+        let waiting = (self.waiting.len() + self.resting.len() + self.running_keys) as u64;
         WithdrawStats { waiting, done: self.done, lost: self.lost }
     }
 
     /// Panics if a bound is exceeded or the books do not balance; for tests.
     pub fn check_invariants(&self) {
         // Keys of a batch that fails are taken back, whatever has come meanwhile.
-        assert!(self.waiting.len() + self.running_keys <= self.config.max_keys, "too many keys");
+        assert!(self.len() <= self.config.max_keys, "too many keys");
+        let rests = self.resting.iter().map(|(turn, (until, _))| (*until, *turn));
+        assert_eq!(rests.collect::<BTreeSet<_>>(), self.rests, "keys that rest");
+        assert!(!self.resting.keys().any(|turn| self.waiting.contains_key(turn)), "a key rests and waits");
         assert!(self.batches <= self.config.max_batches, "too many batches");
         assert!(self.batches > 0 || self.running_keys == 0, "keys under way without a batch");
         assert!(self.waiting.iter().all(|(at, key)| *at == turn(&key.cid)), "a key in a place not its own");
     }
 
     fn has_room(&self) -> bool {
-        self.waiting.len() + self.running_keys < self.config.max_keys
+        self.len() < self.config.max_keys
+    }
+
+    fn len(&self) -> usize {
+        self.waiting.len() + self.resting.len() + self.running_keys
     }
 
     fn region_len(&self) -> u16 {

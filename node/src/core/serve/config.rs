@@ -15,8 +15,8 @@ pub struct ServeConfig {
     /// Bytes that may be read and not yet handed to a socket, all peers together; default 12 MiB: four blocks in
     /// flight fill a local link, so three such peers are served at full speed. At least two blocks.
     pub budget_len: u64,
-    /// How long a request may wait; default 30 s. Whoever asked has asked elsewhere by then, and sending it would
-    /// be waste. At most one hour.
+    /// How long a request may wait; default 15 s. Whoever asked has asked elsewhere by then, and sending it would
+    /// be waste; a fetch without any progress gives up after 30 s, so that it hears of it in time. At most one hour.
     pub max_queue_time: Duration,
 }
 
@@ -26,7 +26,7 @@ impl Default for ServeConfig {
             max_queued_per_peer: 64,
             max_queued: 512,
             budget_len: 12 << 20,
-            max_queue_time: Duration::from_secs(30),
+            max_queue_time: Duration::from_secs(15),
         }
     }
 }

@@ -8,14 +8,14 @@ use std::time::Duration;
 use dhtfs_store::ManifestCid;
 use futures::{AsyncReadExt as _, AsyncWriteExt as _, StreamExt as _};
 use libp2p::{PeerId, Stream};
-use libp2p_stream::IncomingStreams;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use super::tally::{Count, Tally};
-use super::wire::{frame_bytes, read_question};
+use super::wire::{frame_parts, read_question};
 use crate::core::have::{HaveStats, Telling};
 use crate::net::limits::HAVE_FRAME_TIMEOUT;
+use crate::net::streams::IncomingStreams;
 
 /// How long a peer may take to ask after it opened a stream.
 const QUESTION_TIMEOUT: Duration = Duration::from_secs(10);
@@ -104,14 +104,15 @@ impl Asked {
             };
             // Nobody will say anything any more.
             let Ok(telling) = telling else { return Step::Closed };
-            let bytes = frame_bytes(&telling);
+            let (head, rest) = frame_parts(&telling);
             let written = async {
-                self.stream.write_all(&bytes).await?;
+                self.stream.write_all(&head).await?;
+                self.stream.write_all(rest).await?;
                 if telling.is_last() { self.stream.close().await } else { self.stream.flush().await }
             };
             match timeout(HAVE_FRAME_TIMEOUT, written).await {
                 Ok(Ok(())) => {
-                    self.tally.add(Count::ToldLen, bytes.len() as u64);
+                    self.tally.add(Count::ToldLen, (head.len() + rest.len()) as u64);
                     Step::Took(self)
                 }
                 Ok(Err(_)) => Step::Closed,

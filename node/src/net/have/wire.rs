@@ -18,7 +18,7 @@
 //! | unknown | 3    | nothing: it does not share this content; the stream ends                 |
 //! | busy    | 4    | nothing: ask again later; the stream ends                                |
 //!
-//! Frames of other kinds are skipped, so that later versions can say more. A set is encoded as
+//! Frames of other kinds are skipped, so that later versions can say more: up to 4 KiB each and 16 on a stream. A set is encoded as
 //! [`ChunkSet::encode`] does, for as many chunks as the manifest unfolds to, which both sides know. Whoever reads
 //! anything else ends the stream.
 
@@ -44,6 +44,12 @@ pub(crate) const MAX_CHUNKS: u32 = 1 << 24;
 
 /// Longest content of a frame: the bitmap of the most chunks, and its form.
 pub(crate) const MAX_FRAME_LEN: u32 = MAX_CHUNKS / 8 + 1;
+
+/// Longest content of a frame of a kind of a later version, which is read for nothing.
+pub(crate) const MAX_LATER_LEN: u32 = 4096;
+
+/// Contents of frames up to this length are copied behind their head, so that a frame is one write.
+const MAX_COPIED_LEN: usize = 4096;
 
 /// Bytes that the length of a frame may take.
 const MAX_VARINT_LEN: usize = 4;
@@ -94,8 +100,8 @@ pub(crate) async fn read_question<T: AsyncRead + Unpin>(io: &mut T) -> io::Resul
     Ok(ManifestCid::from_digest(digest))
 }
 
-/// The bytes of a frame.
-pub(crate) fn frame_bytes(telling: &Telling) -> Vec<u8> {
+/// The bytes of a frame in two parts. A long set, which all streams of a content share, is not copied.
+pub(crate) fn frame_parts(telling: &Telling) -> (Vec<u8>, &[u8]) {
     let (kind, body): (u8, &[u8]) = match telling {
         Telling::All => (ALL, &[]),
         Telling::Map(set) => (MAP, set),
@@ -103,7 +109,8 @@ pub(crate) fn frame_bytes(telling: &Telling) -> Vec<u8> {
         Telling::Unknown => (UNKNOWN, &[]),
         Telling::Busy => (BUSY, &[]),
     };
-    let mut bytes = Vec::with_capacity(1 + MAX_VARINT_LEN + body.len());
+    let (copied, rest) = if body.len() <= MAX_COPIED_LEN { (body, &[][..]) } else { (&[][..], body) };
+    let mut bytes = Vec::with_capacity(1 + MAX_VARINT_LEN + copied.len());
     bytes.push(kind);
     let mut left = body.len();
     while left >= 0x80 {
@@ -111,8 +118,8 @@ pub(crate) fn frame_bytes(telling: &Telling) -> Vec<u8> {
         left >>= 7;
     }
     bytes.push(left.to_le_bytes()[0]);
-    bytes.extend(body);
-    bytes
+    bytes.extend(copied);
+    (bytes, rest)
 }
 
 /// Reads the kind of the next frame; `None` if the holder has closed its side.
@@ -138,7 +145,7 @@ pub(crate) async fn read_rest<T: AsyncRead + Unpin>(
     let most = match kind {
         ALL | UNKNOWN | BUSY => 0,
         MAP | MORE => chunks.div_ceil(8).saturating_add(1),
-        _ => MAX_FRAME_LEN,
+        _ => MAX_LATER_LEN,
     };
     if len > most {
         return Err(invalid(format!("a frame of kind {kind} with {len} bytes")));
@@ -201,6 +208,12 @@ mod tests {
         })
     }
 
+    fn frame_bytes(telling: &Telling) -> Vec<u8> {
+        let (mut bytes, rest) = frame_parts(telling);
+        bytes.extend(rest);
+        bytes
+    }
+
     fn set(len: u32, held: impl IntoIterator<Item = u32>) -> ChunkSet {
         let mut set = ChunkSet::new(len);
         held.into_iter().for_each(|index| assert!(set.insert(index)));
@@ -243,6 +256,8 @@ mod tests {
     fn frames_of_later_versions_are_skipped() {
         assert_eq!(read(&[9, 3, 1, 2, 3], 10).unwrap(), Some(Told::Later));
         assert_eq!(read(&[255, 0], 10).unwrap(), Some(Told::Later));
+        let longest = [&[9, 0x80, 0x20][..], &[0; MAX_LATER_LEN as usize]].concat();
+        assert_eq!(read(&longest, 10).unwrap(), Some(Told::Later));
         assert_eq!(read(&[], 10).unwrap(), None);
     }
 
@@ -254,6 +269,7 @@ mod tests {
             &[1, 4],
             &[2, 4],
             &[1, 0x80, 0x00],
+            &[9, 0x81, 0x20],
             &[9, 0x82, 0x80, 0x80, 0x01],
             &[9, 0xff, 0xff, 0xff, 0xff, 0x01],
         ] {
@@ -262,6 +278,16 @@ mod tests {
         // The right length and no set of so many chunks: past the end, a run of nothing, not the shorter form.
         for bytes in [&[1, 2, 1, 0x11][..], &[1, 3, 0, 0, 0], &[2, 3, 1, 0, 0], &[2, 0], &[2, 1, 2]] {
             assert!(read(bytes, 16).is_err(), "{bytes:?}");
+        }
+    }
+
+    #[test]
+    fn a_long_set_is_shared_by_all_who_are_told() {
+        let long: std::sync::Arc<[u8]> = vec![0; MAX_COPIED_LEN + 1].into();
+        let (telling, other) = (Telling::Map(long.clone()), Telling::Map(long.clone()));
+        for telling in [&telling, &other] {
+            let (head, rest) = frame_parts(telling);
+            assert_eq!((head, rest.as_ptr()), (vec![1, 0x81, 0x20], long.as_ptr()));
         }
     }
 

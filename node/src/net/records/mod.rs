@@ -60,7 +60,7 @@ use self::index::Index;
 use self::journal::Journal;
 use self::keyed::KeyedHash;
 use self::own::OwnKeys;
-use super::limits::{MAX_RECORD_CHANGES, NetLimits, PROVIDER_TTL};
+use super::limits::{MAX_RECORD_CHANGES, NetLimits};
 
 /// Code and length at the start of a SHA-256 multihash.
 pub(crate) const SHA256_PREFIX: [u8; 2] = [0x12, 0x20];
@@ -100,6 +100,8 @@ struct Limits {
     per_group: usize,
     per_key: usize,
     providers: usize,
+    /// In seconds.
+    life: u32,
 }
 
 impl Records {
@@ -118,6 +120,7 @@ impl Records {
                 per_group: limits.max_records_per_group,
                 per_key: limits.max_providers_per_key.max(1),
                 providers: limits.max_record_providers,
+                life: u32::try_from(limits.record_life.as_secs()).unwrap_or(u32::MAX),
             },
             start: now,
             cursor: 0,
@@ -198,7 +201,7 @@ impl Records {
 
     /// The end of a record that is left now.
     fn full_life(&self, now: u32) -> u32 {
-        now.saturating_add(u32::try_from(PROVIDER_TTL.as_secs()).unwrap_or(u32::MAX))
+        now.saturating_add(self.limits.life)
     }
 
     /// Drops a record, and its provider if it was its last one.

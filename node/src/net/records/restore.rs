@@ -7,7 +7,6 @@ use libp2p::{Multiaddr, PeerId};
 use super::group::group_told;
 use super::providers::Offer;
 use super::{Digest, Records};
-use crate::net::limits::PROVIDER_TTL;
 
 /// A provider as the disk knows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -67,7 +66,7 @@ impl Records {
     }
 
     fn restore_one(&mut self, offer: &Offer, record: &StoredRecord, now: u32) -> bool {
-        let life = record.expires_in.min(PROVIDER_TTL.as_secs());
+        let life = record.expires_in.min(self.limits.life.into());
         if life == 0 || offer.peer == self.local {
             return false;
         }

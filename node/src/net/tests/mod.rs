@@ -6,6 +6,7 @@ mod dht;
 mod exchange;
 mod goodbye;
 mod have;
+mod lane;
 mod limits;
 mod shutdown;
 mod sockets;

@@ -4,6 +4,7 @@
 //! The caller owns the driver and polls [`Driver::next`] beside its own work; dropping it cancels the fetch.
 
 pub mod download;
+mod lanes;
 pub mod resolve;
 pub mod stream;
 
@@ -25,7 +26,10 @@ use crate::{
         Action, Fetch, FetchConfig, FetchFailure, FetchProgress, HaveEnd, HaveId, HaveUpdate, RequestId, Want,
     },
     env::StoreHandle,
-    net::{BlockAnswer, Client, HaveEnd as HaveStop, HaveStream, Lookup, LookupEvent, RequestError},
+    net::{
+        BlockAnswer, Client, HaveEnd as HaveStop, HaveStream, Lane, LaneEvent, Lookup, LookupEvent,
+        RequestError,
+    },
 };
 
 /// How long a first lookup waits for the routing table to have anybody to ask.
@@ -83,6 +87,8 @@ enum Done {
     Answered(RequestId, PeerId, ContentCid, Result<BlockAnswer, RequestError>),
     /// A block of this length that came too late was wrong.
     BadLate(PeerId, ContentCid, u32),
+    /// Something happened on the lane to a peer, which comes back unless it has ended.
+    Lane(PeerId, LaneEvent, Option<Lane>),
     /// A peer told something about what it holds, or tells no more.
     Told(HaveId, Result<(HaveStream, HaveUpdate), HaveStop>),
 }
@@ -96,6 +102,7 @@ pub struct Driver {
     /// The content that is fetched, once it is known how many chunks it unfolds to.
     content: Option<(ManifestCid, u32)>,
     haves: BTreeMap<HaveId, AbortHandle>,
+    lanes: lanes::PeerLanes,
     hint_addrs: BTreeMap<PeerId, Multiaddr>,
     hops: Option<u32>,
 }
@@ -124,6 +131,7 @@ impl Driver {
             lookups: BTreeMap::new(),
             content: None,
             haves: BTreeMap::new(),
+            lanes: lanes::PeerLanes::default(),
             hint_addrs: BTreeMap::new(),
             hops: None,
         };
@@ -222,20 +230,15 @@ impl Driver {
                         Done::Dialled(peer, client.connect(peer, addrs).await.is_ok())
                     }));
                 }
-                Action::Request { id, peer, cid, .. } => {
-                    let client = self.context.client.clone();
-                    self.running.push(Box::pin(async move {
-                        Done::Answered(id, peer, cid, client.request(peer, cid).await)
-                    }));
-                }
+                Action::Request { id, peer, cid, max_len } => self.request(id, peer, cid, max_len),
                 Action::AskHave { id, peer } => self.ask_have(id, peer),
                 Action::EndHave(id) => {
                     if let Some(have) = self.haves.remove(&id) {
                         have.abort();
                     }
                 }
-                // The answer is ignored when it comes; request-response cannot take a request back.
-                Action::Forget(_) => {}
+                // Without a lane the answer is ignored when it comes; request-response cannot take a request back.
+                Action::Forget(id) => self.lanes.cancel(id),
                 Action::Finished => return Some(Turn::Finished),
                 Action::Failed(failure) => return Some(Turn::Failed(failure)),
             }
@@ -327,6 +330,7 @@ impl Driver {
             }
             Done::Nothing => {}
             Done::Told(id, told) => self.on_told(id, told),
+            Done::Lane(peer, event, lane) => return self.on_lane(peer, event, lane),
             Done::BadLate(peer, cid, len) => self.machine.on_bad_late(peer, cid, len, now()),
             Done::Answered(id, peer, cid, answer) => return self.on_answer(id, peer, cid, answer),
         }

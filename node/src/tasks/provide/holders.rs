@@ -16,8 +16,8 @@ use crate::{
     core::{
         keyspace::{Position, Prefix, size_around, target_in},
         provide::{
-            Budget, Due, FoundPeer, MAP_VALIDITY, NetworkMap, RegionReport, RegionWalk, Standing, WalkAction,
-            WalkConfig, wide_holders,
+            Budget, Due, FoundPeer, MAP_VALIDITY, NetworkMap, RegionReport, RegionWalk, Silent, Standing,
+            WalkAction, WalkConfig, wide_holders,
         },
     },
     env::StoreGone,
@@ -41,17 +41,29 @@ pub(super) struct Holders {
     rng: Mutex<StdRng>,
     /// Keys that were announced although the store had forgotten them meanwhile.
     gone: Mutex<Vec<ContentCid>>,
+    silent: Mutex<Silent>,
 }
 
 impl Holders {
     pub(super) fn new(env: ProvideEnv, seed: u64) -> Self {
         let rng = Mutex::new(StdRng::seed_from_u64(seed));
-        Self { env, map: Mutex::new(NetworkMap::new(None)), rng, gone: Mutex::default() }
+        Self {
+            env,
+            map: Mutex::new(NetworkMap::new(None)),
+            rng,
+            gone: Mutex::default(),
+            silent: Mutex::default(),
+        }
     }
 
     /// The map. Never held across an await.
     pub(super) fn map(&self) -> MutexGuard<'_, NetworkMap> {
         self.map.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Holders that were silent lately. Never held across an await.
+    pub(super) fn silent(&self) -> MutexGuard<'_, Silent> {
+        self.silent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Peers in the network, as far as is known.

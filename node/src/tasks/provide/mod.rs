@@ -4,6 +4,7 @@
 //! `sweep`, `page` and `one` how they get to their holders. What the store has no longer is taken back from them:
 //! [`Withdrawals`] says when, `withdraw` how.
 
+mod again;
 mod handle;
 mod holders;
 mod one;
@@ -13,7 +14,12 @@ mod sweep;
 mod tests;
 mod withdraw;
 
-use std::{collections::BTreeSet, pin::Pin, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeSet, VecDeque},
+    pin::Pin,
+    sync::Arc,
+    time::Duration,
+};
 
 use dhtfs_store::{ContentCid, KeyPosition, ProvideClass, ProvideKey};
 use futures::{StreamExt, stream::FuturesUnordered};
@@ -21,10 +27,11 @@ use tokio::sync::{mpsc, watch};
 use tracing::warn;
 
 pub use self::handle::ProvideHandle;
-use self::{handle::Command, holders::Holders};
+use self::{again::Again, handle::Command, holders::Holders, withdraw::Withdrawn};
 use super::{ended, now, sleep_until};
 use crate::{
     core::{
+        backoff::BackoffPolicy,
         keyspace::Position,
         provide::{
             Budget, Counts, Planner, ProvideAction, ProvideConfig, ProvideStats, SweepId, SweepOutcome,
@@ -32,7 +39,7 @@ use crate::{
         },
     },
     env::{StoreHandle, WallClock},
-    net::{Announcer, Client, limits::PROVIDER_TTL},
+    net::{Announcer, Client},
 };
 
 /// Messages that wait for the driver; each carries any number of keys. Senders wait when it is full.
@@ -43,6 +50,12 @@ const KEY_PAGE: usize = 4096;
 
 /// How long the driver waits before it asks the store again after it failed.
 const STORE_PAUSE: Duration = Duration::from_secs(60);
+
+/// How long the driver waits before it tries once more what the store or the network kept it from.
+const RETRY: BackoffPolicy = BackoffPolicy::new(Duration::from_secs(1), Duration::from_secs(60));
+
+/// Keys that wait for that: as many as may wait to be withdrawn.
+const MAX_PUT_OFF: usize = 1 << 20;
 
 /// How often the planner is told the time of day: a machine that slept shows in it.
 const CLOCK_EVERY: Duration = Duration::from_secs(30);
@@ -113,11 +126,15 @@ enum Ended {
         keys: Vec<ProvideKey>,
     },
     RootDone(KeyPosition, bool),
-    /// The keys whose holders did not all hear of it.
-    Withdrew(WithdrawBatch, Vec<ContentCid>),
+    /// `None` if the store has kept it from being begun.
+    Withdrew(WithdrawBatch, Option<Withdrawn>),
+    /// It is time to try once more.
+    Rested,
+    /// So many keys were to be announced once more; these still are.
+    AnnouncedAgain(usize, Vec<ContentCid>),
     Saved,
     /// A page of own keys is answered for; where the next begins.
-    Answered(Option<KeyPosition>),
+    Answered(Vec<ContentCid>, Option<KeyPosition>),
 }
 
 type Running = FuturesUnordered<Pin<Box<dyn Future<Output = Ended> + Send>>>;
@@ -135,6 +152,16 @@ struct Driver {
     roots: BTreeSet<KeyPosition>,
     /// It was said that there are many keys.
     told_many: bool,
+    /// What the store kept from being done.
+    put_off: VecDeque<Command>,
+    /// Keys to be announced once more, because their holders may have been told the opposite.
+    again: Again,
+    /// Some of them are under way.
+    is_announcing_again: bool,
+    /// Tries in a row that failed.
+    failures: u32,
+    /// The next try is waited for.
+    is_resting: bool,
 }
 
 impl ProvideTask {
@@ -156,12 +183,17 @@ impl ProvideTask {
         let mut driver = Driver {
             planner,
             withdrawals: Withdrawals::new(WithdrawConfig::default(), self.seed),
-            budget: Budget { keys: 0, max, ttl_secs: PROVIDER_TTL.as_secs() },
+            budget: Budget { keys: 0, max, ttl_secs: 2 * self.config.interval.as_secs() },
             env: self.env.clone(),
             holders,
             running: Running::new(),
             roots: BTreeSet::new(),
             told_many: false,
+            put_off: VecDeque::new(),
+            again: Again::default(),
+            is_announcing_again: false,
+            failures: 0,
+            is_resting: false,
         };
         driver.answer_for(Some(KeyPosition::MIN));
         driver.count().await;
@@ -170,6 +202,7 @@ impl ProvideTask {
         clock.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             driver.act();
+            driver.retry_later();
             self.stats.send_replace(driver.planner.stats());
             self.withdrawals.send_replace(driver.withdrawals.stats());
             let deadlines = [driver.planner.next_deadline(), driver.withdrawals.next_deadline()];
@@ -195,23 +228,93 @@ impl ProvideTask {
 
 impl Driver {
     async fn take(&mut self, command: Command) {
-        // Answering for a key must not wait until there is somebody to announce it to.
-        match command {
-            Command::Held(keys) => drop(self.env.client.hold(keys).await),
-            Command::Withdraw(keys) => self.withdraw(keys).await,
+        let done = match &command {
+            Command::Held(keys) => self.hold(keys.clone()).await,
+            Command::Withdraw(keys) => self.withdraw(keys.clone()).await,
+        };
+        match done {
+            Some(()) => self.failures = 0,
+            None => self.put_off(command),
         }
         self.count().await;
     }
 
-    async fn withdraw(&mut self, keys: Vec<ContentCid>) {
-        // What was shared again before this was read is provided all the same.
-        let shared = self.holders.known(keys.clone()).await.unwrap_or_default();
-        let shared: BTreeSet<ContentCid> = shared.into_iter().map(|key| key.cid).collect();
-        let keys: Vec<ContentCid> = keys.into_iter().filter(|cid| !shared.contains(cid)).collect();
-        for cid in &keys {
-            let _ = self.env.client.stop_providing(*cid).await;
+    /// Answers for the keys that are here. Must not wait until there is somebody to announce them to. `None` if the store
+    /// fails.
+    async fn hold(&mut self, keys: Vec<ContentCid>) -> Option<()> {
+        let held: Vec<ContentCid> = self.holders.known(keys).await?.into_iter().map(|key| key.cid).collect();
+        let _ = self.env.client.hold(held.clone()).await;
+        self.forget_gone(held).await
+    }
+
+    /// Of these keys that are answered for, some may have been removed before: their withdrawal has found nothing to
+    /// forget then. `None` if the store fails.
+    async fn forget_gone(&mut self, keys: Vec<ContentCid>) -> Option<()> {
+        let gone = self.gone(keys).await?;
+        if !gone.is_empty() {
+            let _ = self.env.client.stop_providing(gone).await;
         }
+        Some(())
+    }
+
+    /// Those of the keys that are not to be announced. `None` if the store fails.
+    async fn gone(&mut self, keys: Vec<ContentCid>) -> Option<Vec<ContentCid>> {
+        let shared = self.holders.known(keys.clone()).await?;
+        let shared: BTreeSet<ContentCid> = shared.into_iter().map(|key| key.cid).collect();
+        Some(keys.into_iter().filter(|cid| !shared.contains(cid)).collect())
+    }
+
+    /// `None` if the store fails.
+    async fn withdraw(&mut self, keys: Vec<ContentCid>) -> Option<()> {
+        // What was shared again before this was read is provided all the same.
+        let keys = self.gone(keys).await?;
+        let _ = self.env.client.stop_providing(keys.clone()).await;
         self.withdrawals.on_withdrawn(keys);
+        Some(())
+    }
+
+    /// Keeps what the store has kept from being done until it is tried again.
+    fn put_off(&mut self, command: Command) {
+        self.failures = self.failures.saturating_add(1);
+        let waiting: usize = self.put_off.iter().map(Command::len).sum();
+        if waiting + command.len() > MAX_PUT_OFF {
+            warn!(
+                ?command,
+                "the store fails, and more keys wait for it than can be kept; restart the daemon"
+            );
+            return;
+        }
+        warn!(?command, "the store fails; trying again in {:?}", RETRY.ceiling(self.failures));
+        self.put_off.push_back(command);
+    }
+
+    /// Sees that what was put off is tried again.
+    fn retry_later(&mut self) {
+        let has_some = !self.put_off.is_empty() || (!self.again.is_empty() && !self.is_announcing_again);
+        if has_some && !self.is_resting {
+            self.is_resting = true;
+            let pause = RETRY.ceiling(self.failures);
+            self.running.push(Box::pin(async move {
+                tokio::time::sleep(pause).await;
+                Ended::Rested
+            }));
+        }
+    }
+
+    async fn retry(&mut self) {
+        self.is_resting = false;
+        for command in std::mem::take(&mut self.put_off) {
+            self.take(command).await;
+        }
+        if self.again.is_empty() || self.is_announcing_again {
+            return;
+        }
+        self.is_announcing_again = true;
+        let keys = self.again.take();
+        let (count, holders) = (keys.len(), self.holders.clone());
+        self.running.push(Box::pin(async move {
+            Ended::AnnouncedAgain(count, withdraw::announce(&holders, keys).await)
+        }));
     }
 
     fn on_routing(&mut self, peers: usize) {
@@ -291,8 +394,8 @@ impl Driver {
         while let Some(batch) = self.withdrawals.next_action(now()) {
             let holders = self.holders.clone();
             self.running.push(Box::pin(async move {
-                let failed = withdraw::run(&holders, &batch, since).await;
-                Ended::Withdrew(batch, failed)
+                let withdrawn = withdraw::run(&holders, &batch, since).await;
+                Ended::Withdrew(batch, withdrawn)
             }));
         }
     }
@@ -310,10 +413,27 @@ impl Driver {
             Ended::RootDone(position, taken) => {
                 self.roots.remove(&position);
                 self.planner.on_root_done(taken, now());
+                // Another root may have come between the mark of this one and now: only the store knows.
+                self.count().await;
             }
-            Ended::Withdrew(batch, failed) => self.withdrawals.on_done(&batch, &failed, now()),
+            Ended::Withdrew(batch, None) => self.withdrawals.on_put_off(&batch, now()),
+            Ended::Withdrew(batch, Some(Withdrawn { failed, again })) => {
+                self.withdrawals.on_done(&batch, &failed, now());
+                self.again.add(again);
+            }
+            Ended::Rested => self.retry().await,
+            Ended::AnnouncedAgain(count, left) => {
+                self.is_announcing_again = false;
+                self.failures = if left.len() < count { 0 } else { self.failures.saturating_add(1) };
+                self.again.add(left);
+            }
             Ended::Saved => {}
-            Ended::Answered(next) => self.answer_for(next),
+            Ended::Answered(keys, next) => {
+                if self.forget_gone(keys.clone()).await.is_none() {
+                    self.put_off(Command::Held(keys));
+                }
+                self.answer_for(next);
+            }
         }
         self.withdrawals.on_withdrawn(self.holders.take_gone());
     }
@@ -348,13 +468,14 @@ impl Driver {
                 Ok(Err(error)) => {
                     warn!(%error, "reading the own keys failed; trying again in {STORE_PAUSE:?}");
                     tokio::time::sleep(STORE_PAUSE).await;
-                    return Ended::Answered(Some(from));
+                    return Ended::Answered(Vec::new(), Some(from));
                 }
-                Err(_) => return Ended::Answered(None),
+                Err(_) => return Ended::Answered(Vec::new(), None),
             };
             let next = (keys.len() == KEY_PAGE).then(|| keys.last().and_then(|key| after(key.position)));
-            let _ = env.client.hold(keys.into_iter().map(|key| key.cid).collect()).await;
-            Ended::Answered(next.flatten())
+            let keys: Vec<ContentCid> = keys.into_iter().map(|key| key.cid).collect();
+            let _ = env.client.hold(keys.clone()).await;
+            Ended::Answered(keys, next.flatten())
         }));
     }
 }

@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     ops::Range,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use futures::StreamExt as _;
@@ -16,11 +16,15 @@ use crate::{
         keyspace::Position,
         provide::{RegionReport, assign},
     },
-    net::{Digest, Receipt, SendFailure},
+    net::{DialFailure, Digest, Receipt, SendFailure},
+    tasks::now,
 };
 
 /// Peers that are told at the same time.
 pub(super) const MAX_PEERS_AT_ONCE: usize = 20;
+
+/// How long holders are given that were busy or broke off before the page is sent to them once more.
+pub(super) const RESEND_PAUSE: Duration = Duration::from_secs(1);
 
 /// What holders are told of the keys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,13 +48,35 @@ impl Say {
         let announcer = &holders.env.announcer;
         match self {
             Say::Provide => announcer.provide(peer, addrs, own, digests).await,
-            Say::Withdraw => match announcer.withdraw(peer, addrs, digests).await {
-                Ok(removed) => Ok(Receipt::Taken(removed)),
-                Err(SendFailure::Unsupported) => Ok(Receipt::Taken(vec![false; digests.len()])),
-                Err(error) => Err(error),
-            },
+            Say::Withdraw => {
+                // Withdrawing is tried again, so that nobody waits for the same silent holder with every batch.
+                if holders.silent().rests(&peer, now()) {
+                    return Err(SendFailure::Timeout);
+                }
+                let told = announcer.withdraw(peer, addrs, digests).await;
+                match &told {
+                    // A limit of this node says nothing about the holder.
+                    Err(SendFailure::Dial(DialFailure::Limit(_))) => {}
+                    Err(SendFailure::Dial(_) | SendFailure::Timeout) => {
+                        holders.silent().on_silent(peer, now());
+                    }
+                    _ => holders.silent().on_answer(&peer),
+                }
+                match told {
+                    Ok(removed) => Ok(Receipt::Taken(removed)),
+                    Err(SendFailure::Unsupported) => Ok(Receipt::Taken(vec![false; digests.len()])),
+                    Err(error) => Err(error),
+                }
+            }
         }
     }
+}
+
+/// Keys on their way to one holder.
+struct Batch {
+    peer: PeerId,
+    addrs: Vec<Multiaddr>,
+    places: Vec<usize>,
 }
 
 /// A page of keys on its way to the holders.
@@ -62,8 +88,8 @@ pub(super) struct Page {
     held: Vec<u8>,
     /// Which keys each peer has taken or refused, in order: it is told each of them once.
     told: BTreeMap<PeerId, Vec<usize>>,
-    /// Keys of which some peer could not be told.
-    unheard: BTreeSet<usize>,
+    /// What the last round could not say, and whether its holder may take it when it is said again at once.
+    unheard: Vec<(Batch, bool)>,
 }
 
 impl Page {
@@ -75,7 +101,7 @@ impl Page {
             held: vec![0; digests.len()],
             digests,
             told: BTreeMap::new(),
-            unheard: BTreeSet::new(),
+            unheard: Vec::new(),
         }
     }
 
@@ -84,9 +110,9 @@ impl Page {
         &self.held
     }
 
-    /// Places of the keys of which some peer could not be told.
-    pub(super) fn unheard(&self) -> &BTreeSet<usize> {
-        &self.unheard
+    /// Places of the keys of which some peer could not be told in the last round.
+    pub(super) fn unheard(&self) -> BTreeSet<usize> {
+        self.unheard.iter().flat_map(|(batch, _)| &batch.places).copied().collect()
     }
 
     /// Sends every key to those of its closest peers that were not told of it yet. Returns how many peers could not
@@ -101,44 +127,61 @@ impl Page {
         let size = holders.size().unwrap_or(peers.len() as u64);
         let positions: Vec<Position> = peers.iter().map(|(position, ..)| *position).collect();
         let assignment = assign(&self.positions, &positions, size);
+        let batches = peers.into_iter().zip(assignment.peers).map(|((_, peer, addrs), ranges)| {
+            let places = self.untold(&peer, ranges);
+            Batch { peer, addrs, places }
+        });
+        let batches: Vec<Batch> = batches.filter(|batch| !batch.places.is_empty()).collect();
+        self.send_batches(holders, batches).await
+    }
+
+    /// Tells those once more that were busy or broke off. Returns how many peers still could not be told.
+    pub(super) async fn resend(&mut self, holders: &Holders) -> usize {
+        let (again, hopeless): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.unheard).into_iter().partition(|(_, is_hopeful)| *is_hopeful);
+        if !again.is_empty() {
+            tokio::time::sleep(RESEND_PAUSE).await;
+            self.send_batches(holders, again.into_iter().map(|(batch, _)| batch).collect()).await;
+        }
+        self.unheard.extend(hopeless);
+        self.unheard.len()
+    }
+
+    /// One round. Returns how many peers could not be told.
+    async fn send_batches(&mut self, holders: &Holders, batches: Vec<Batch>) -> usize {
+        self.unheard.clear();
         let own = holders.own_addrs().await;
         let (own, say) = (&own, self.say);
-        let batches: Vec<_> = peers
-            .into_iter()
-            .zip(assignment.peers)
-            .map(|((_, peer, addrs), ranges)| (peer, addrs, self.untold(&peer, ranges)))
-            .filter(|(_, _, places)| !places.is_empty())
-            .collect();
         let mut sending = futures::stream::iter(batches)
-            .map(|(peer, addrs, places)| {
+            .map(|batch| {
                 let digests: Vec<Digest> =
-                    places.iter().filter_map(|place| self.digests.get(*place)).copied().collect();
-                (peer, addrs, places, digests)
+                    batch.places.iter().filter_map(|place| self.digests.get(*place)).copied().collect();
+                (batch, digests)
             })
-            .map(|(peer, addrs, places, digests)| async move {
-                let told = say.tell(holders, peer, addrs, own, &digests).await;
-                (peer, places, told)
+            .map(|(batch, digests)| async move {
+                let told = say.tell(holders, batch.peer, batch.addrs.clone(), own, &digests).await;
+                (batch, told)
             })
             .buffer_unordered(MAX_PEERS_AT_ONCE);
-        let (mut told_now, mut failed) = (Vec::new(), Vec::new());
-        while let Some((peer, places, told)) = sending.next().await {
+        let (mut told_now, mut unheard) = (Vec::new(), Vec::new());
+        while let Some((batch, told)) = sending.next().await {
             match told {
-                Ok(receipt) => told_now.push((peer, places, receipt)),
+                Ok(receipt) => told_now.push((batch, receipt)),
                 Err(error) => {
-                    debug!(%peer, %error, "a holder was not told");
-                    self.unheard.extend(places);
-                    failed.push(peer);
+                    debug!(peer = %batch.peer, %error, "a holder was not told");
+                    unheard.push((batch, is_hopeful(&error)));
                 }
             }
         }
         drop(sending);
-        for (peer, places, receipt) in told_now {
-            note(&mut self.held, &places, &receipt);
-            self.remember(peer, places);
+        self.unheard = unheard;
+        for (batch, receipt) in told_now {
+            note(&mut self.held, &batch.places, &receipt);
+            self.remember(batch.peer, batch.places);
         }
         let mut map = holders.map();
-        failed.iter().for_each(|peer| map.remove(peer));
-        failed.len()
+        self.unheard.iter().for_each(|(batch, _)| map.remove(&batch.peer));
+        self.unheard.len()
     }
 
     /// Those of the keys in `ranges` that `peer` was not told of.
@@ -152,6 +195,11 @@ impl Page {
         told.extend(places);
         told.sort_unstable();
     }
+}
+
+/// Whether a holder may take at once what it could not be told.
+pub(super) fn is_hopeful(error: &SendFailure) -> bool {
+    matches!(error, SendFailure::Busy | SendFailure::Stream(_))
 }
 
 /// Counts a holder for each key it has taken. A peer that cannot answer to records counts for all that it has read.

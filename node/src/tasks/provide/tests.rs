@@ -7,11 +7,15 @@ use std::{
     time::Duration,
 };
 
-use dhtfs_store::{ContentCid, ImportOptions, KeyPosition, OpenOptions, ProvideMark, Store, no_progress};
+use dhtfs_store::{
+    ChunkCid, ContentCid, ImportOptions, KeyPosition, OpenOptions, ProvideMark, Store,
+    disk::{Fault, MemoryDisk, PagePool},
+    no_progress,
+};
 use libp2p::identity::Keypair;
 use tokio::sync::watch;
 
-use super::{ProvideConfig, ProvideEnv, after, new};
+use super::{ProvideConfig, ProvideEnv, ProvideHandle, after, new};
 use crate::{
     env::StoreHandle,
     net::{self, Client, NetConfig, NetEnv, transport},
@@ -91,6 +95,96 @@ async fn of_too_many_chunks_those_on_the_fewest_nodes_are_announced_again() {
     for client in [hub, own] {
         client.shutdown().await;
     }
+}
+
+/// Shares a file of one chunk; its two keys.
+fn add(disk: &MemoryDisk, store: &Store, content: u8) -> Vec<ContentCid> {
+    let path = format!("/file-{content}");
+    disk.write_file(Path::new(&path), &[content; 1000]).unwrap();
+    let root = store.import_path(Path::new(&path), &ImportOptions::default(), &no_progress).unwrap().root;
+    vec![root.into(), ChunkCid::of(&[content; 1000]).into()]
+}
+
+/// A driver over a store on a disk in memory, of a node that knows nobody.
+struct Scene {
+    disk: MemoryDisk,
+    store: Store,
+    client: Client,
+    handle: ProvideHandle,
+    shutdown: watch::Sender<bool>,
+    task: tokio::task::JoinHandle<()>,
+    _peers: watch::Sender<usize>,
+}
+
+impl Scene {
+    /// Whose store has a file of this content; its two keys.
+    async fn new(content: u8) -> (Self, Vec<ContentCid>) {
+        let disk = MemoryDisk::new(Arc::new(|| Duration::from_secs(1)), PagePool::new(), None);
+        let options = OpenOptions {
+            threads: std::num::NonZeroUsize::new(1),
+            disk: disk.mount(),
+            // Everything is read from the disk.
+            db_cache_len: 0,
+        };
+        let store = Store::open(Path::new("/store"), options).unwrap();
+        let keys = add(&disk, &store, content);
+        let (client, _) = network().await;
+        let env = ProvideEnv {
+            client: client.clone(),
+            announcer: client.announcer(),
+            store: StoreHandle::threaded(store.clone()),
+            wall_clock: Arc::new(|| NOW),
+        };
+        let (shutdown, (peers, routing)) = (watch::Sender::new(false), watch::channel(0));
+        let (handle, task) = new(ProvideConfig::default(), 1, env, routing);
+        let task = tokio::spawn(task.run(shutdown.subscribe()));
+        let scene = Self { disk, store, client, handle, shutdown, task, _peers: peers };
+        // What the store has at the start is answered for.
+        eventually(|| async { scene.own().await == 2 }).await;
+        (scene, keys)
+    }
+
+    async fn own(&self) -> usize {
+        self.client.status().await.unwrap().provider_records_own
+    }
+
+    async fn end(self) {
+        self.shutdown.send_replace(true);
+        self.task.await.unwrap();
+        self.client.shutdown().await;
+    }
+}
+
+#[tokio::test]
+async fn what_was_removed_before_it_was_read_that_it_is_held_is_not_answered_for() {
+    let (scene, gone) = Scene::new(1).await;
+    let ContentCid::Manifest(root) = gone[0] else { panic!("not a root") };
+    scene.store.remove_share(&root).unwrap();
+    scene.handle.withdraw(gone.clone()).await;
+    eventually(|| async { scene.own().await == 0 }).await;
+    scene.handle.held(gone).await;
+    let stays = add(&scene.disk, &scene.store, 2);
+    scene.handle.held(stays).await;
+    eventually(|| async { scene.own().await > 0 }).await;
+    assert_eq!(scene.own().await, 2);
+    scene.end().await;
+}
+
+#[tokio::test]
+async fn what_a_store_that_fails_keeps_from_being_done_is_done_later() {
+    let (scene, first) = Scene::new(1).await;
+    let second = add(&scene.disk, &scene.store, 2);
+    scene.disk.fail_after(0, Fault::Off);
+    // Nothing of it was removed: it is not to be forgotten because the store cannot say so.
+    scene.handle.withdraw(first).await;
+    scene.handle.held(second).await;
+    // The driver takes one command after the other.
+    eventually(|| async { scene.handle.commands.capacity() == super::MAX_WAITING_COMMANDS }).await;
+    assert_eq!(scene.own().await, 2);
+    scene.disk.heal();
+    eventually(|| async { scene.own().await == 4 }).await;
+    assert_eq!(scene.handle.withdrawals().waiting, 0);
+    scene.end().await;
 }
 
 #[test]

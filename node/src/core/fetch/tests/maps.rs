@@ -158,10 +158,139 @@ fn only_what_nobody_connected_holds_is_looked_up_and_no_longer_when_somebody_doe
     hand.with(|fetch, now| fetch.on_provider(chunk(30), peer(2), now));
     hand.with(|fetch, now| fetch.on_connected(peer(2), now));
     hand.tell(2, HaveUpdate::Map(set(30..38)));
+    assert!(
+        !hand.log.iter().any(|action| matches!(action, Action::CancelLookup(_))),
+        "it has served nothing"
+    );
+    hand.data(2);
     let cancelled = (30..40).filter(|n| hand.count(Action::CancelLookup(chunk(*n))) > 0);
     assert_eq!(cancelled.collect::<Vec<_>>(), (30..38).collect::<Vec<_>>());
     assert_eq!(hand.fetch.progress().own_lookups, 10);
     assert_eq!(hand.fetch.progress().maps, 2);
+}
+
+#[test]
+fn what_a_peer_denied_is_asked_for_again() {
+    let mut hand = hand();
+    hand.root_provider(1);
+    hand.tell(1, HaveUpdate::Map(set([0, 1, 2])));
+    hand.missing(1);
+    hand.data(1);
+    hand.answer(1, |fetch, id, now| {
+        assert!(fetch.on_block(id, MIB, now));
+        fetch.on_bad(id, now);
+    });
+    assert!(hand.asked(1).is_empty());
+    assert_eq!(hand.coverage()[..4], [0, 1, 0, 0]);
+    hand.wait(secs(6));
+    assert_eq!(hand.asked(1), [chunk(0), chunk(2)]);
+    assert_eq!(hand.questions(1).len(), 1, "its map is not asked for again");
+    // However often it still lacks them, it is no new lie.
+    let wait_until_asked = |hand: &mut Hand| {
+        for _ in 0..5 {
+            if hand.asked(1).is_empty() {
+                hand.wait(secs(20));
+                // The fetch goes on elsewhere.
+                hand.with(|fetch, now| fetch.on_have(chunk(3), now));
+                hand.with(|fetch, now| fetch.on_lost(chunk(3), now));
+            }
+        }
+        assert_eq!(hand.asked(1)[0], chunk(0));
+    };
+    let mut denials = 0;
+    while denials < 20 {
+        wait_until_asked(&mut hand);
+        while !hand.asked(1).is_empty() {
+            hand.missing(1);
+            denials += 1;
+        }
+    }
+    assert_eq!(hand.questions(1).len(), 1);
+    wait_until_asked(&mut hand);
+    while !hand.asked(1).is_empty() {
+        hand.data(1);
+    }
+    hand.wait(secs(6));
+    while !hand.asked(1).is_empty() {
+        hand.data(1);
+    }
+    assert_eq!(hand.coverage()[..4], [1, 1, 1, 0]);
+}
+
+#[test]
+fn whom_the_dht_names_is_asked_whatever_it_said() {
+    let mut hand = hand();
+    hand.root_provider(1);
+    hand.tell(1, HaveUpdate::Map(set([0, 1])));
+    hand.missing(1);
+    hand.data(1);
+    assert!(hand.asked(1).is_empty());
+    for n in [0, 7] {
+        hand.with(|fetch, now| fetch.on_provider(chunk(n), peer(1), now));
+        assert_eq!(hand.asked(1), [chunk(n)]);
+        hand.missing(1);
+        assert!(hand.asked(1).is_empty());
+    }
+    hand.with(|fetch, now| fetch.on_provider(chunk(7), peer(1), now));
+    hand.data(1);
+    hand.tell(1, HaveUpdate::More(set([0])));
+    assert_eq!(hand.asked(1), [chunk(0)], "it got it back");
+}
+
+#[test]
+fn a_map_that_lacks_too_much_of_what_it_says_is_given_up() {
+    let count = 800;
+    let mut hand = Hand::new(FetchConfig { order: Order::InOrder, ..FetchConfig::default() });
+    hand.with(|fetch, now| {
+        fetch.on_content(count, now);
+        let want = |n| Want { cid: chunk(n), len: Some(MIB), place: Some(n) };
+        fetch.on_wants((0..count).map(want).collect(), now);
+    });
+    hand.root_provider(1);
+    let mut held = ChunkSet::new(count);
+    held.insert_range(0, 790);
+    hand.tell(1, HaveUpdate::Map(held));
+    let ended = |hand: &Hand| hand.count(Action::EndHave(hand.questions(1)[0])) > 0;
+    let mut denied = 0;
+    while !ended(&hand) {
+        // One of three is there, so that it is no liar.
+        hand.data(1);
+        for _ in 0..2 {
+            if !ended(&hand) {
+                hand.missing(1);
+                denied += 1;
+            }
+        }
+    }
+    assert_eq!(denied, 257);
+}
+
+#[test]
+fn who_has_served_nothing_ends_no_lookup_and_nobody_ends_one_of_doubt() {
+    let mut hand = hand();
+    hand.root_provider(1);
+    hand.with(|fetch, now| fetch.on_lookup_done(root(), now));
+    hand.tell(1, HaveUpdate::Map(set([0])));
+    hand.wait(secs(2));
+    let cancelled =
+        |hand: &Hand| (0..COUNT).filter(|n| hand.count(Action::CancelLookup(chunk(*n))) > 0).count();
+    assert!(hand.looked_up().len() > 30);
+    hand.root_provider(2);
+    hand.tell(2, HaveUpdate::All);
+    assert_eq!(cancelled(&hand), 0);
+    hand.data(2);
+    assert!(cancelled(&hand) > 30, "{}", cancelled(&hand));
+
+    let mut hand = super::maps::hand();
+    hand.root_provider(1);
+    hand.with(|fetch, now| fetch.on_lookup_done(root(), now));
+    hand.tell(1, HaveUpdate::All);
+    hand.wait(secs(6));
+    assert_eq!(hand.looked_up().len(), 8, "nothing comes");
+    hand.root_provider(2);
+    hand.data(2);
+    hand.tell(2, HaveUpdate::All);
+    assert!(cancelled(&hand) <= 1, "only what it served");
 }
 
 #[test]

@@ -61,6 +61,23 @@ fn without_peers_it_waits_and_begins_when_there_are_some() {
 }
 
 #[test]
+fn what_was_kept_from_being_tried_has_all_attempts_before_it() {
+    let mut machine = machine(WithdrawConfig::default());
+    machine.on_withdrawn([chunk(1), chunk(2)]);
+    let mut now = Instant::now();
+    for _ in 0..20 {
+        let found = batches(&mut machine, now);
+        machine.on_put_off(&found[0], now);
+        machine.check_invariants();
+        assert!(batches(&mut machine, now).is_empty(), "not at once");
+        now += MINUTE;
+    }
+    let found = batches(&mut machine, now);
+    machine.on_done(&found[0], &[], now);
+    assert_eq!(machine.stats(), WithdrawStats { waiting: 0, done: 2, lost: 0 });
+}
+
+#[test]
 fn a_key_whose_holders_do_not_hear_is_tried_later_and_at_last_given_up() {
     let mut machine = machine(WithdrawConfig::default());
     machine.on_withdrawn([chunk(1), chunk(2)]);
@@ -79,7 +96,31 @@ fn a_key_whose_holders_do_not_hear_is_tried_later_and_at_last_given_up() {
     let found = batches(&mut machine, now);
     machine.on_done(&found[0], &[chunk(3)], now);
     machine.on_withdrawn([chunk(4)]);
-    assert_eq!(batches(&mut machine, now)[0].keys.len(), 2);
+    assert_eq!(batches(&mut machine, now)[0].keys, [chunk(4)]);
+}
+
+#[test]
+fn keys_of_a_holder_that_is_silent_do_not_keep_up_the_others() {
+    let config = WithdrawConfig { max_batch_keys: 2, max_batches: 1, ..WithdrawConfig::default() };
+    let mut machine = machine(config);
+    machine.on_withdrawn((0..6).map(chunk));
+    let now = Instant::now();
+    let mut told = BTreeSet::new();
+    let mut failed = Vec::new();
+    while let Some(batch) = machine.next_action(now) {
+        // One of each two has a silent holder.
+        machine.on_done(&batch, &batch.keys[..1], now);
+        machine.check_invariants();
+        failed.push(batch.keys[0]);
+        told.extend(batch.keys[1..].iter().copied());
+    }
+    assert_eq!((told.len(), failed.len()), (3, 3), "all had their turn at once");
+    let at = machine.next_deadline().unwrap();
+    assert!(at > now && at <= now + Duration::from_secs(2));
+    // Whoever removes one of them once more does not wait.
+    machine.on_withdrawn([failed[1]]);
+    assert_eq!(batches(&mut machine, now)[0].keys, [failed[1]]);
+    assert_eq!(machine.stats(), WithdrawStats { waiting: 3, done: 3, lost: 0 });
 }
 
 #[test]

@@ -1,0 +1,315 @@
+//! The end of a lane that wants.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::pin::{Pin, pin};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
+
+use dhtfs_store::ContentCid;
+use futures::future::{BoxFuture, Either, select};
+use futures::io::{ReadHalf, WriteHalf};
+use futures::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _, FutureExt as _};
+use libp2p::{PeerId, Stream, StreamProtocol};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, Sleep, sleep, timeout};
+
+use super::tally::{Count, Tally};
+use super::wire::{Asking, Head, WantNo, invalid};
+use crate::core::fetch::RequestId;
+use crate::net::limits::{LANE_STALL, MAX_LANE_WANTS};
+use crate::net::streams::{Control, OpenError};
+
+/// How long opening a lane may take.
+const OPEN_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(10);
+
+/// An alarm noticed so late says that the lane was not polled.
+const OVERDUE: std::time::Duration = std::time::Duration::from_secs(1);
+
+/// Wants and cancels that wait to be written: a cancel for every want.
+const MAX_WAITING: usize = 2 * MAX_LANE_WANTS;
+
+/// What came for a want.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LaneAnswer {
+    /// Bytes, no more than were allowed; not verified.
+    Data(Vec<u8>),
+    /// The peer does not hold it.
+    Missing,
+    /// The peer has too much to do.
+    Busy,
+    /// It was taken back in time.
+    Cancelled,
+}
+
+/// Why a lane brings nothing more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LaneEnd {
+    /// The peer does not speak the protocol.
+    Unsupported,
+    /// It broke off, or the peer closed it.
+    Closed,
+    /// Nothing came for too long, though something was wanted.
+    Stalled,
+    /// The peer sent something that is no answer; to this want, if it is known to which.
+    Malformed(Option<RequestId>),
+}
+
+/// What happens on a lane.
+#[derive(Debug)]
+pub enum LaneEvent {
+    /// A want has its answer.
+    Answer(RequestId, LaneAnswer),
+    /// Nothing follows. What was wanted and not answered is still in [`LaneWants`].
+    Ended(LaneEnd),
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Wanted {
+    id: RequestId,
+    cid: ContentCid,
+    max_len: u32,
+    cancelled: bool,
+}
+
+/// The wants of a lane without an answer.
+#[derive(Debug, Default)]
+struct Open {
+    next: WantNo,
+    wants: BTreeMap<WantNo, Wanted>,
+    /// When there was something wanted after nothing was.
+    since: Option<Instant>,
+}
+
+type Shared = Arc<Mutex<Open>>;
+
+fn lock(open: &Shared) -> MutexGuard<'_, Open> {
+    open.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Says what is wanted on a lane. Dropping it closes the lane.
+#[derive(Debug)]
+pub struct LaneWants {
+    orders: mpsc::Sender<Asking>,
+    open: Shared,
+    tally: Arc<Tally>,
+}
+
+impl LaneWants {
+    /// Asks for a block of at most `max_len` bytes; false if the lane is full or has ended.
+    #[must_use]
+    pub fn want(&self, id: RequestId, cid: ContentCid, max_len: u32) -> bool {
+        let mut open = lock(&self.open);
+        let no = open.next;
+        // After the last number, four peta of chunks, the lane takes no more.
+        let Some(next) = no.checked_add(1).filter(|_| open.wants.len() < MAX_LANE_WANTS) else {
+            return false;
+        };
+        if self.orders.try_send(Asking::Want(no, cid)).is_err() {
+            return false;
+        }
+        open.next = next;
+        open.since.get_or_insert_with(Instant::now);
+        open.wants.insert(no, Wanted { id, cid, max_len, cancelled: false });
+        self.tally.count(Count::Wants);
+        true
+    }
+
+    /// Takes a want back. An answer follows all the same: that it was taken back, or what it was.
+    pub fn cancel(&self, id: RequestId) {
+        let mut open = lock(&self.open);
+        let Some((no, want)) = open.wants.iter_mut().find(|(_, want)| want.id == id && !want.cancelled)
+        else {
+            return;
+        };
+        want.cancelled = true;
+        // Without room it is answered as if it was not taken back.
+        if self.orders.try_send(Asking::Cancel(*no)).is_ok() {
+            self.tally.count(Count::Cancels);
+        }
+    }
+
+    /// What has no answer, in the order in which it was wanted, and whether it was taken back.
+    pub fn unanswered(&self) -> Vec<(RequestId, ContentCid, bool)> {
+        lock(&self.open).wants.values().map(|want| (want.id, want.cid, want.cancelled)).collect()
+    }
+}
+
+/// A lane to one peer, as something to be polled.
+pub struct Lane {
+    state: State,
+    open: Shared,
+    tally: Arc<Tally>,
+}
+
+enum State {
+    Opening(BoxFuture<'static, Result<Stream, LaneEnd>>, mpsc::Receiver<Asking>),
+    Open { reader: Watched<ReadHalf<Stream>>, writer: BoxFuture<'static, io::Result<()>> },
+}
+
+impl std::fmt::Debug for Lane {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Lane").finish_non_exhaustive()
+    }
+}
+
+impl Lane {
+    /// A lane to a connected peer. It is opened when it is polled; what is wanted until then waits.
+    pub(crate) fn new(
+        control: Control,
+        protocol: StreamProtocol,
+        tally: Arc<Tally>,
+        peer: PeerId,
+    ) -> (LaneWants, Self) {
+        let (orders, received) = mpsc::channel(MAX_WAITING);
+        let open = Shared::default();
+        let counts = tally.clone();
+        let opening = async move {
+            match timeout(OPEN_TIMEOUT, control.open_stream(peer, protocol)).await {
+                Ok(Ok(stream)) => {
+                    counts.count(Count::Opened);
+                    Ok(stream)
+                }
+                Ok(Err(OpenError::Unsupported)) => {
+                    counts.count(Count::Unsupported);
+                    Err(LaneEnd::Unsupported)
+                }
+                Ok(Err(_)) | Err(_) => Err(LaneEnd::Closed),
+            }
+        };
+        let wants = LaneWants { orders, open: open.clone(), tally: tally.clone() };
+        (wants, Self { state: State::Opening(opening.boxed(), received), open, tally })
+    }
+
+    /// Runs until something happens. The lane comes back unless it has ended. Not cancel-safe: dropping the future ends
+    /// the lane.
+    pub async fn next(mut self) -> (LaneEvent, Option<Self>) {
+        let (reader, writer) = loop {
+            match self.state {
+                State::Open { ref mut reader, ref mut writer } => break (reader, writer),
+                State::Opening(opening, orders) => match opening.await {
+                    Ok(stream) => self.state = State::open(stream, orders, self.open.clone()),
+                    Err(end) => return (LaneEvent::Ended(end), None),
+                },
+            }
+        };
+        // The writer first: what is wanted anew must not wait until all that has come is read.
+        let came = match select(writer, pin!(read(reader, &self.open))).await {
+            Either::Left(_) => Err(LaneEnd::Closed),
+            Either::Right((came, _)) => came,
+        };
+        let ended = match came {
+            Ok((id, answer)) => return (LaneEvent::Answer(id, answer), Some(self)),
+            Err(end) => end,
+        };
+        match ended {
+            LaneEnd::Malformed(_) => self.tally.count(Count::Malformed),
+            LaneEnd::Stalled => self.tally.count(Count::Stalled),
+            LaneEnd::Unsupported | LaneEnd::Closed => {}
+        }
+        (LaneEvent::Ended(ended), None)
+    }
+}
+
+impl State {
+    fn open(stream: Stream, orders: mpsc::Receiver<Asking>, open: Shared) -> Self {
+        let (reader, writer) = stream.split();
+        let reader = Watched { io: reader, open, last: Instant::now(), alarm: Box::pin(sleep(LANE_STALL)) };
+        Self::Open { reader, writer: write(writer, orders).boxed() }
+    }
+}
+
+/// Writes what is wanted until nobody wants any more.
+async fn write(mut io: WriteHalf<Stream>, mut orders: mpsc::Receiver<Asking>) -> io::Result<()> {
+    let mut bytes = Vec::new();
+    while let Some(first) = orders.recv().await {
+        first.write(&mut bytes);
+        // No more than the channel holds.
+        while let Ok(more) = orders.try_recv() {
+            more.write(&mut bytes);
+        }
+        io.write_all(&bytes).await?;
+        io.flush().await?;
+        bytes.clear();
+    }
+    io.close().await
+}
+
+/// Reads one answer.
+async fn read(io: &mut Watched<ReadHalf<Stream>>, open: &Shared) -> Result<(RequestId, LaneAnswer), LaneEnd> {
+    let ended = |error: &io::Error, id| match error.kind() {
+        io::ErrorKind::InvalidData => {
+            tracing::debug!(%error, "a lane brings no answers");
+            LaneEnd::Malformed(id)
+        }
+        io::ErrorKind::TimedOut => LaneEnd::Stalled,
+        _ => LaneEnd::Closed,
+    };
+    let (no, head) = match Head::read(io).await {
+        Ok(Some(read)) => read,
+        Ok(None) => return Err(LaneEnd::Closed),
+        Err(error) => return Err(ended(&error, None)),
+    };
+    let wanted = lock(open).wants.get(&no).copied();
+    let Some(Wanted { id, max_len, .. }) = wanted else {
+        return Err(ended(&invalid("an answer to nothing"), None));
+    };
+    let answer = match head {
+        Head::Data(len) if len > max_len => {
+            let error = invalid(format!("{len} bytes of at most {max_len}"));
+            return Err(ended(&error, Some(id)));
+        }
+        Head::Data(len) => match read_data(io, len).await {
+            Ok(data) => LaneAnswer::Data(data),
+            Err(error) => return Err(ended(&error, Some(id))),
+        },
+        Head::Missing => LaneAnswer::Missing,
+        Head::Busy => LaneAnswer::Busy,
+        Head::Cancelled => LaneAnswer::Cancelled,
+    };
+    let mut open = lock(open);
+    open.wants.remove(&no);
+    if open.wants.is_empty() {
+        open.since = None;
+    }
+    Ok((id, answer))
+}
+
+async fn read_data<T: AsyncRead + Unpin>(io: &mut T, len: u32) -> io::Result<Vec<u8>> {
+    let mut data = vec![0; usize::try_from(len).map_err(io::Error::other)?];
+    io.read_exact(&mut data).await?;
+    Ok(data)
+}
+
+/// A reader that fails with [`io::ErrorKind::TimedOut`] if nothing comes for [`LANE_STALL`] while something is wanted.
+struct Watched<R> {
+    io: R,
+    open: Shared,
+    /// When something came last.
+    last: Instant,
+    alarm: Pin<Box<Sleep>>,
+}
+
+impl<R: AsyncRead + Unpin> AsyncRead for Watched<R> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
+        let this = &mut *self;
+        if let Poll::Ready(read) = Pin::new(&mut this.io).poll_read(cx, buf) {
+            this.last = Instant::now();
+            return Poll::Ready(read);
+        }
+        while this.alarm.as_mut().poll(cx).is_ready() {
+            let now = Instant::now();
+            if this.alarm.deadline() + OVERDUE < now {
+                // Nobody looked for so long: what has come since is not read yet.
+                this.last = now;
+            }
+            // With nothing wanted there is nothing to wait for.
+            let since = lock(&this.open).since.unwrap_or(now).max(this.last);
+            if since + LANE_STALL <= now {
+                return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+            }
+            this.alarm.as_mut().reset(since + LANE_STALL);
+        }
+        Poll::Pending
+    }
+}

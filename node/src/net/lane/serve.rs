@@ -1,0 +1,264 @@
+//! The end of a lane that has.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io;
+use std::pin::pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use futures::future::{Either, select};
+use futures::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, StreamExt as _};
+use libp2p::{PeerId, Stream};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, timeout, timeout_at};
+
+use super::tally::{Count, Place, Tally};
+use super::wire::{Asking, Head, WantNo, invalid};
+use crate::net::exchange::{ExchangeResponse, MAX_DATA_LEN};
+use crate::net::limits::{LANE_ANSWER, LANE_IDLE, LANE_PIECE_LEN, LANE_PIECE_TIME, MAX_LANE_WANTS};
+use crate::net::report::{Answering, NetEvent, ServeId, ServeTicket};
+use crate::net::streams::IncomingStreams;
+
+/// Requests on lanes are numbered from here on, those with a stream of their own from 0.
+const FIRST_ID: u64 = 1 << 63;
+
+/// The lanes that others open.
+pub struct Lanes {
+    streams: IncomingStreams,
+    tally: Arc<Tally>,
+    next_id: Arc<AtomicU64>,
+}
+
+impl fmt::Debug for Lanes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lanes").finish_non_exhaustive()
+    }
+}
+
+impl Lanes {
+    pub(crate) fn new(streams: IncomingStreams, tally: Arc<Tally>) -> Self {
+        Self { streams, tally, next_id: Arc::new(AtomicU64::new(FIRST_ID)) }
+    }
+
+    /// The next lane that has a place; `None` when the network has gone.
+    pub async fn next(&mut self) -> Option<LaneServe> {
+        loop {
+            let (peer, stream) = self.streams.next().await?;
+            // Without a place it is closed, and whoever opened it asks another way.
+            let Some(place) = self.tally.place(peer) else { continue };
+            return Some(LaneServe {
+                peer,
+                stream,
+                tally: self.tally.clone(),
+                next_id: self.next_id.clone(),
+                _place: place,
+            });
+        }
+    }
+}
+
+/// A lane of another peer, to be run.
+#[derive(Debug)]
+pub struct LaneServe {
+    peer: PeerId,
+    stream: Stream,
+    tally: Arc<Tally>,
+    next_id: Arc<AtomicU64>,
+    _place: Place,
+}
+
+/// An answer on its way to the asker; without a response it is for want of room or time.
+#[derive(Debug)]
+struct Answered {
+    no: WantNo,
+    id: ServeId,
+    response: Option<ExchangeResponse>,
+}
+
+/// The right to answer one want. Dropping it answers busy, or that it was taken back.
+#[derive(Debug)]
+pub(crate) struct LaneReply {
+    to: mpsc::Sender<Answered>,
+    answer: Option<Answered>,
+}
+
+impl LaneReply {
+    pub(crate) fn send(mut self, response: ExchangeResponse) {
+        if let Some(answer) = &mut self.answer {
+            answer.response = Some(response);
+        }
+    }
+}
+
+impl Drop for LaneReply {
+    fn drop(&mut self) {
+        if let Some(answer) = self.answer.take() {
+            // There is a place for each want; a lane that has gone needs no answer.
+            let _ = self.to.try_send(answer);
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Open {
+    id: ServeId,
+    cancelled: bool,
+    /// Its answer is being written. To the asker it may be there already.
+    answering: bool,
+}
+
+type Shared = Arc<Mutex<BTreeMap<WantNo, Open>>>;
+
+fn lock(open: &Shared) -> MutexGuard<'_, BTreeMap<WantNo, Open>> {
+    open.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl LaneServe {
+    /// Runs until the lane ends. What is asked for goes to `events`, each with one end.
+    pub async fn run(self, events: mpsc::Sender<NetEvent>) {
+        let Self { peer, stream, tally, next_id, _place } = self;
+        let open = Shared::default();
+        let (reader, writer) = stream.split();
+        let (answers, answered) = mpsc::channel(MAX_LANE_WANTS);
+        let asked = Asked { peer, next_id, answers, events: events.clone(), open: open.clone() };
+        // Both are dropped here: one that waits for a place among the events would be given it and keep it.
+        let ended = {
+            let reading = pin!(asked.read(reader));
+            let writing = pin!(write(writer, answered, &events, &open, &tally));
+            let (Either::Left((ended, _)) | Either::Right((ended, _))) = select(reading, writing).await;
+            ended
+        };
+        if let Err(error) = ended {
+            tracing::debug!(%peer, %error, "a lane broke off");
+            tally.count(Count::ServeBroken);
+        }
+        let left = std::mem::take(&mut *lock(&open));
+        for open in left.into_values() {
+            // A reader that has gone needs no end.
+            let _ = events.send(NetEvent::ResponseFailed(open.id)).await;
+        }
+    }
+}
+
+struct Asked {
+    peer: PeerId,
+    next_id: Arc<AtomicU64>,
+    answers: mpsc::Sender<Answered>,
+    events: mpsc::Sender<NetEvent>,
+    open: Shared,
+}
+
+impl Asked {
+    /// Reads what is wanted, until the asker closes its side or wants nothing for long.
+    async fn read<T: AsyncRead + Unpin>(self, mut io: T) -> io::Result<()> {
+        let mut least = 0;
+        // Wants that may still be taken back.
+        let mut cancels = 0_u64;
+        let mut idle_at = Instant::now() + LANE_IDLE;
+        loop {
+            let mut reading = pin!(Asking::read(&mut io));
+            let asking = loop {
+                match timeout_at(idle_at, &mut reading).await {
+                    Ok(asking) => break asking?,
+                    Err(_) if lock(&self.open).is_empty() => return Ok(()),
+                    Err(_) => idle_at = Instant::now() + LANE_IDLE,
+                }
+            };
+            let event = match asking {
+                None => return Ok(()),
+                Some(Asking::Want(no, cid)) => {
+                    if no < least {
+                        return Err(invalid("the numbers of wants do not grow"));
+                    }
+                    least = no.checked_add(1).ok_or_else(|| invalid("no numbers are left"))?;
+                    idle_at = Instant::now() + LANE_IDLE;
+                    cancels += 1;
+                    let id = ServeId(self.next_id.fetch_add(1, Ordering::Relaxed));
+                    let mut open = lock(&self.open);
+                    if open.values().filter(|want| !want.answering).count() >= MAX_LANE_WANTS {
+                        return Err(invalid("too many wants wait"));
+                    }
+                    open.insert(no, Open { id, cancelled: false, answering: false });
+                    drop(open);
+                    let answer = Some(Answered { no, id, response: None });
+                    let reply = LaneReply { to: self.answers.clone(), answer };
+                    let ticket = ServeTicket { id, channel: Answering::Lane(reply) };
+                    NetEvent::Request { ticket, peer: self.peer, cid }
+                }
+                Some(Asking::Cancel(no)) => {
+                    cancels = cancels
+                        .checked_sub(1)
+                        .filter(|_| no < least)
+                        .ok_or_else(|| invalid("more is taken back than was wanted"))?;
+                    let mut open = lock(&self.open);
+                    // It may have been answered meanwhile.
+                    let Some(want) = open.get_mut(&no).filter(|want| !want.cancelled) else { continue };
+                    want.cancelled = true;
+                    NetEvent::RequestCancelled(want.id)
+                }
+            };
+            // While the reader of events is behind, nothing more is read: whoever asks waits.
+            if self.events.send(event).await.is_err() {
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// Writes answers in the order in which they come.
+async fn write<T: AsyncWrite + Unpin>(
+    mut io: T,
+    mut answers: mpsc::Receiver<Answered>,
+    events: &mpsc::Sender<NetEvent>,
+    open: &Shared,
+    tally: &Tally,
+) -> io::Result<()> {
+    while let Some(Answered { no, id, response }) = answers.recv().await {
+        let cancelled = lock(open).get_mut(&no).is_some_and(|want| {
+            want.answering = true;
+            want.cancelled
+        });
+        let response = if cancelled { None } else { response };
+        let was_sent = response.is_some();
+        let (head, data) = match response {
+            Some(ExchangeResponse::Data(data)) => {
+                let len = u32::try_from(data.len()).ok().filter(|len| *len <= MAX_DATA_LEN);
+                (Head::Data(len.ok_or_else(|| invalid("too many bytes for an answer"))?), data)
+            }
+            Some(ExchangeResponse::Missing) => (Head::Missing, Vec::new()),
+            None if cancelled => {
+                tally.count(Count::Cancelled);
+                (Head::Cancelled, Vec::new())
+            }
+            Some(ExchangeResponse::Busy) | None => (Head::Busy, Vec::new()),
+        };
+        let is_last = answers.is_empty();
+        let written = async {
+            write_all(&mut io, &head.bytes(no)).await?;
+            write_all(&mut io, &data).await?;
+            if is_last { in_time(io.flush()).await } else { Ok(()) }
+        };
+        // However steadily it trickles: it takes a part of the budget of all.
+        timeout(LANE_ANSWER, written).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+        drop(data);
+        let end = if was_sent { NetEvent::ResponseSent(id) } else { NetEvent::ResponseFailed(id) };
+        // A reader that has gone needs no end.
+        let _ = events.send(end).await;
+        // Only now: a lane that breaks off before tells of the end itself.
+        lock(open).remove(&no);
+    }
+    Ok(())
+}
+
+/// Writes in pieces, each of which has to move in time.
+async fn write_all<T: AsyncWrite + Unpin>(io: &mut T, bytes: &[u8]) -> io::Result<()> {
+    for piece in bytes.chunks(LANE_PIECE_LEN) {
+        in_time(io.write_all(piece)).await?;
+    }
+    Ok(())
+}
+
+async fn in_time(written: impl Future<Output = io::Result<()>>) -> io::Result<()> {
+    timeout(LANE_PIECE_TIME, written).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
+}

@@ -1,0 +1,362 @@
+//! Lanes between whole nodes.
+
+use futures::stream::FuturesUnordered;
+use futures::{AsyncReadExt as _, AsyncWriteExt as _, StreamExt as _};
+use libp2p::Stream;
+
+use super::*;
+use crate::core::fetch::RequestId;
+use crate::net::exchange::MAX_DATA_LEN;
+use crate::net::limits::{LANE_IDLE, LANE_STALL, MAX_LANE_WANTS};
+use crate::net::report::ServeTicket;
+use crate::net::{Lane, LaneAnswer, LaneEnd, LaneEvent, LaneWants};
+
+fn chunk(n: u8) -> ContentCid {
+    ChunkCid::from_digest([n; 32]).into()
+}
+
+/// Two connected nodes. The second one tells what is asked for on its lanes.
+async fn pair() -> (Node, Node, mpsc::Receiver<NetEvent>) {
+    let (asker, holder) = (Node::new().await, Node::new().await);
+    let mut lanes = holder.client.lanes_asked().unwrap();
+    let (tx, events) = mpsc::channel(16);
+    tokio::spawn(async move {
+        let mut running = FuturesUnordered::new();
+        loop {
+            tokio::select! {
+                lane = lanes.next() => match lane {
+                    Some(lane) => running.push(lane.run(tx.clone())),
+                    None => return,
+                },
+                Some(()) = running.next() => {}
+            }
+        }
+    });
+    asker.client.dial(holder.full_addr()).await.unwrap();
+    (asker, holder, events)
+}
+
+/// Two connected nodes and a lane between them, of which the test is the holder. Chunk 7 is wanted as request 7.
+async fn lane_to_test() -> (Node, Node, LaneWants, mpsc::Receiver<LaneEvent>, Stream) {
+    let (asker, holder) = (Node::new().await, Node::new().await);
+    let (control, protocol) = holder.client.lane_streams();
+    let mut streams = control.accept(protocol).unwrap();
+    asker.client.dial(holder.full_addr()).await.unwrap();
+    let (wants, lane) = asker.client.lane(holder.peer);
+    assert!(wants.want(RequestId(7), chunk(7), 100));
+    let events = run(lane);
+    let (_, stream) = in_time(streams.next()).await.unwrap();
+    (asker, holder, wants, events, stream)
+}
+
+/// What happens on a lane until it ends.
+fn run(lane: Lane) -> mpsc::Receiver<LaneEvent> {
+    let (tx, events) = mpsc::channel(1);
+    tokio::spawn(async move {
+        let mut left = Some(lane);
+        while let Some(lane) = left {
+            let (event, lane) = lane.next().await;
+            left = lane;
+            if tx.send(event).await.is_err() {
+                return;
+            }
+        }
+    });
+    events
+}
+
+async fn answer(events: &mut mpsc::Receiver<LaneEvent>) -> (RequestId, LaneAnswer) {
+    match in_time(events.recv()).await.unwrap() {
+        LaneEvent::Answer(id, answer) => (id, answer),
+        LaneEvent::Ended(end) => panic!("{end:?}"),
+    }
+}
+
+async fn end(events: &mut mpsc::Receiver<LaneEvent>) -> LaneEnd {
+    match in_time(events.recv()).await.unwrap() {
+        LaneEvent::Ended(end) => end,
+        LaneEvent::Answer(id, answer) => panic!("{id:?} {answer:?}"),
+    }
+}
+
+async fn request(events: &mut mpsc::Receiver<NetEvent>) -> (ServeTicket, ContentCid) {
+    match in_time(events.recv()).await.unwrap() {
+        NetEvent::Request { ticket, cid, .. } => (ticket, cid),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn every_want_gets_its_answer_whatever_the_order() {
+    let (asker, holder, mut asked) = pair().await;
+    let (wants, lane) = asker.client.lane(holder.peer);
+    for n in 0..4u8 {
+        assert!(wants.want(RequestId(n.into()), chunk(n), 10));
+    }
+    let mut events = run(lane);
+    let mut tickets = Vec::new();
+    for n in 0..4u8 {
+        let (ticket, cid) = request(&mut asked).await;
+        assert_eq!(cid, chunk(n), "in the order of the wants");
+        tickets.push(ticket);
+    }
+    let responses = [
+        (ExchangeResponse::Busy, LaneAnswer::Busy),
+        (ExchangeResponse::Missing, LaneAnswer::Missing),
+        (ExchangeResponse::Data(Vec::new()), LaneAnswer::Data(Vec::new())),
+        (ExchangeResponse::Data(vec![5; 10]), LaneAnswer::Data(vec![5; 10])),
+    ];
+    for (n, (response, wanted)) in (0..4u32).zip(responses).rev() {
+        let ticket = tickets.pop().unwrap();
+        let id = ticket.id();
+        holder.client.respond(ticket, response).await.unwrap();
+        assert_eq!(answer(&mut events).await, (RequestId(n.into()), wanted));
+        assert!(matches!(in_time(asked.recv()).await, Some(NetEvent::ResponseSent(sent)) if sent == id));
+    }
+    assert_eq!(wants.unanswered(), []);
+    assert_eq!(asker.counter("net_lane_wants").await, 4);
+    assert_eq!((asker.counter("net_lanes_opened").await, holder.counter("net_lanes_served").await), (1, 1));
+}
+
+#[tokio::test]
+async fn what_is_taken_back_in_time_is_not_sent() {
+    let (asker, holder, mut asked) = pair().await;
+    let (wants, lane) = asker.client.lane(holder.peer);
+    let mut events = run(lane);
+    assert!(wants.want(RequestId(1), chunk(1), 10));
+    assert!(wants.want(RequestId(2), chunk(2), 10));
+    let (first, second) = (request(&mut asked).await.0, request(&mut asked).await.0);
+    wants.cancel(RequestId(2));
+    wants.cancel(RequestId(3));
+    let cancelled = in_time(asked.recv()).await;
+    assert!(matches!(cancelled, Some(NetEvent::RequestCancelled(id)) if id == second.id()));
+    // Its turn has not come.
+    let id = second.id();
+    drop(second);
+    assert_eq!(answer(&mut events).await, (RequestId(2), LaneAnswer::Cancelled));
+    assert!(matches!(in_time(asked.recv()).await, Some(NetEvent::ResponseFailed(failed)) if failed == id));
+    // Nobody took this one back; it is given up by the holder.
+    drop(first);
+    assert_eq!(answer(&mut events).await, (RequestId(1), LaneAnswer::Busy));
+    assert_eq!(holder.counter("net_lane_cancelled").await, 1);
+}
+
+#[tokio::test]
+async fn a_want_taken_back_while_it_is_read_is_not_sent_either() {
+    let (asker, holder, mut asked) = pair().await;
+    let (wants, lane) = asker.client.lane(holder.peer);
+    let mut events = run(lane);
+    assert!(wants.want(RequestId(1), chunk(1), 10));
+    let (ticket, _) = request(&mut asked).await;
+    wants.cancel(RequestId(1));
+    assert!(matches!(in_time(asked.recv()).await, Some(NetEvent::RequestCancelled(_))));
+    holder.client.respond(ticket, ExchangeResponse::Data(vec![1; 10])).await.unwrap();
+    assert_eq!(answer(&mut events).await, (RequestId(1), LaneAnswer::Cancelled));
+    assert!(matches!(in_time(asked.recv()).await, Some(NetEvent::ResponseFailed(_))));
+}
+
+#[tokio::test]
+async fn a_peer_without_lanes_is_asked_another_way() {
+    let (asker, holder) = (Node::new().await, Node::new().await);
+    asker.client.dial(holder.full_addr()).await.unwrap();
+    let (wants, lane) = asker.client.lane(holder.peer);
+    assert!(wants.want(RequestId(1), chunk(1), 10));
+    assert_eq!(end(&mut run(lane)).await, LaneEnd::Unsupported);
+    assert_eq!(wants.unanswered(), [(RequestId(1), chunk(1), false)]);
+    assert_eq!(asker.counter("net_lanes_unsupported").await, 1);
+}
+
+#[tokio::test]
+async fn a_lane_has_room_for_so_many_wants_and_is_closed_to_who_wants_more() {
+    let (asker, holder, mut asked) = pair().await;
+    let (wants, lane) = asker.client.lane(holder.peer);
+    let most = u8::try_from(MAX_LANE_WANTS).unwrap();
+    for n in 0..most {
+        assert!(wants.want(RequestId(n.into()), chunk(n), 10));
+    }
+    assert!(!wants.want(RequestId(100), chunk(100), 10));
+    let mut events = run(lane);
+    let mut tickets = Vec::new();
+    for _ in 0..MAX_LANE_WANTS {
+        tickets.push(request(&mut asked).await.0);
+    }
+    holder.client.respond(tickets.remove(0), ExchangeResponse::Missing).await.unwrap();
+    assert_eq!(answer(&mut events).await.1, LaneAnswer::Missing);
+    assert!(wants.want(RequestId(101), chunk(101), 10), "there is room again");
+
+    // Somebody who does not count.
+    let (control, protocol) = asker.client.lane_streams();
+    let mut stream = control.open_stream(holder.peer, protocol).await.unwrap();
+    let mut bytes = Vec::new();
+    for n in 0..=most {
+        bytes.push(1);
+        bytes.extend(u32::from(n).to_be_bytes());
+        bytes.push(1);
+        bytes.extend([7; 32]);
+    }
+    stream.write_all(&bytes).await.unwrap();
+    stream.flush().await.unwrap();
+    let mut greedy = Vec::new();
+    while greedy.len() < MAX_LANE_WANTS + 1 {
+        match in_time(asked.recv()).await.unwrap() {
+            NetEvent::Request { ticket, .. } => greedy.push(ticket),
+            NetEvent::ResponseSent(_) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+    for _ in 0..MAX_LANE_WANTS {
+        assert!(matches!(in_time(asked.recv()).await, Some(NetEvent::ResponseFailed(_))), "each has an end");
+    }
+    holder.counted("net_lanes_serve_broken", 1).await;
+}
+
+#[tokio::test]
+async fn only_so_many_lanes_are_served_and_their_places_are_free_again() {
+    let (asker, holder, mut asked) = pair().await;
+    let open = || {
+        let (wants, lane) = asker.client.lane(holder.peer);
+        assert!(wants.want(RequestId(1), chunk(1), 10));
+        (wants, run(lane))
+    };
+    let mut lanes = Vec::new();
+    for _ in 0..crate::net::limits::MAX_LANES_PER_PEER {
+        lanes.push((open(), request(&mut asked).await.0));
+    }
+    let (_refused, mut events) = open();
+    assert_eq!(end(&mut events).await, LaneEnd::Closed);
+    assert_eq!(holder.counter("net_lanes_refused").await, 1);
+    let ((wants, _events), ticket) = lanes.pop().unwrap();
+    drop(wants);
+    assert!(matches!(in_time(asked.recv()).await, Some(NetEvent::ResponseFailed(id)) if id == ticket.id()));
+    let (_wants, _events) = open();
+    request(&mut asked).await;
+}
+
+#[tokio::test]
+async fn answers_to_nothing_and_too_long_ones_end_the_lane() {
+    let data = |no: u32, len: u32| {
+        let mut bytes = vec![0];
+        bytes.extend(no.to_be_bytes());
+        bytes.extend(len.to_be_bytes());
+        bytes
+    };
+    let cases = [
+        (data(9, 1), LaneEnd::Malformed(None)),
+        (data(0, 101), LaneEnd::Malformed(Some(RequestId(7)))),
+        (data(0, MAX_DATA_LEN + 1), LaneEnd::Malformed(None)),
+        (vec![4], LaneEnd::Malformed(None)),
+        (vec![1, 0, 0, 0, 9], LaneEnd::Malformed(None)),
+    ];
+    for (bytes, wanted) in cases {
+        let (asker, _holder, wants, mut events, mut stream) = lane_to_test().await;
+        stream.write_all(&bytes).await.unwrap();
+        stream.flush().await.unwrap();
+        assert_eq!(end(&mut events).await, wanted, "{bytes:?}");
+        assert_eq!(wants.unanswered(), [(RequestId(7), chunk(7), false)]);
+        assert_eq!(asker.counter("net_lanes_malformed").await, 1);
+        assert!(!wants.want(RequestId(8), chunk(8), 10), "it has ended");
+    }
+}
+
+#[tokio::test]
+async fn a_lane_that_breaks_off_says_so() {
+    let (_asker, _holder, wants, mut events, mut stream) = lane_to_test().await;
+    let mut asked = [0; 38];
+    in_time(stream.read_exact(&mut asked)).await.unwrap();
+    assert_eq!((asked[0], &asked[6..]), (1, &[7; 32][..]));
+    // The half of an answer.
+    stream.write_all(&[0, 0, 0, 0, 0, 0, 0, 0, 5, 1, 2]).await.unwrap();
+    stream.close().await.unwrap();
+    assert_eq!(end(&mut events).await, LaneEnd::Closed);
+    assert_eq!(wants.unanswered(), [(RequestId(7), chunk(7), false)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lane_that_stands_still_ends_only_if_something_is_wanted() {
+    let (asker, _holder, wants, mut events, mut stream) = lane_to_test().await;
+    stream.write_all(&[1, 0, 0, 0, 0]).await.unwrap();
+    stream.flush().await.unwrap();
+    assert_eq!(answer(&mut events).await, (RequestId(7), LaneAnswer::Missing));
+    tokio::time::sleep(3 * LANE_STALL).await;
+    assert!(wants.want(RequestId(8), chunk(8), 100), "nothing was wanted, so nothing was missed");
+    let begun = tokio::time::Instant::now();
+    assert!(matches!(events.recv().await, Some(LaneEvent::Ended(LaneEnd::Stalled))));
+    assert!(begun.elapsed() >= LANE_STALL, "{:?}", begun.elapsed());
+    assert_eq!(asker.counter("net_lanes_stalled").await, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lane_on_which_nothing_is_wanted_is_closed_by_the_holder() {
+    let (asker, holder, mut asked) = pair().await;
+    let (wants, lane) = asker.client.lane(holder.peer);
+    let mut events = run(lane);
+    assert!(wants.want(RequestId(1), chunk(1), 10));
+    let (ticket, _) = request(&mut asked).await;
+    tokio::time::sleep(LANE_STALL / 2).await;
+    holder.client.respond(ticket, ExchangeResponse::Missing).await.unwrap();
+    assert_eq!(answer(&mut events).await.1, LaneAnswer::Missing);
+    let begun = tokio::time::Instant::now();
+    assert!(matches!(events.recv().await, Some(LaneEvent::Ended(LaneEnd::Closed))));
+    assert!(begun.elapsed() >= LANE_IDLE / 2, "{:?}", begun.elapsed());
+    assert_eq!(holder.counter("net_lanes_serve_broken").await, 0, "that is no fault");
+}
+
+#[tokio::test]
+async fn a_lane_ends_to_who_takes_back_more_than_was_wanted_or_counts_backwards() {
+    let want = |no: u8| [&[1, 0, 0, 0, no, 1][..], &[7; 32]].concat();
+    let cancel = |no: u8| vec![2, 0, 0, 0, no];
+    let cases = [
+        [want(5), want(5)].concat(),
+        [want(5), want(4)].concat(),
+        cancel(0),
+        [want(5), cancel(6)].concat(),
+        [want(5), cancel(5), cancel(5)].concat(),
+    ];
+    for bytes in cases {
+        let (asker, holder, mut asked) = pair().await;
+        let (control, protocol) = asker.client.lane_streams();
+        let mut stream = control.open_stream(holder.peer, protocol).await.unwrap();
+        stream.write_all(&bytes).await.unwrap();
+        stream.flush().await.unwrap();
+        holder.counted("net_lanes_serve_broken", 1).await;
+        let mut open = Vec::new();
+        let mut ends = 0;
+        while ends < usize::from(bytes[0] == 1) {
+            match in_time(asked.recv()).await.unwrap() {
+                NetEvent::Request { ticket, .. } => open.push(ticket),
+                NetEvent::ResponseFailed(_) => ends += 1,
+                NetEvent::RequestCancelled(_) => {}
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn every_request_has_its_end_though_nobody_reads_events_when_the_lane_breaks_off() {
+    let (asker, holder) = (Node::new().await, Node::new().await);
+    let mut lanes = holder.client.lanes_asked().unwrap();
+    asker.client.dial(holder.full_addr()).await.unwrap();
+    let (wants, lane) = asker.client.lane(holder.peer);
+    for n in 0..4 {
+        assert!(wants.want(RequestId(n), chunk(9), 10));
+    }
+    let events = run(lane);
+    let lane = in_time(lanes.next()).await.unwrap();
+    // Room for one event: the reader of the lane waits with the second one.
+    let (tx, mut asked) = mpsc::channel(1);
+    let running = tokio::spawn(lane.run(tx));
+    let (first, _) = request(&mut asked).await;
+    // The asker goes; so does the right to answer.
+    drop((first, wants, events));
+    let mut open = 1;
+    while let Some(event) = in_time(asked.recv()).await {
+        match event {
+            NetEvent::Request { .. } => open += 1,
+            NetEvent::ResponseSent(_) | NetEvent::ResponseFailed(_) => open -= 1,
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(open, 0, "each has one end");
+    in_time(running).await.unwrap();
+}

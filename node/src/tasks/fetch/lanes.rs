@@ -1,0 +1,126 @@
+//! The lanes of a fetch: one to each peer that is asked, where the peer has them.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use dhtfs_store::ContentCid;
+use libp2p::PeerId;
+use std::time::Instant;
+
+use super::{Done, Driver, Turn};
+use crate::core::fetch::RequestId;
+use crate::net::{BlockAnswer, Lane, LaneAnswer, LaneEnd, LaneEvent, LaneWants, RequestError};
+use crate::tasks::now;
+
+/// How long a peer whose lane broke off is asked with a stream for each request, before another lane is opened.
+const RETRY: Duration = Duration::from_secs(10);
+
+#[derive(Debug)]
+enum Slot {
+    Open(LaneWants),
+    /// No lane, until then or for good.
+    Without(Option<Instant>),
+}
+
+/// One lane for each peer, and what was asked for on them. Bounded by the peers of the fetch and what it asks them for.
+#[derive(Debug, Default)]
+pub(super) struct PeerLanes {
+    slots: BTreeMap<PeerId, Slot>,
+    asked: BTreeMap<RequestId, (PeerId, ContentCid)>,
+}
+
+impl PeerLanes {
+    /// Takes a request back, if it was made on a lane. Its answer comes all the same.
+    pub(super) fn cancel(&self, id: RequestId) {
+        if let Some((peer, _)) = self.asked.get(&id)
+            && let Some(Slot::Open(wants)) = self.slots.get(peer)
+        {
+            wants.cancel(id);
+        }
+    }
+}
+
+impl Driver {
+    /// Asks a peer for a block: on its lane, or with a stream of its own.
+    pub(super) fn request(&mut self, id: RequestId, peer: PeerId, cid: ContentCid, max_len: u32) {
+        if self.open_lane(peer)
+            && let Some(Slot::Open(wants)) = self.lanes.slots.get(&peer)
+            && wants.want(id, cid, max_len)
+        {
+            self.lanes.asked.insert(id, (peer, cid));
+        } else {
+            self.exchange(id, peer, cid);
+        }
+    }
+
+    fn exchange(&mut self, id: RequestId, peer: PeerId, cid: ContentCid) {
+        let client = self.context.client.clone();
+        self.running
+            .push(Box::pin(async move { Done::Answered(id, peer, cid, client.request(peer, cid).await) }));
+    }
+
+    /// Whether there is a lane to this peer now.
+    fn open_lane(&mut self, peer: PeerId) -> bool {
+        match self.lanes.slots.get(&peer) {
+            Some(Slot::Open(_)) => return true,
+            Some(Slot::Without(until)) if until.is_none_or(|until| now() < until) => return false,
+            Some(Slot::Without(_)) | None => {}
+        }
+        let (wants, lane) = self.context.client.lane(peer);
+        self.lanes.slots.insert(peer, Slot::Open(wants));
+        self.running.push(Box::pin(next_on_lane(peer, lane)));
+        true
+    }
+
+    pub(super) fn on_lane(&mut self, peer: PeerId, event: LaneEvent, lane: Option<Lane>) -> Option<Turn> {
+        if let Some(lane) = lane {
+            self.running.push(Box::pin(next_on_lane(peer, lane)));
+        }
+        match event {
+            LaneEvent::Answer(id, answer) => {
+                let (_, cid) = self.lanes.asked.remove(&id)?;
+                let answer = match answer {
+                    LaneAnswer::Data(data) => BlockAnswer::Data(data),
+                    LaneAnswer::Missing => BlockAnswer::Missing,
+                    // It was forgotten before: all that counts is that nothing more comes.
+                    LaneAnswer::Busy | LaneAnswer::Cancelled => BlockAnswer::Busy,
+                };
+                self.on_answer(id, peer, cid, Ok(answer))
+            }
+            LaneEvent::Ended(end) => self.on_lane_end(peer, end),
+        }
+    }
+
+    fn on_lane_end(&mut self, peer: PeerId, end: LaneEnd) -> Option<Turn> {
+        let Some(Slot::Open(wants)) = self.lanes.slots.remove(&peer) else { return None };
+        let left = wants.unanswered();
+        // A lane that was closed because nothing was wanted is opened again when something is.
+        if end != LaneEnd::Closed || !left.is_empty() {
+            let until = if end == LaneEnd::Unsupported { None } else { Some(now() + RETRY) };
+            self.lanes.slots.insert(peer, Slot::Without(until));
+        }
+        let blamed = match end {
+            LaneEnd::Malformed(blamed) => blamed.or_else(|| left.first().map(|(id, ..)| *id)),
+            LaneEnd::Unsupported | LaneEnd::Closed | LaneEnd::Stalled => None,
+        };
+        for (id, cid, cancelled) in left {
+            self.lanes.asked.remove(&id);
+            match end {
+                // Nobody waits for it.
+                _ if cancelled && blamed != Some(id) => self.machine.on_failed(id, now()),
+                // If the connection is gone, this says so.
+                LaneEnd::Unsupported | LaneEnd::Closed => self.exchange(id, peer, cid),
+                LaneEnd::Malformed(_) if blamed == Some(id) => self.machine.on_malformed(id, now()),
+                LaneEnd::Malformed(_) | LaneEnd::Stalled => {
+                    self.on_answer(id, peer, cid, Err(RequestError::Timeout));
+                }
+            }
+        }
+        None
+    }
+}
+
+async fn next_on_lane(peer: PeerId, lane: Lane) -> Done {
+    let (event, lane) = lane.next().await;
+    Done::Lane(peer, event, lane)
+}
