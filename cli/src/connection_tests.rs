@@ -48,7 +48,10 @@ fn router(dropped: mpsc::Sender<()>) -> Router {
         });
         Body::from_stream(lines)
     };
-    let cat = || async { ([(LEN_HEADER, "9")], "content").into_response() };
+    let cat = || async {
+        let frames = b"\0\0\0\0\x07content\x01\0\0\0\x21{\"event\":\"done\",\"data\":{\"len\":7}}";
+        Body::from(frames.as_slice()).into_response()
+    };
     Router::new()
         .route("/v0/id", get(id))
         .route("/v0/rm", post(rm))
@@ -56,7 +59,7 @@ fn router(dropped: mpsc::Sender<()>) -> Router {
         .route("/v0/get", post(get_failing))
         .route("/v0/add-stream", post(upload))
         .route("/v0/verify", post(endless))
-        .route("/v0/cat", post(cat))
+        .route("/v0/cat-frames", post(cat))
         .route("/v0/ls", post(|| async { events(["progress\",\"data\":{\"done_len\":1,\"total_len\":2}}"]) }))
         .route("/v0/gc", post(|| async { (StatusCode::BAD_GATEWAY, "<html>") }))
         .route("/v0/peers", get(|| async { "not json" }))
@@ -168,14 +171,18 @@ async fn content_goes_up_as_it_comes() {
 }
 
 #[tokio::test]
-async fn content_comes_with_the_length_it_should_have() {
+async fn content_comes_with_its_end() {
     for way in ways().both().await {
-        let mut content = way.content("/v0/cat", &()).await.unwrap();
+        let mut content = way.content("/v0/cat-frames", &()).await.unwrap();
         let mut bytes = Vec::new();
-        while let Some(part) = content.next().await.unwrap() {
-            bytes.extend(part);
-        }
-        assert_eq!((content.len, bytes.as_slice()), (9, b"content".as_slice()));
+        let done = loop {
+            match content.next().await.unwrap() {
+                Piece::Bytes(part) => bytes.extend(part),
+                Piece::Progress(_) => {}
+                Piece::Done(done) => break done,
+            }
+        };
+        assert_eq!((done.len, bytes.as_slice()), (7, b"content".as_slice()));
     }
 }
 

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use dhtfs_node::api::types::{GetProgress, GetStage, HashProgress, Source};
-use indicatif::{ProgressBar, ProgressState, ProgressStyle};
+use dhtfs_node::api::types::{GetProgress, GetStage, HashProgress, Source, Waiting};
+use indicatif::{MultiProgress, ProgressBar, ProgressState, ProgressStyle};
 
 use crate::{format, output::Output, pace::Pace};
 
@@ -21,6 +21,8 @@ const SPINNER_INDENT: &str = "  ";
 
 const SPINNER: &str = "{prefix}{spinner:.cyan} {msg}";
 const BAR: &str = "{prefix:.bold} {wide_bar:.cyan/black.bright} {done} / {total}  {pace}{msg}";
+/// The line under a bar that says why nothing comes.
+const REASON: &str = "  {wide_msg:.dim}";
 const COUNTER: &str = "{spinner:.cyan} {prefix:.bold} {done}  {pace}";
 
 impl Output {
@@ -44,7 +46,7 @@ impl Output {
 
     /// The same with `who` in front, where several fetch the same.
     pub(crate) fn get_bar_for(&self, who: &str, name: &str) -> GetBar {
-        let bar = GetBar::new(self.bar(), who, name);
+        let bar = GetBar::new(self.bars().clone(), self.bar(), who, name);
         bar.bar.set_message(bar.finding(&[]));
         bar
     }
@@ -127,7 +129,10 @@ impl Drop for Spinner {
 /// Progress of a fetch.
 #[derive(Debug)]
 pub(crate) struct GetBar {
+    bars: MultiProgress,
     bar: ProgressBar,
+    /// Under it, while nothing comes.
+    reason: Option<ProgressBar>,
     shape: Shape,
     /// Put before everything; may be empty.
     who: String,
@@ -135,9 +140,9 @@ pub(crate) struct GetBar {
 }
 
 impl GetBar {
-    fn new(bar: ProgressBar, who: &str, name: &str) -> Self {
+    fn new(bars: MultiProgress, bar: ProgressBar, who: &str, name: &str) -> Self {
         bar.set_prefix(who.to_owned());
-        Self { bar, shape: Shape::Spinner, who: who.to_owned(), name: name.to_owned() }
+        Self { bars, bar, reason: None, shape: Shape::Spinner, who: who.to_owned(), name: name.to_owned() }
     }
 
     /// Shows how far it is.
@@ -150,6 +155,27 @@ impl GetBar {
             GetStage::Checking => self.spin(self.message("checking what is here of")),
             GetStage::Finishing => self.spin(self.message("saving")),
             GetStage::Fetching => self.fetching(progress),
+        }
+        self.explain(progress.waiting.as_ref());
+    }
+
+    /// Shows why nothing comes, or that something does.
+    fn explain(&mut self, waiting: Option<&Waiting>) {
+        match (waiting, self.reason.take()) {
+            (Some(waiting), shown) => {
+                let under = || {
+                    let line = ProgressBar::no_length().with_style(style(REASON));
+                    self.bars.insert_after(&self.bar, line)
+                };
+                let shown = shown.unwrap_or_else(under);
+                shown.set_message(format::clean(&waiting.line));
+                self.reason = Some(shown);
+            }
+            (None, Some(shown)) => {
+                shown.finish_and_clear();
+                self.bars.remove(&shown);
+            }
+            (None, None) => {}
         }
     }
 
@@ -191,6 +217,7 @@ impl GetBar {
 
 impl Drop for GetBar {
     fn drop(&mut self) {
+        self.explain(None);
         self.bar.finish_and_clear();
     }
 }

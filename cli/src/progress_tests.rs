@@ -56,7 +56,7 @@ fn get_bar(name: &str) -> (GetBar, Terminal) {
     let target = ProgressDrawTarget::term_like_with_hz(Box::new(terminal.clone()), 255);
     let bars = MultiProgress::with_draw_target(target);
     let bar = bars.add(ProgressBar::no_length().with_style(style(SPINNER)));
-    (GetBar::new(bar, "", name), terminal)
+    (GetBar::new(bars, bar, "", name), terminal)
 }
 
 fn source(state: &str) -> Source {
@@ -76,7 +76,7 @@ fn progress(stage: GetStage, have_len: u64) -> GetProgress {
 
 #[test]
 fn every_template_is_valid() {
-    for template in [SPINNER, BAR, COUNTER] {
+    for template in [SPINNER, BAR, COUNTER, REASON] {
         assert!(ProgressStyle::with_template(template).is_ok(), "{template}");
     }
 }

@@ -7,9 +7,10 @@ use dhtfs_store::{ContentCid, ManifestCid};
 use super::{
     Api, ParsedHints,
     types::{ApiError, ErrorKind},
+    waiting::{self, Wanted},
 };
 use crate::{
-    core::fetch::{FetchFailure, Order},
+    core::fetch::{self, FetchFailure, FetchProgress, Order},
     tasks::fetch::{
         Driver,
         resolve::{self, ResolveError, Resolved},
@@ -19,17 +20,28 @@ use crate::{
 impl Api {
     /// The tree of `root`: from the store, or from peers.
     pub(super) async fn resolve(&self, root: ManifestCid, hints: &ParsedHints) -> Result<Resolved, ApiError> {
+        self.resolve_reporting(root, hints, |_, _| ()).await
+    }
+
+    /// The same; `report` is told why nothing comes.
+    pub(super) async fn resolve_reporting(
+        &self,
+        root: ManifestCid,
+        hints: &ParsedHints,
+        report: impl Fn(&FetchProgress, Option<&fetch::Waiting>) + Send + Sync + 'static,
+    ) -> Result<Resolved, ApiError> {
         if let Some(resolved) = self.resolve_here(root).await? {
             return Ok(resolved);
         }
         let mut driver = self.driver(root.into(), Order::Spread, hints)?;
+        driver.report_to(report);
         self.resolve_with(&mut driver, root, hints).await
     }
 
     /// The tree of `root` if the store has all of it.
     pub(super) async fn resolve_here(&self, root: ManifestCid) -> Result<Option<Resolved>, ApiError> {
         let resolved = resolve::from_store(&self.inner.store, root).await;
-        resolved.map_err(|error| self.resolve_error(root, error, Duration::ZERO))
+        resolved.map_err(|error| self.resolve_error(root, error, Duration::ZERO, ""))
     }
 
     /// The tree of `root`, by a fetch that goes on afterwards.
@@ -40,16 +52,20 @@ impl Api {
         hints: &ParsedHints,
     ) -> Result<Resolved, ApiError> {
         let resolved = resolve::from_peers(driver, &self.inner.store, root).await;
-        resolved.map_err(|error| self.resolve_error(root, error, hints.no_progress))
+        resolved.map_err(|error| {
+            let why = waiting::verdict(&driver.why(), Wanted::Manifest);
+            self.resolve_error(root, error, hints.no_progress, &why)
+        })
     }
 
-    fn resolve_error(&self, root: ManifestCid, error: ResolveError, waited: Duration) -> ApiError {
+    /// `why` is put at the end of what is said when peers did not have it.
+    fn resolve_error(&self, root: ManifestCid, error: ResolveError, waited: Duration, why: &str) -> ApiError {
         match error {
-            ResolveError::Failed(FetchFailure::NotFound) => self.not_found(root.into(), waited),
+            ResolveError::Failed(FetchFailure::NotFound) => self.not_found(root.into(), waited, why),
             ResolveError::Failed(FetchFailure::Incomplete { missing }) => {
                 let message = format!(
                     "the manifest of {root} is incomplete: {missing} of its blocks came from nobody within {}; \
-                     try again when more of its providers are up",
+                     try again when more of its providers are up{why}",
                     seconds(waited)
                 );
                 ApiError::new(ErrorKind::Incomplete, message)
@@ -63,8 +79,8 @@ impl Api {
         }
     }
 
-    /// Nobody has `cid`; says what may help.
-    pub(super) fn not_found(&self, cid: ContentCid, waited: Duration) -> ApiError {
+    /// Nobody has `cid`; says what may help, and at the end `verdict`.
+    pub(super) fn not_found(&self, cid: ContentCid, waited: Duration, verdict: &str) -> ApiError {
         let knows_nobody = self.inner.net.as_ref().is_none_or(|net| *net.routing.borrow() == 0);
         let why = if knows_nobody {
             "this node knows no other node of the network; name one with --bootstrap or --peer"
@@ -76,7 +92,7 @@ impl Api {
         } else {
             String::new()
         };
-        ApiError::new(ErrorKind::NotFound, format!("no provider of {cid} found{within}: {why}"))
+        ApiError::new(ErrorKind::NotFound, format!("no provider of {cid} found{within}: {why}{verdict}"))
     }
 }
 

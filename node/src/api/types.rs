@@ -5,6 +5,7 @@
 //! exactly one `done` or `error`.
 
 mod announce;
+mod waiting;
 
 use std::path::PathBuf;
 
@@ -14,6 +15,9 @@ use serde::{Deserialize, Serialize};
 pub use self::announce::{
     AnnounceStatus, Announced, Findable, Have, LookupReport, Provider, ProviderCheck, ProviderState,
     ProvidersRequest, WaitRequest,
+};
+pub use self::waiting::{
+    LookupsWaited, MissingChunks, ProviderGroup, ProvidersWaited, WaitCause, Waiting, WaitingProvider,
 };
 
 /// One line of a streamed answer.
@@ -189,6 +193,24 @@ pub struct GetProgress {
     pub received_len: u64,
     /// Peers in use.
     pub sources: Vec<Source>,
+    /// Why nothing has come for two seconds or longer; absent if something has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waiting: Option<Waiting>,
+}
+
+/// Progress of a `cat`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct CatProgress {
+    /// Why nothing has come for two seconds or longer; absent if something has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waiting: Option<Waiting>,
+}
+
+/// Result of a `cat`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CatDone {
+    /// Bytes that were sent.
+    pub len: u64,
 }
 
 /// Stage of a fetch.
@@ -251,7 +273,7 @@ pub struct GetReport {
 }
 
 /// `POST /v0/cat`: the answer's body is the content. Fails before the first byte with an error status, after it
-/// by ending the body early.
+/// by ending the body early. `POST /v0/cat-frames`: the same with events between the bytes.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct CatRequest {
     /// CID or link of a file or a chunk.

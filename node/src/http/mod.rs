@@ -6,6 +6,7 @@
 
 mod body;
 mod events;
+mod frames;
 mod socket;
 
 use axum::{
@@ -18,14 +19,15 @@ use axum::{
 };
 use futures::StreamExt;
 use serde::Deserialize;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
+pub use self::frames::{BYTES_FRAME, EVENT_FRAME, FRAME_HEAD_LEN};
 pub(crate) use self::socket::{connect, serve};
 use crate::{
     api::{
         Api,
         types::{
-            AddRequest, AddStreamQuery, ApiError, CatRequest, ErrorKind, GetRequest, LsRequest,
+            AddRequest, AddStreamQuery, ApiError, CatProgress, CatRequest, ErrorKind, GetRequest, LsRequest,
             ProvidersRequest, RmRequest, VerifyRequest, WaitRequest,
         },
     },
@@ -54,6 +56,7 @@ pub fn router(api: Api, executor: Executor) -> Router {
         .route("/v0/wait", post(wait))
         .route("/v0/get", post(fetch))
         .route("/v0/cat", post(cat))
+        .route("/v0/cat-frames", post(cat_frames))
         .route("/v0/ls", post(ls))
         .route("/v0/rm", post(rm))
         .route("/v0/verify", post(verify))
@@ -118,7 +121,8 @@ async fn providers(State(shared): State<Shared>, Json(request): Json<ProvidersRe
 }
 
 async fn cat(State(shared): State<Shared>, Json(request): Json<CatRequest>) -> Result<Response, ApiError> {
-    let answer = shared.api.cat(request, &shared.executor).await?;
+    let (progress, _) = watch::channel(CatProgress::default());
+    let answer = shared.api.cat(request, &shared.executor, progress).await?;
     let len = HeaderValue::from(answer.len);
     let bytes = futures::stream::unfold(answer.bytes, |mut bytes| async move {
         let next = bytes.recv().await?;
@@ -128,6 +132,10 @@ async fn cat(State(shared): State<Shared>, Json(request): Json<CatRequest>) -> R
     response.headers_mut().insert(LEN_HEADER, len);
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
     Ok(response)
+}
+
+async fn cat_frames(State(shared): State<Shared>, Json(request): Json<CatRequest>) -> Response {
+    frames::cat(shared.api, request, &shared.executor)
 }
 
 async fn ls(State(shared): State<Shared>, Json(request): Json<LsRequest>) -> Result<Response, ApiError> {

@@ -8,7 +8,11 @@ mod lanes;
 pub mod resolve;
 pub mod stream;
 
-use std::{collections::BTreeMap, pin::Pin, time::Duration};
+use std::{
+    collections::BTreeMap,
+    pin::Pin,
+    time::{Duration, Instant},
+};
 
 use dhtfs_store::{ContentCid, ManifestCid};
 use futures::{
@@ -23,7 +27,8 @@ use tracing::{debug, info};
 use super::{now, sleep_until};
 use crate::{
     core::fetch::{
-        Action, Fetch, FetchConfig, FetchFailure, FetchProgress, HaveEnd, HaveId, HaveUpdate, RequestId, Want,
+        Action, Fetch, FetchConfig, FetchFailure, FetchProgress, HaveEnd, HaveId, HaveUpdate, RequestId,
+        Waiting, Want,
     },
     env::StoreHandle,
     net::{
@@ -37,6 +42,12 @@ const WAIT_FOR_ROUTING: Duration = Duration::from_secs(3);
 
 /// Pause before a peer address given by the user is dialled again.
 const HINT_RETRY: Duration = Duration::from_secs(2);
+
+/// How often a fetch reports how far it is when nothing else happens.
+const REPORT_EVERY: Duration = Duration::from_secs(1);
+
+/// Is told how far a fetch is and, if it waits, why.
+type Reporter = Box<dyn Fn(&FetchProgress, Option<&Waiting>) + Send + Sync>;
 
 /// What a fetch works with.
 #[derive(Debug, Clone)]
@@ -105,6 +116,8 @@ pub struct Driver {
     lanes: lanes::PeerLanes,
     hint_addrs: BTreeMap<PeerId, Multiaddr>,
     hops: Option<u32>,
+    reporter: Option<Reporter>,
+    report_at: Instant,
 }
 
 impl std::fmt::Debug for Driver {
@@ -134,6 +147,8 @@ impl Driver {
             lanes: lanes::PeerLanes::default(),
             hint_addrs: BTreeMap::new(),
             hops: None,
+            reporter: None,
+            report_at: now(),
         };
         for addr in hints.bootstrap {
             let client = driver.context.client.clone();
@@ -191,6 +206,24 @@ impl Driver {
         self.machine.progress()
     }
 
+    /// Why no more arrives; also after the fetch has failed.
+    pub fn why(&self) -> Waiting {
+        self.machine.why(now())
+    }
+
+    /// Has `reporter` told how far the fetch is, every second while [`Self::next`] is polled and with
+    /// [`Self::report`].
+    pub fn report_to(&mut self, reporter: impl Fn(&FetchProgress, Option<&Waiting>) + Send + Sync + 'static) {
+        self.reporter = Some(Box::new(reporter));
+    }
+
+    /// Tells how far the fetch is.
+    pub fn report(&self) {
+        if let Some(reporter) = &self.reporter {
+            reporter(&self.machine.progress(), self.machine.waiting(now()).as_ref());
+        }
+    }
+
     /// Peers that answered until the first provider was known; `None` while none was found by a lookup.
     pub fn hops(&self) -> Option<u32> {
         self.hops
@@ -203,6 +236,7 @@ impl Driver {
                 return turn;
             }
             let deadline = self.machine.next_deadline();
+            let report_at = self.reporter.is_some().then_some(self.report_at);
             tokio::select! {
                 Some(done) = self.running.next(), if !self.running.is_empty() => {
                     if let Some(turn) = self.on_done(done) {
@@ -210,6 +244,10 @@ impl Driver {
                     }
                 }
                 () = sleep_until(deadline) => self.machine.on_timeout(now()),
+                () = sleep_until(report_at) => {
+                    self.report_at = now() + REPORT_EVERY;
+                    self.report();
+                }
             }
         }
     }
