@@ -189,3 +189,106 @@ fn thousands(number: usize) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::fetch::Group;
+
+    /// Each letter is a provider: `a`sked, `r`eady, `c`onnecting, `f`ound, `b`usy, `s`ilent, `l`acking, `u`nreachable,
+    /// `w`rong data. The first of a state is tried again after 3.2 s where that means something.
+    fn waiting(providers: &str, without_provider: usize, missing: usize) -> fetch::Waiting {
+        let group = |wait: PeerWait| {
+            let letter = "arcfbsluw".chars().nth(wait as usize);
+            let peers = providers.chars().filter(|other| Some(*other) == letter).count();
+            let again = matches!(wait, PeerWait::Busy | PeerWait::Unreachable);
+            let again_in = (again && peers > 0).then_some(Duration::from_millis(3_200));
+            Group { peers, again_in }
+        };
+        fetch::Waiting {
+            cause: if providers.is_empty() { Cause::NoProvider } else { Cause::Unreachable },
+            idle: Duration::from_secs(4),
+            fails_in: Some(Duration::from_secs(26)),
+            groups: PeerWait::ALL.map(group),
+            missing,
+            received: 0,
+            without_provider,
+            at_least: false,
+            lookups: 0,
+            next_lookup_in: Some(Duration::from_millis(7_100)),
+        }
+    }
+
+    #[test]
+    fn the_line_says_what_is_the_matter_with_whom() {
+        let line = |providers, without, missing| line(&waiting(providers, without, missing), Wanted::Chunks);
+        assert_eq!(
+            line("uub", 12, 4_096),
+            "3 providers: 1 busy (again in 4 s), 2 unreachable (again in 4 s); 12 of 4,096 chunks have no live \
+             provider; next lookup in 8 s"
+        );
+        assert_eq!(
+            line("u", 1, 1),
+            "1 provider: unreachable (again in 4 s); the chunk has no live provider; next lookup in 8 s"
+        );
+        assert_eq!(
+            line("ss", 1, 3),
+            "2 providers: all not answering; 1 of 3 chunks has no live provider; next lookup in 8 s"
+        );
+        assert_eq!(
+            line("aalw", 0, 3),
+            "4 providers: 2 asked, 1 without what is missing, 1 with wrong data; next lookup in 8 s"
+        );
+        assert_eq!(line("", 3, 3), "no provider found; next lookup in 8 s");
+        assert_eq!(
+            line("rcf", 0, 3),
+            "3 providers: 1 connected, 1 connecting, 1 not dialled yet; next lookup in 8 s"
+        );
+    }
+
+    #[test]
+    fn what_is_not_known_exactly_is_said_to_be_so() {
+        let most = fetch::Waiting { at_least: true, lookups: 2, ..waiting("l", 4_095, 10_000) };
+        assert_eq!(
+            line(&most, Wanted::Chunks),
+            "1 provider: without what is missing; at least 4,095 of 10,000 chunks have no live provider; looking for \
+             providers"
+        );
+    }
+
+    #[test]
+    fn what_is_slow_here_is_not_blamed_on_others() {
+        let slow = |cause| fetch::Waiting { cause, received: 40, ..waiting("aa", 0, 99) };
+        assert_eq!(line(&slow(Cause::Disk), Wanted::Chunks), "40 chunks to be written to the disk");
+        assert!(line(&slow(Cause::Reader), Wanted::Chunks).contains("reader"));
+    }
+
+    #[test]
+    fn a_failure_ends_with_the_reason_and_no_plans() {
+        let chunks = |providers, without| verdict(&waiting(providers, without, 10), Wanted::Chunks);
+        assert_eq!(
+            chunks("uub", 10),
+            " (3 providers: 1 busy, 2 unreachable; 10 of 10 chunks have no live provider)"
+        );
+        assert_eq!(chunks("", 10), "");
+        let manifest = verdict(&waiting("u", 1, 1), Wanted::Manifest);
+        assert_eq!(manifest, " (1 provider: unreachable; the manifest has no live provider)");
+    }
+
+    #[test]
+    fn the_tree_has_the_same_numbers() {
+        let tree = Waiting::of(&waiting("uubw", 12, 4_096), Wanted::Chunks);
+        assert_eq!(tree.providers.known, 4);
+        let groups: Vec<_> =
+            tree.providers.groups.iter().map(|group| (group.state, group.providers)).collect();
+        let expected =
+            [(WaitingProvider::Busy, 1), (WaitingProvider::Unreachable, 2), (WaitingProvider::WrongData, 1)];
+        assert_eq!(groups, expected);
+        assert_eq!((tree.chunks.missing, tree.chunks.without_provider), (4_096, 12));
+        let json = serde_json::to_value(&tree).unwrap_or_default();
+        assert_eq!(json["cause"], "unreachable");
+        assert_eq!(json["providers"]["groups"][0]["state"], "busy");
+        assert_eq!(json["lookups"]["next_in_secs"], 7.1);
+        assert_eq!(serde_json::from_value::<Waiting>(json).ok(), Some(tree));
+    }
+}

@@ -100,7 +100,7 @@ pub struct Waiting {
     /// When the fetch fails unless something is stored before; `None` while the own store or reader is waited for.
     pub fails_in: Option<Duration>,
     /// The known peers, by [`PeerWait::ALL`].
-    groups: [Group; PeerWait::ALL.len()],
+    pub groups: [Group; PeerWait::ALL.len()],
     /// Wants that are not stored.
     pub missing: usize,
     /// Of these, those that arrived and are being written, or wait to be consumed.

@@ -1,0 +1,275 @@
+//! Why a fetch waits: the numbers add up whatever happens, and single situations are told as what they are.
+
+use std::time::Instant;
+
+use super::super::*;
+use super::sim::{MIB, chunk, ms, peer, root, secs};
+use super::situations::Hand;
+
+/// Checks what is told against a look at everything.
+pub(super) fn check_sums(fetch: &Fetch, now: Instant) {
+    let why = fetch.why(now);
+    let progress = fetch.progress();
+    assert_eq!(why.known(), progress.peers.len(), "every peer is in one group: {why:?}");
+    let count = |state| progress.peers.iter().filter(|peer| peer.state == state).count();
+    let told = |waits: &[PeerWait]| waits.iter().map(|wait| why.group(*wait).peers).sum::<usize>();
+    assert!(told(&[PeerWait::WrongData]) >= count(PeerState::Banned), "{why:?}");
+    let not_connected = [PeerWait::Connecting, PeerWait::Found, PeerWait::Unreachable];
+    let links = count(PeerState::Dialling) + count(PeerState::Backoff);
+    // Who is known and has nothing that is wanted is not dialled.
+    assert!(
+        (links - told(&[PeerWait::Lacking]).min(links)..=links).contains(&told(&not_connected)),
+        "{why:?}"
+    );
+    let talking = [PeerWait::Asked, PeerWait::Ready, PeerWait::Busy, PeerWait::Silent];
+    assert!(told(&talking) <= count(PeerState::Connected), "{why:?}");
+    let in_flight = progress.peers.iter().filter(|peer| peer.in_flight > 0).count();
+    let busied = [PeerWait::Asked, PeerWait::Silent, PeerWait::Busy, PeerWait::WrongData];
+    assert!(in_flight <= told(&busied), "{why:?}");
+
+    let wants = progress.wanted - progress.stored;
+    assert_eq!(why.missing, wants);
+    assert!(why.received + why.without_provider <= wants, "{why:?}");
+    let pending = fetch.wants.pending().iter().map(|rank| rank.want());
+    let unserved = pending.chain(fetch.requests.late().iter().copied());
+    let without = unserved.filter(|want| !fetch.has_source(*want)).count();
+    assert!(!why.at_least && why.without_provider == without, "{without} have nobody: {why:?}");
+    assert_eq!(why.lookups, progress.lookups);
+    assert!(why.fails_in.is_none_or(|left| left <= fetch.config.no_progress));
+    assert_eq!(fetch.waiting(now).is_some(), !fetch.ended && wants > 0 && why.idle >= QUIET);
+}
+
+fn in_order() -> FetchConfig {
+    FetchConfig { order: Order::InOrder, ..FetchConfig::default() }
+}
+
+impl Hand {
+    /// Why it waits, which it has to for long enough.
+    #[track_caller]
+    fn why(&self) -> Waiting {
+        check_sums(&self.fetch, self.now);
+        self.fetch.waiting(self.now).expect("it waits")
+    }
+
+    fn dial_fails(&mut self, n: usize) {
+        self.with(|fetch, now| fetch.on_dial_failed(peer(n), now));
+    }
+
+    /// So many chunks and a provider of all of them that served the first.
+    fn served_once(count: u32) -> Self {
+        let mut hand = Self::of_chunks(in_order(), count);
+        hand.root_provider(0);
+        hand.data(0);
+        hand
+    }
+}
+
+fn shape(why: &Waiting, wait: PeerWait) -> (Cause, usize, usize) {
+    (why.cause, why.group(wait).peers, why.without_provider)
+}
+
+#[test]
+fn what_comes_is_not_explained() {
+    let mut hand = Hand::served_once(10);
+    assert_eq!(hand.fetch.waiting(hand.now), None);
+    hand.wait(ms(1_999));
+    assert_eq!(hand.fetch.waiting(hand.now), None);
+    hand.wait(ms(1));
+    assert_eq!(hand.why().cause, Cause::Answers);
+    hand.data(0);
+    assert_eq!(hand.fetch.waiting(hand.now), None);
+}
+
+#[test]
+fn nobody_is_known() {
+    let mut hand = Hand::of_chunks(in_order(), 3);
+    hand.wait(secs(2));
+    let why = hand.why();
+    assert_eq!((why.cause, why.known(), why.lookups, why.without_provider), (Cause::NoProvider, 0, 1, 3));
+    assert_eq!((why.next_lookup_in, why.fails_in), (Some(secs(3)), Some(secs(28))), "chunks after 5 s");
+    hand.with(|fetch, now| fetch.on_lookup_done(root(), now));
+    let why = hand.why();
+    assert_eq!((why.cause, why.lookups), (Cause::NoProvider, 0));
+    assert!(why.next_lookup_in.is_some_and(|next| next <= secs(1)), "{why:?}");
+}
+
+#[test]
+fn the_only_provider_was_lost_and_is_dialled_again() {
+    let mut hand = Hand::served_once(10);
+    hand.with(|fetch, now| fetch.on_disconnected(peer(0), now));
+    hand.wait(secs(2));
+    let why = hand.why();
+    assert_eq!(shape(&why, PeerWait::Unreachable), (Cause::Unreachable, 1, 9));
+    hand.dial_fails(0);
+    let again = hand.why().group(PeerWait::Unreachable).again_in;
+    assert!(again.is_some_and(|again| again <= secs(4)), "{again:?}");
+    // It is dialled four times more, and then no longer.
+    for _ in 0..5 {
+        hand.wait(secs(4));
+        hand.dial_fails(0);
+    }
+    let group = hand.why().group(PeerWait::Unreachable);
+    assert_eq!((group.peers, group.again_in), (1, None));
+}
+
+#[test]
+fn one_that_never_answered_a_dial_is_first_connected_to_and_then_unreachable() {
+    let mut hand = Hand::of_chunks(in_order(), 3);
+    hand.with(|fetch, now| fetch.on_provider(root(), peer(0), now));
+    hand.wait(secs(2));
+    assert_eq!(shape(&hand.why(), PeerWait::Connecting), (Cause::Connections, 1, 0));
+    hand.wait(secs(2));
+    assert_eq!(shape(&hand.why(), PeerWait::Connecting), (Cause::Connections, 1, 3), "it takes too long");
+    hand.dial_fails(0);
+    assert_eq!(shape(&hand.why(), PeerWait::Unreachable), (Cause::Unreachable, 1, 3));
+}
+
+#[test]
+fn who_is_not_dialled_yet_is_said_to_be_found() {
+    let config = FetchConfig { max_dials: 1, ..in_order() };
+    let mut hand = Hand::of_chunks(config, 3);
+    (0..3).for_each(|n| hand.with(|fetch, now| fetch.on_provider(root(), peer(n), now)));
+    hand.wait(secs(2));
+    let why = hand.why();
+    assert_eq!((why.group(PeerWait::Connecting).peers, why.group(PeerWait::Found).peers), (1, 2));
+}
+
+#[test]
+fn a_peer_that_falls_silent_is_first_asked_and_then_silent() {
+    let mut hand = Hand::served_once(10);
+    hand.data(0);
+    hand.wait(ms(2_100));
+    assert_eq!(hand.why().cause, Cause::Silence, "it was fast before");
+    let mut slow = Hand::of_chunks(in_order(), 10);
+    slow.root_provider(0);
+    slow.wait(secs(4));
+    assert_eq!(shape(&slow.why(), PeerWait::Asked), (Cause::Answers, 1, 0), "nobody knows how fast it is");
+    slow.wait(secs(17));
+    assert_eq!(shape(&slow.why(), PeerWait::Silent), (Cause::Silence, 1, 10));
+}
+
+#[test]
+fn all_are_busy() {
+    let mut hand = Hand::served_once(10);
+    while hand.fetch.now + secs(3) > hand.now {
+        while !hand.open.is_empty() {
+            hand.answer(0, Fetch::on_busy);
+        }
+        if hand.fetch.waiting(hand.now).is_some() {
+            break;
+        }
+        hand.wait(ms(100));
+    }
+    let why = hand.why();
+    assert_eq!(shape(&why, PeerWait::Busy).0, Cause::Busy);
+    assert!(why.group(PeerWait::Busy).again_in.is_some(), "{why:?}");
+}
+
+#[test]
+fn nobody_has_what_is_missing() {
+    let mut hand = Hand::of_chunks(in_order(), 3);
+    hand.root_provider(0);
+    hand.data(0);
+    (0..2).for_each(|_| hand.answer(0, Fetch::on_missing));
+    hand.wait(secs(2));
+    let why = hand.why();
+    assert_eq!(shape(&why, PeerWait::Lacking), (Cause::Missing, 1, 2));
+    assert!(why.group(PeerWait::Lacking).again_in.is_some(), "{why:?}");
+    assert!(why.lookups > 0, "{why:?}");
+}
+
+#[test]
+fn a_part_of_it_has_nobody() {
+    // The first peer has only the first chunk, the second, which does not answer, only the second.
+    let mut hand = Hand::of_chunks(in_order(), 40);
+    hand.root_provider(0);
+    hand.data(0);
+    while hand.asked(0) != [] {
+        hand.answer(0, Fetch::on_missing);
+    }
+    hand.with(|fetch, now| fetch.on_provider(chunk(1), peer(1), now));
+    hand.with(|fetch, now| fetch.on_connected(peer(1), now));
+    hand.wait(secs(2));
+    let why = hand.why();
+    assert_eq!(shape(&why, PeerWait::Asked), (Cause::Answers, 1, 38));
+    assert_eq!((why.group(PeerWait::Lacking).peers, why.missing), (1, 39));
+}
+
+#[test]
+fn wrong_data_is_named_and_told_apart_from_a_first_strike() {
+    let mut hand = Hand::of_chunks(in_order(), 20);
+    hand.root_provider(0);
+    hand.answer(0, |fetch, id, now| {
+        assert!(fetch.on_block(id, MIB, now));
+        fetch.on_bad(id, now);
+    });
+    hand.wait(secs(2));
+    let why = hand.why();
+    assert_eq!(shape(&why, PeerWait::WrongData), (Cause::WrongData, 1, 20));
+    assert_eq!(why.group(PeerWait::WrongData).again_in, None, "for good");
+
+    let mut hand = Hand::served_once(20);
+    (0..3).for_each(|_| hand.data(0));
+    while hand.asked(0) != [] {
+        hand.answer(0, |fetch, id, now| match fetch.wants.stored() {
+            4 if fetch.on_block(id, MIB, now) => fetch.on_bad(id, now),
+            _ => fetch.on_missing(id, now),
+        });
+        if hand.state(0) != PeerState::Connected || hand.fetch.peers.iter().any(|(_, p)| p.strikes > 0) {
+            break;
+        }
+    }
+    while hand.asked(0) != [] {
+        hand.answer(0, Fetch::on_missing);
+    }
+    hand.wait(secs(2));
+    let why = hand.why();
+    assert_eq!(why.group(PeerWait::WrongData).peers, 1, "{why:?}");
+    assert_eq!(why.group(PeerWait::WrongData).again_in, Some(secs(3)), "after 5 s");
+}
+
+#[test]
+fn the_own_disk_or_reader_is_what_is_waited_for() {
+    for (order, cause) in [(Order::InOrder, Cause::Reader), (Order::Spread, Cause::Disk)] {
+        let mut hand = Hand::of_chunks(FetchConfig { order, ..FetchConfig::default() }, 10);
+        hand.root_provider(0);
+        hand.data(0);
+        hand.answer(0, |fetch, id, now| assert!(fetch.on_block(id, MIB, now)));
+        hand.wait(ms(1_900));
+        assert_eq!(hand.fetch.waiting(hand.now), None);
+        hand.wait(ms(200));
+        let why = hand.why();
+        assert_eq!((why.cause, why.received, why.fails_in), (cause, 1, None));
+    }
+}
+
+#[test]
+fn of_very_many_the_number_is_a_lower_bound_or_exact_where_that_is_easy() {
+    let count = 10_000;
+    let mut hand = Hand::of_chunks(in_order(), count);
+    hand.wait(secs(2));
+    let why = hand.fetch.waiting(hand.now).unwrap();
+    assert_eq!((why.without_provider, why.at_least), (10_000, false), "nobody is known");
+    hand.with(|fetch, now| fetch.on_provider(chunk(1), peer(1), now));
+    hand.with(|fetch, now| fetch.on_connected(peer(1), now));
+    let why = hand.fetch.why(hand.now);
+    assert_eq!((why.without_provider, why.at_least), (9_999, false), "nothing is left to ask for");
+    hand.with(|fetch, now| fetch.on_provider(chunk(2), peer(1), now));
+    let why = hand.fetch.why(hand.now);
+    assert_eq!((why.without_provider, why.at_least), (4_095, true), "of the first 4,096");
+    hand.root_provider(2);
+    assert_eq!(hand.fetch.why(hand.now).without_provider, 0);
+}
+
+#[test]
+fn a_fetch_that_failed_still_says_why() {
+    let mut hand = Hand::served_once(10);
+    hand.with(|fetch, now| fetch.on_disconnected(peer(0), now));
+    for _ in 0..20 {
+        hand.wait(secs(2));
+        hand.dial_fails(0);
+    }
+    assert_eq!(hand.log.last(), Some(&Action::Failed(FetchFailure::Incomplete { missing: 9 })));
+    assert_eq!(hand.fetch.waiting(hand.now), None);
+    assert_eq!(shape(&hand.fetch.why(hand.now), PeerWait::Unreachable), (Cause::Unreachable, 1, 9));
+}
