@@ -1,15 +1,15 @@
 //! Why a fetch waits, told from its state at one instant.
 //!
 //! Every known peer is in exactly one [`PeerWait`], so the numbers add up. The cost is that of a look at every known
-//! peer, and at no more than [`MAX_COUNTED`] wants.
+//! peer, and at no more than [`MAX_COUNTED`] wants besides those in flight.
 
 use std::time::{Duration, Instant};
 
 use super::{
     Fetch,
     config::Order,
-    peers::{Link, Pause, Peer},
-    wants::WantIx,
+    peers::{Link, Pause, Peer, PeerIx},
+    wants::{Status, WantIx},
 };
 
 /// A fetch of which nothing was stored for so long waits, and says why.
@@ -105,7 +105,7 @@ pub struct Waiting {
     pub missing: usize,
     /// Of these, those that arrived and are being written, or wait to be consumed.
     pub received: usize,
-    /// Wants that nobody who answers is believed to hold.
+    /// Wants that no connected peer that answers is believed to hold.
     pub without_provider: usize,
     /// Whether there may be more of these.
     pub at_least: bool,
@@ -145,7 +145,6 @@ impl Fetch {
             group.again_in = group.again_in.into_iter().chain(again_in).min();
         }
         let (pending, at_least) = self.pending_without_source();
-        let late = self.requests.late().iter().filter(|want| !self.has_source(**want)).count();
         Waiting {
             cause: self.cause(|wait| groups[wait as usize].peers > 0, now),
             idle: now.saturating_duration_since(self.progress_at),
@@ -153,7 +152,7 @@ impl Fetch {
             groups,
             missing: self.wants.open(),
             received: self.requests.received(),
-            without_provider: pending + late,
+            without_provider: pending + self.in_flight_without_source(),
             at_least,
             lookups: self.lookups.running(),
             next_lookup_in: self.lookups_deadline().and_then(|at| until(at, now)),
@@ -207,8 +206,7 @@ impl Fetch {
             };
             return (wait, Some(until));
         }
-        // Doubted for being busy, it has answered; otherwise it has not.
-        let is_silent = peer.doubtful && peer.busy_streak == 0 || peer.fresh.is_empty() && peer.units > 0;
+        let is_silent = !is_live(peer) || peer.fresh.is_empty() && peer.units > 0;
         if is_silent {
             (PeerWait::Silent, None)
         } else if !peer.fresh.is_empty() {
@@ -220,11 +218,30 @@ impl Fetch {
         }
     }
 
-    /// How many pending wants nobody who answers is believed to hold, and whether there may be more.
+    /// Whether a connected peer that answers is believed to hold this want.
+    fn has_live_source(&self, want: WantIx) -> bool {
+        let full = |(_, peer): (PeerIx, &Peer)| peer.full && is_live(peer) && !peer.missing.contains(want);
+        self.peers.iter().any(full) || self.has_live_single_source(want)
+    }
+
+    fn has_live_single_source(&self, want: WantIx) -> bool {
+        self.sources.get(&want).is_some_and(|list| list.iter().any(|ix| is_live(&self.peers[*ix])))
+    }
+
+    /// How many wants in flight no live peer is believed to hold.
+    fn in_flight_without_source(&self) -> usize {
+        let first_copies = self.requests.iter().filter(|(id, request)| {
+            let status = self.wants[request.want].status;
+            status == Status::InFlight && self.requests.copies(request.want).first() == Some(id)
+        });
+        first_copies.filter(|(_, request)| !self.has_live_source(request.want)).count()
+    }
+
+    /// How many pending wants no live peer is believed to hold, and whether there may be more.
     fn pending_without_source(&self) -> (usize, bool) {
         let pending = self.wants.pending();
         let mut sources: Vec<&Peer> = Vec::new();
-        for (_, peer) in self.peers.iter().filter(|(_, peer)| peer.counts()) {
+        for (_, peer) in self.peers.iter().filter(|(_, peer)| is_live(peer)) {
             if peer.full && peer.missing.is_empty() {
                 return (0, false);
             }
@@ -235,16 +252,19 @@ impl Fetch {
         if sources.is_empty() {
             return (pending.len(), false);
         }
-        let single = |want: WantIx| {
-            self.sources.get(&want).is_some_and(|list| list.iter().any(|ix| self.peers[*ix].counts()))
-        };
         let is_held = |want: WantIx| {
-            sources.iter().any(|peer| peer.full && !peer.missing.contains(want)) || single(want)
+            sources.iter().any(|peer| peer.full && !peer.missing.contains(want))
+                || self.has_live_single_source(want)
         };
         let looked_at = pending.iter().take(MAX_COUNTED);
         let lacking = looked_at.filter(|rank| !is_held(rank.want())).count();
         (lacking, pending.len() > MAX_COUNTED)
     }
+}
+
+/// Whether it is connected and answers, if only that it is busy.
+fn is_live(peer: &Peer) -> bool {
+    peer.is_connected() && (!peer.doubtful || peer.busy_streak > 0)
 }
 
 /// How long it is until then; `None` if that is over.
