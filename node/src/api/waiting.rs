@@ -134,7 +134,7 @@ fn providers(waiting: &fetch::Waiting, with_times: bool) -> String {
 
 fn words(state: WaitingProvider) -> &'static str {
     match state {
-        WaitingProvider::Asked => "asked",
+        WaitingProvider::Asked => "yet to answer",
         WaitingProvider::Ready => "connected",
         WaitingProvider::Connecting => "connecting",
         WaitingProvider::Found => "not dialled yet",
@@ -155,6 +155,9 @@ fn without_provider(waiting: &fetch::Waiting, wanted: Wanted) -> Option<String> 
     if missing == 1 {
         let what = if wanted == Wanted::Manifest { "manifest" } else { "chunk" };
         return Some(format!("the {what} has no live provider"));
+    }
+    if without == missing {
+        return Some(format!("none of {} has a live provider", blocks(missing, wanted)));
     }
     let at_least = if waiting.at_least { "at least " } else { "" };
     let of = blocks(missing, wanted);
@@ -237,7 +240,7 @@ mod tests {
         );
         assert_eq!(
             line("aalw", 0, 3),
-            "4 providers: 2 asked, 1 without what is missing, 1 with wrong data; next lookup in 8 s"
+            "4 providers: 2 yet to answer, 1 without what is missing, 1 with wrong data; next lookup in 8 s"
         );
         assert_eq!(line("", 3, 3), "no provider found; next lookup in 8 s");
         assert_eq!(
@@ -268,7 +271,7 @@ mod tests {
         let chunks = |providers, without| verdict(&waiting(providers, without, 10), Wanted::Chunks);
         assert_eq!(
             chunks("uub", 10),
-            " (3 providers: 1 busy, 2 unreachable; 10 of 10 chunks have no live provider)"
+            " (3 providers: 1 busy, 2 unreachable; none of 10 chunks has a live provider)"
         );
         assert_eq!(chunks("", 10), "");
         let manifest = verdict(&waiting("u", 1, 1), Wanted::Manifest);

@@ -101,7 +101,7 @@ pub struct MissingChunks {
     pub missing: u64,
     /// Of these, those that arrived.
     pub received: u64,
-    /// Of these, those that no provider who answers is believed to hold.
+    /// Of these, those that no connected provider that answers is believed to hold.
     pub without_provider: u64,
     /// Whether there may be more of these.
     pub at_least: bool,
