@@ -5,7 +5,7 @@ use std::time::Duration;
 use dhtfs_node::api::types::{GetProgress, GetStage, HashProgress, Source, Waiting};
 use indicatif::{MultiProgress, ProgressBar, ProgressState, ProgressStyle};
 
-use crate::{format, output::Output, pace::Pace};
+use crate::{format, output::Output, pace::Pace, terminal};
 
 /// Longest name in front of a bar, in characters; the rest of an 80 column line is for the figures.
 const MAX_NAME_CHARS: usize = 18;
@@ -19,10 +19,13 @@ const BAR_CELLS: &str = "━╸─";
 /// In front of a spinner that stands where a line of text will be.
 const SPINNER_INDENT: &str = "  ";
 
+/// In front of each line of a reason.
+const REASON_INDENT: &str = "  ";
+
 const SPINNER: &str = "{prefix}{spinner:.cyan} {msg}";
 const BAR: &str = "{prefix:.bold} {wide_bar:.cyan/black.bright} {done} / {total}  {pace}{msg}";
 /// The line under a bar that says why nothing comes.
-const REASON: &str = "  {wide_msg:.dim}";
+const REASON: &str = "{msg:.dim}";
 const COUNTER: &str = "{spinner:.cyan} {prefix:.bold} {done}  {pace}";
 
 impl Output {
@@ -49,6 +52,13 @@ impl Output {
         let bar = GetBar::new(self.bars().clone(), self.bar(), who, name);
         bar.bar.set_message(bar.finding(&[]));
         bar
+    }
+
+    /// Why a fetch waits, where there is no bar; it goes away when it is dropped.
+    pub(crate) fn reason(&self, waiting: &Waiting) -> Spinner {
+        let bar = self.bars().add(ProgressBar::no_length().with_style(style(REASON)));
+        bar.set_message(reason(waiting));
+        Spinner(bar)
     }
 
     /// A spinner; it goes away when it is dropped.
@@ -168,7 +178,7 @@ impl GetBar {
                     self.bars.insert_after(&self.bar, line)
                 };
                 let shown = shown.unwrap_or_else(under);
-                shown.set_message(format::clean(&waiting.line));
+                shown.set_message(reason(waiting));
                 self.reason = Some(shown);
             }
             (None, Some(shown)) => {
@@ -220,6 +230,31 @@ impl Drop for GetBar {
         self.explain(None);
         self.bar.finish_and_clear();
     }
+}
+
+/// Why a fetch waits, on as few lines as fit the terminal.
+pub(crate) fn reason(waiting: &Waiting) -> String {
+    folded(&format::clean(&waiting.line), usize::from(terminal::width()))
+}
+
+/// A reason on as few lines as fit the width; it breaks after a `;`.
+fn folded(reason: &str, width: usize) -> String {
+    let mut lines: Vec<String> = Vec::new();
+    for part in reason.split("; ") {
+        match lines.last_mut() {
+            // Room for what is between them and for another `;`.
+            Some(line) if line.chars().count() + part.chars().count() + 3 <= width => {
+                line.push_str("; ");
+                line.push_str(part);
+            }
+            Some(line) => {
+                line.push(';');
+                lines.push(format!("{REASON_INDENT}{part}"));
+            }
+            None => lines.push(format!("{REASON_INDENT}{part}")),
+        }
+    }
+    lines.join("\n")
 }
 
 /// How many peers serve right now.

@@ -13,7 +13,7 @@ use crate::{
     error::{CliError, Result},
     format,
     output::Output,
-    progress::Spinner,
+    progress::{self, Spinner},
     waiting::WaitLines,
 };
 
@@ -42,13 +42,13 @@ async fn copy(out: &Output, mut content: Content, mut to: impl AsyncWrite + Unpi
             }
             Piece::Progress(CatProgress { waiting }) => {
                 lines.update(out, waiting.as_ref());
-                match waiting.map(|waiting| format::clean(&waiting.line)) {
-                    Some(line) => match &reason {
-                        Some(shown) => shown.update(line),
+                match &waiting {
+                    Some(waiting) => match &reason {
+                        Some(shown) => shown.update(progress::reason(waiting)),
                         None => {
                             // What was written so far is to stand before it.
                             to.flush().await.map_err(CliError::Output)?;
-                            reason = Some(out.spinner(line));
+                            reason = Some(out.reason(waiting));
                         }
                     },
                     None => reason = None,

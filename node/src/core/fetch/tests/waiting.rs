@@ -192,7 +192,7 @@ fn a_part_of_it_has_nobody() {
     let mut hand = Hand::of_chunks(in_order(), 40);
     hand.root_provider(0);
     hand.data(0);
-    while hand.asked(0) != [] {
+    while !hand.asked(0).is_empty() {
         hand.answer(0, Fetch::on_missing);
     }
     hand.with(|fetch, now| fetch.on_provider(chunk(1), peer(1), now));
@@ -218,7 +218,7 @@ fn wrong_data_is_named_and_told_apart_from_a_first_strike() {
 
     let mut hand = Hand::served_once(20);
     (0..3).for_each(|_| hand.data(0));
-    while hand.asked(0) != [] {
+    while !hand.asked(0).is_empty() {
         hand.answer(0, |fetch, id, now| match fetch.wants.stored() {
             4 if fetch.on_block(id, MIB, now) => fetch.on_bad(id, now),
             _ => fetch.on_missing(id, now),
@@ -227,7 +227,7 @@ fn wrong_data_is_named_and_told_apart_from_a_first_strike() {
             break;
         }
     }
-    while hand.asked(0) != [] {
+    while !hand.asked(0).is_empty() {
         hand.answer(0, Fetch::on_missing);
     }
     hand.wait(secs(2));
