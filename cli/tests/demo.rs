@@ -61,7 +61,7 @@ fn the_demo_only_reads_a_file_it_is_given() {
 fn the_demo_cleans_up_after_ctrl_c() {
     let scratch = Scratch::new();
     let temp = scratch.dir("temp");
-    let demo = start(&temp, &["--size".as_ref(), "512".as_ref()]);
+    let demo = start(&temp, &["--size".as_ref(), "64".as_ref()]);
     let pid = demo.pid();
     wait_until("daemons are running", PATIENCE, || (processes_below(&temp, pid).len() >= 3).then_some(()));
     demo.signal(Signal::INT);
@@ -74,7 +74,7 @@ fn the_demo_cleans_up_after_ctrl_c() {
 fn the_daemons_of_a_killed_demo_end_by_themselves() {
     let scratch = Scratch::new();
     let temp = scratch.dir("temp");
-    let mut demo = start(&temp, &["--size".as_ref(), "512".as_ref()]);
+    let mut demo = start(&temp, &["--size".as_ref(), "64".as_ref()]);
     let pid = demo.pid();
     wait_until("daemons are running", PATIENCE, || (processes_below(&temp, pid).len() >= 3).then_some(()));
     demo.kill();

@@ -35,6 +35,10 @@ const MAX_STORE_CALLS: usize = 4;
 /// Long store calls (imports, verification) that run at the same time; each uses every core by itself.
 const MAX_LONG_STORE_CALLS: usize = 2;
 
+/// Store calls that wait for the disk to have written. They must neither wait for an import of minutes nor keep
+/// the workers from hashing.
+const MAX_SYNCING_STORE_CALLS: usize = 4;
+
 /// Everything a node is given.
 pub struct Env {
     /// Identity; Ed25519.
@@ -136,7 +140,14 @@ pub struct StoreHandle {
 #[derive(Clone)]
 enum Mode {
     Inline,
-    Threads { short: Arc<Semaphore>, long: Arc<Semaphore> },
+    Threads(Arc<Workers>),
+}
+
+/// Places for calls of each kind.
+struct Workers {
+    short: Arc<Semaphore>,
+    long: Arc<Semaphore>,
+    syncing: Arc<Semaphore>,
 }
 
 impl fmt::Debug for StoreHandle {
@@ -153,11 +164,12 @@ pub struct StoreGone;
 impl StoreHandle {
     /// Calls run on tokio's blocking threads, a bounded number at a time.
     pub fn threaded(store: Store) -> Self {
-        let mode = Mode::Threads {
+        let workers = Workers {
             short: Arc::new(Semaphore::new(MAX_STORE_CALLS)),
             long: Arc::new(Semaphore::new(MAX_LONG_STORE_CALLS)),
+            syncing: Arc::new(Semaphore::new(MAX_SYNCING_STORE_CALLS)),
         };
-        Self { store, mode }
+        Self { store, mode: Mode::Threads(Arc::new(workers)) }
     }
 
     /// Calls run where they are awaited. For the simulator: one thread, one order of events.
@@ -180,7 +192,7 @@ impl StoreHandle {
         R: Send + 'static,
         F: FnOnce(&Store) -> R + Send + 'static,
     {
-        self.run(call, false).await
+        self.run(call, |workers| &workers.short).await
     }
 
     /// Runs a call that may take minutes (hashing a file).
@@ -192,20 +204,31 @@ impl StoreHandle {
         R: Send + 'static,
         F: FnOnce(&Store) -> R + Send + 'static,
     {
-        self.run(call, true).await
+        self.run(call, |workers| &workers.long).await
     }
 
-    async fn run<R, F>(&self, call: F, is_long: bool) -> Result<R, StoreGone>
+    /// Runs a call that waits until the disk has written.
+    ///
+    /// # Errors
+    /// As [`StoreHandle::call`].
+    pub async fn call_syncing<R, F>(&self, call: F) -> Result<R, StoreGone>
     where
         R: Send + 'static,
         F: FnOnce(&Store) -> R + Send + 'static,
     {
-        let (short, long) = match &self.mode {
+        self.run(call, |workers| &workers.syncing).await
+    }
+
+    async fn run<R, F>(&self, call: F, places: fn(&Workers) -> &Arc<Semaphore>) -> Result<R, StoreGone>
+    where
+        R: Send + 'static,
+        F: FnOnce(&Store) -> R + Send + 'static,
+    {
+        let permits = match &self.mode {
             Mode::Inline => return Ok(call(&self.store)),
-            Mode::Threads { short, long } => (short, long),
+            Mode::Threads(workers) => places(workers).clone(),
         };
-        let permits = if is_long { long } else { short };
-        let (permits, store) = (permits.clone(), self.store.clone());
+        let store = self.store.clone();
         let (answer, answered) = oneshot::channel();
         // A task of its own waits for the permit. A caller that waited itself and is not polled for a while (one of many
         // futures in a set, whose owner awaits something else) would be given a permit and keep it: four of them, and

@@ -29,7 +29,7 @@ use crate::{
         have::HaveTask,
         join::JoinTask,
         keep_records::{FLUSH_EVERY, KeepRecords, StoredRecords},
-        lanes::{self, MAX_WAITING_LANE_EVENTS},
+        lanes::{self, MAX_WAITING_LANE_EVENTS, MAX_WAITING_LANES},
         provide::{self, ProvideEnv},
         serve,
         sources::SourcesTask,
@@ -258,8 +258,15 @@ async fn start_network(
             tasks.spawn(have.run(incoming, tasks.shutdown()));
         }
         if let Some(asked) = client.lanes_asked() {
-            tasks.spawn(lanes::run(asked, lane_events, tasks.shutdown()));
+            let (placed, lanes) = mpsc::channel(MAX_WAITING_LANES);
+            tasks.spawn(lanes::accept(asked, placed));
+            tasks.spawn(lanes::run(lanes, lane_events, tasks.shutdown()));
         }
+        tasks.spawn(serve_task.run(tasks.shutdown()));
+        tasks.spawn(SourcesTask { store: store.clone(), provide: provide.clone() }.run(tasks.shutdown()));
+        listen::listen(&client, &store, &listen).await?;
+        // Not before: it begins with a pass over all stored records, for which listening, which notes its addresses, would
+        // have to wait.
         let records = KeepRecords {
             client: client.clone(),
             store: StoredRecords::new(store.clone(), wall_clock.clone()),
@@ -267,9 +274,6 @@ async fn start_network(
             flush_every: FLUSH_EVERY,
         };
         tasks.spawn(records.run(tasks.shutdown()));
-        tasks.spawn(serve_task.run(tasks.shutdown()));
-        tasks.spawn(SourcesTask { store: store.clone(), provide: provide.clone() }.run(tasks.shutdown()));
-        listen::listen(&client, &store, &listen).await?;
     }
     let join = JoinTask {
         client: client.clone(),

@@ -30,8 +30,21 @@ use libp2p::{
 };
 use tokio::time::Instant;
 
-/// Short name of the protocol by which content is fetched.
+/// Short names of the protocols by which content is fetched.
 const EXCHANGE: &str = "exchange";
+const LANE: &str = "lane";
+
+/// Chunks that are under way on a lane at most.
+const LANE_WINDOW: usize = 8;
+
+/// Requests that a stream of this protocol stands for; none if it fetches nothing.
+fn requests_of(name: Option<&str>) -> usize {
+    match name {
+        Some(EXCHANGE) => 1,
+        Some(LANE) => LANE_WINDOW,
+        _ => 0,
+    }
+}
 
 /// Bytes looked at for the name of the protocol.
 const MAX_HEAD_LEN: usize = 256;
@@ -53,7 +66,7 @@ pub struct NodeMeter {
     most_streams: AtomicUsize,
 }
 
-/// Exchange requests that a node has made.
+/// Requests that a node has made.
 #[derive(Debug, Default)]
 struct Requests {
     open: usize,
@@ -62,12 +75,12 @@ struct Requests {
 }
 
 impl NodeMeter {
-    /// Bytes that the node has read from exchange streams that it opened, with what frames them.
+    /// Bytes that the node has read from lanes and exchange streams that it opened, with what frames them.
     pub fn fetched_len(&self) -> u64 {
         self.fetched_len.load(Ordering::Relaxed)
     }
 
-    /// Exchange requests in flight, those that were given up but not answered included. One that has ended in this very
+    /// Requests in flight, as many as there may be on each lane and those that were given up but not answered included. One that has ended in this very
     /// instant counts as well: the node may not have got round to what came of it.
     pub fn requests_in_flight(&self) -> usize {
         let requests = self.requests();
@@ -80,15 +93,18 @@ impl NodeMeter {
         self.most_streams.load(Ordering::Relaxed)
     }
 
-    fn request_begins(&self) {
-        self.requests().open += 1;
+    fn requests_begin(&self, count: usize) {
+        self.requests().open += count;
     }
 
-    fn request_ends(&self) {
+    fn requests_end(&self, count: usize) {
+        if count == 0 {
+            return;
+        }
         let (mut requests, now) = (self.requests(), Instant::now());
-        requests.open = requests.open.saturating_sub(1);
+        requests.open = requests.open.saturating_sub(count);
         let before = requests.ended.filter(|(at, _)| *at == now).map_or(0, |(_, count)| count);
-        requests.ended = Some((now, before + 1));
+        requests.ended = Some((now, before + count));
     }
 
     fn requests(&self) -> MutexGuard<'_, Requests> {
@@ -141,7 +157,7 @@ fn short_name(protocol: &str) -> &'static str {
         ("/id/", "identify"),
         ("/ping/", "ping"),
         ("/autonat/", "autonat"),
-        ("/lane/", "lane"),
+        ("/lane/", LANE),
         ("/dcutr", "dcutr"),
     ];
     NAMES.iter().find(|(part, _)| protocol.contains(part)).map_or("other", |(_, name)| name)
@@ -206,7 +222,7 @@ impl Book {
     }
 
     fn read(&mut self, len: usize) {
-        if self.name == Some(EXCHANGE) {
+        if requests_of(self.name) > 0 {
             self.node.fetched_len.fetch_add(len as u64, Ordering::Relaxed);
         }
         self.count(len);
@@ -222,9 +238,7 @@ impl Book {
             if let Some(name) = self.name {
                 self.head = Vec::new();
                 self.meter.add(name, std::mem::take(&mut self.bytes), 1);
-                if name == EXCHANGE {
-                    self.node.request_begins();
-                }
+                self.node.requests_begin(requests_of(Some(name)));
             }
         }
         self.count(data.len());
@@ -244,9 +258,7 @@ impl Drop for Book {
         if self.name.is_none() && self.bytes > 0 {
             self.meter.add("other", self.bytes, 1);
         }
-        if self.name == Some(EXCHANGE) {
-            self.node.request_ends();
-        }
+        self.node.requests_end(requests_of(self.name));
     }
 }
 

@@ -6,7 +6,7 @@ use dhtfs_store::{ContentCid, Held, ManifestCid, TreeResolver};
 use libp2p::{Multiaddr, PeerId, multiaddr::Protocol};
 use tokio::{
     sync::OnceCell,
-    time::{Instant, sleep, timeout_at},
+    time::{Instant, sleep, timeout, timeout_at},
 };
 
 use super::{
@@ -20,6 +20,9 @@ use crate::{
 
 /// How long one provider may take, all in all.
 const MAX_CHECK: Duration = Duration::from_secs(10);
+
+/// How long a provider may take to send the manifest blocks from which the chunks are counted; others wait for it.
+const MAX_COUNT: Duration = Duration::from_secs(3);
 
 /// A ping begins with the connection; its answer is looked for so often, with this pause.
 const MAX_RTT_LOOKS: u32 = 5;
@@ -90,19 +93,16 @@ impl Api {
     ) -> Result<Option<Have>, ApiError> {
         let ContentCid::Manifest(root) = cid else { return Ok(None) };
         let client = &self.network()?.client;
-        let of = if let Some(of) = chunks.get() {
-            *of
-        } else {
-            let here = self.resolve_here(root).await?.map(|resolved| resolved.tree.chunk_count);
+        let here = self.resolve_here(root).await?.map(|resolved| resolved.tree.chunk_count);
+        // One peer at a time is asked for its manifest blocks: they are kept until all are there.
+        let found = chunks.get_or_try_init(async || {
             let found = match here {
                 Some(count) => u32::try_from(count).ok(),
-                None => count_from(client, root, peer).await,
+                None => timeout(MAX_COUNT, count_from(client, root, peer)).await.ok().flatten(),
             };
-            let Some(of) = found else { return Ok(None) };
-            // Somebody else may have been faster; it is the same number.
-            let _ = chunks.set(of);
-            of
-        };
+            found.ok_or(())
+        });
+        let Ok(&of) = found.await else { return Ok(None) };
         let told = match client.have(peer, (root, of)).await {
             Ok(mut stream) => stream.next().await,
             Err(end) => Err(end),

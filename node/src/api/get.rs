@@ -97,7 +97,7 @@ impl Get<'_> {
             p.stage = GetStage::Finishing;
             p.waiting = None;
         });
-        let path = store.call_long(move |_| download.finish()).await?.map_err(from_disk)?;
+        let path = store.call_syncing(move |_| download.finish()).await?.map_err(from_disk)?;
         self.api.announce_share(root).await?;
         Ok(self.report(root.into(), path, &resolved, reused_len, driver.as_ref()))
     }

@@ -21,7 +21,8 @@ use crate::net::LookupEvent;
 /// Providers named in one answer; a lookup that finds more ends there.
 const MAX_PROVIDERS: u64 = 1000;
 
-/// Providers that are asked what they have at the same time; each may send a manifest block, 1 MiB at most.
+/// Providers that are asked what they have at the same time; each may send a manifest block, 1 MiB
+/// at most, and one of them the others of the content.
 const MAX_CHECKS_AT_ONCE: usize = 16;
 
 /// What becomes of an event of the lookup.

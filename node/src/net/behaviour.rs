@@ -14,6 +14,7 @@ use super::kad::{self, Kad};
 use super::limits::{MAX_EXCHANGE_STREAMS, NetLimits};
 use super::nat_client::NatClient;
 use super::nat_server::NatServer;
+use super::streams::Streams;
 
 /// The protocol names of one network. They keep networks apart: peers of another one share no protocol with us
 /// but the general ones.
@@ -76,7 +77,7 @@ pub(crate) struct Behaviour {
     pub(crate) nat_client: NatClient,
     pub(crate) exchange: request_response::Behaviour<ExchangeCodec>,
     /// Streams that this node opens by itself, and those of the provide, have and lane protocols.
-    pub(crate) streams: libp2p_stream::Behaviour,
+    pub(crate) streams: Streams,
 }
 
 impl Behaviour {
@@ -120,7 +121,7 @@ impl Behaviour {
                 protocols.exchange.iter().map(|name| (name.clone(), ProtocolSupport::Full)),
                 exchange,
             ),
-            streams: libp2p_stream::Behaviour::new(),
+            streams: Streams::new(),
         }
     }
 }

@@ -8,6 +8,7 @@ use libp2p::{Multiaddr, PeerId};
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use super::command::{Command, LookupId, Reply};
+use super::command_queue::CommandSender;
 use super::error::{
     BootstrapFailure, ClosestError, DialFailure, ListenError, NetGone, ProvideError, RequestError,
 };
@@ -27,7 +28,7 @@ use super::usage::NetUsage;
 /// When the last client is dropped, the event loop shuts down in order.
 #[derive(Debug, Clone)]
 pub struct Client {
-    commands: mpsc::Sender<Command>,
+    commands: CommandSender,
     next_lookup: Arc<AtomicU64>,
     max_lookup_providers: usize,
     local: PeerId,
@@ -39,7 +40,7 @@ pub struct Client {
 
 impl Client {
     pub(crate) fn new(
-        commands: mpsc::Sender<Command>,
+        commands: CommandSender,
         local: PeerId,
         max_lookup_providers: usize,
         record_changes: Arc<Notify>,
@@ -120,12 +121,12 @@ impl Client {
         self.ask(|reply| Command::Provide { cid, reply }).await?
     }
 
-    /// Stops answering that this node provides `cid`. Records that other nodes hold end by themselves.
+    /// Stops answering that this node provides these keys. Records that other nodes hold end by themselves.
     ///
     /// # Errors
     /// If the network has gone.
-    pub async fn stop_providing(&self, cid: ContentCid) -> Result<(), NetGone> {
-        self.tell(Command::StopProviding { cid }).await
+    pub async fn stop_providing(&self, cids: Vec<ContentCid>) -> Result<(), NetGone> {
+        self.tell(Command::StopProviding { cids }).await
     }
 
     /// The peers closest to the key of a chunk or manifest, at most 20, closest first, each with addresses.
@@ -178,8 +179,7 @@ impl Client {
         self.ask(|reply| Command::Request { peer, cid, reply }).await?
     }
 
-    /// Asks a connected peer which chunks it holds of a content that unfolds to so many chunks. One whose connection is
-    /// gone by then is dialled where it is known to be.
+    /// Asks a connected peer which chunks it holds of a content that unfolds to so many chunks.
     ///
     /// # Errors
     /// If the peer cannot be asked.
@@ -190,20 +190,20 @@ impl Client {
 
     /// Opens and accepts streams of the have protocol.
     #[cfg(test)]
-    pub(super) fn have_streams(&self) -> (libp2p_stream::Control, (libp2p::StreamProtocol, Arc<Tally>)) {
+    pub(super) fn have_streams(&self) -> (super::streams::Control, (libp2p::StreamProtocol, Arc<Tally>)) {
         (self.streams.control.clone(), self.streams.have.clone())
     }
 
     /// The streams on which others ask what this node holds. `None` for all callers but the first.
     pub fn have_asked(&self) -> Option<Incoming> {
         let (protocol, tally) = self.streams.have.clone();
-        let streams = self.streams.control.clone().accept(protocol).ok()?;
+        let streams = self.streams.control.clone().accept(protocol)?;
         Some(Incoming::new(streams, tally))
     }
 
     /// Opens and accepts lanes.
     #[cfg(test)]
-    pub(super) fn lane_streams(&self) -> (libp2p_stream::Control, libp2p::StreamProtocol) {
+    pub(super) fn lane_streams(&self) -> (super::streams::Control, libp2p::StreamProtocol) {
         (self.streams.control.clone(), self.streams.lane.0.clone())
     }
 
@@ -216,7 +216,7 @@ impl Client {
     /// The lanes that others open. `None` for all callers but the first.
     pub fn lanes_asked(&self) -> Option<Lanes> {
         let (protocol, tally) = self.streams.lane.clone();
-        let streams = self.streams.control.clone().accept(protocol).ok()?;
+        let streams = self.streams.control.clone().accept(protocol)?;
         Some(Lanes::new(streams, tally))
     }
 
@@ -291,7 +291,7 @@ impl Client {
     }
 
     async fn tell(&self, command: Command) -> Result<(), NetGone> {
-        self.commands.send(command).await.map_err(|_| NetGone)
+        self.commands.send(command).await
     }
 }
 
@@ -300,7 +300,7 @@ impl Client {
 pub struct Lookup {
     id: LookupId,
     events: mpsc::Receiver<LookupEvent>,
-    commands: mpsc::Sender<Command>,
+    commands: CommandSender,
     done: bool,
 }
 
@@ -319,7 +319,7 @@ impl Drop for Lookup {
     fn drop(&mut self) {
         if !self.done {
             // If the queue is full the loop notices the closed channel with the next answer of a peer.
-            let _ = self.commands.try_send(Command::CancelLookup { id: self.id });
+            let _ = self.commands.send_now(Command::CancelLookup { id: self.id });
         }
     }
 }

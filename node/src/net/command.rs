@@ -43,7 +43,7 @@ pub(crate) enum Command {
     CancelLookup { id: LookupId },
     Hold { cids: Vec<ContentCid> },
     Provide { cid: ContentCid, reply: Reply<Result<usize, ProvideError>> },
-    StopProviding { cid: ContentCid },
+    StopProviding { cids: Vec<ContentCid> },
     ClosestPeers { digest: Digest, reply: Reply<Result<RoutingPeers, ClosestError>> },
     ExternalAddrs { reply: Reply<Vec<Multiaddr>> },
     Records { peer: PeerId, ask: RecordsAsk, reply: Reply<Answer> },

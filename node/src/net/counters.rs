@@ -58,6 +58,8 @@ pub(crate) mod name {
     pub(crate) const CLOSEST_REFUSED: &str = "net_closest_lookups_refused";
     /// Streams of provider records that were refused because too many were open.
     pub(crate) const PROVIDE_STREAMS_REFUSED: &str = "net_provide_streams_refused";
+    /// Streams of any protocol of this program that came faster than they were taken.
+    pub(crate) const STREAMS_REFUSED: &str = "net_streams_refused";
     /// Provider records that their providers took back.
     pub(crate) const RECORDS_WITHDRAWN: &str = "net_records_withdrawn";
     /// Peers that said they are about to end.
@@ -150,6 +152,7 @@ pub(crate) mod name {
         CLOSEST_REQUESTS,
         CLOSEST_REFUSED,
         PROVIDE_STREAMS_REFUSED,
+        STREAMS_REFUSED,
         RECORDS_WITHDRAWN,
         GOODBYES,
         RECORDS,

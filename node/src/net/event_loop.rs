@@ -14,7 +14,7 @@ use futures::stream::FuturesUnordered;
 use libp2p::core::transport::ListenerId;
 use libp2p::swarm::{Swarm, SwarmEvent};
 use libp2p::{Multiaddr, PeerId};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::core::routing::diversity::Diversity;
@@ -26,6 +26,7 @@ use crate::core::unreachable::Unreachable;
 use super::address_book::AddressBook;
 use super::behaviour::{Behaviour, BehaviourEvent, Protocols};
 use super::command::{Command, Reply};
+use super::command_queue::CommandReceiver;
 use super::counters::{Counters, name};
 use super::dials::Dials;
 use super::have::tally::Tally;
@@ -41,7 +42,7 @@ use super::walks::Walks;
 /// Drives the network. Made by [`super::new`]; does nothing until it is run.
 pub struct EventLoop {
     pub(super) swarm: Swarm<Behaviour>,
-    pub(super) commands: mpsc::Receiver<Command>,
+    pub(super) commands: CommandReceiver,
     pub(super) outbox: Outbox,
     pub(super) local: PeerId,
     pub(super) limits: NetLimits,
@@ -135,9 +136,8 @@ impl EventLoop {
 
     /// Answers all who wait, then closes listeners and connections.
     async fn close(mut self, asked: Option<Reply<()>>) {
-        self.commands.close();
         let mut done: Vec<Reply<()>> = asked.into_iter().collect();
-        while let Ok(command) = self.commands.try_recv() {
+        for command in self.commands.close() {
             if let Command::Shutdown { reply } = command {
                 done.push(reply);
             }
@@ -188,7 +188,7 @@ impl EventLoop {
             Command::CancelLookup { id } => self.cancel_lookup(id),
             Command::Provide { cid, reply } => self.provide(cid, reply),
             Command::Hold { cids } => self.hold(&cids),
-            Command::StopProviding { cid } => self.stop_providing(cid),
+            Command::StopProviding { cids } => cids.into_iter().for_each(|cid| self.stop_providing(cid)),
             // A caller that has gone is normal; what it asked for is then lost to the disk.
             Command::ClosestPeers { digest, reply } => self.closest_peers(&digest, reply),
             // A caller that has gone is normal.
@@ -245,7 +245,7 @@ impl EventLoop {
             BehaviourEvent::NatClient(event) => self.on_tested(&event),
             BehaviourEvent::NatServer(event) => self.on_dialled_back(&event),
             BehaviourEvent::Exchange(event) => self.on_exchange(event),
-            BehaviourEvent::Streams(()) => {}
+            BehaviourEvent::Streams(never) => match never {},
         }
     }
 

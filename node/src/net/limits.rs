@@ -133,6 +133,9 @@ pub const MAX_LANE_WANTS: usize = 64;
 /// How long a lane may stand still while something is wanted or sent on it. Longer than a request waits to be served.
 pub const LANE_STALL: Duration = Duration::from_secs(45);
 
+/// How long one answer on a lane may take to be written: 1 MiB at 9 KiB/s.
+pub const LANE_ANSWER: Duration = Duration::from_secs(120);
+
 /// After how long without a want the lane of another is closed.
 pub const LANE_IDLE: Duration = Duration::from_secs(60);
 
@@ -191,8 +194,9 @@ pub const RECORD_RATE: u64 = 2_048;
 pub const KAD_RECORD_BURST: u64 = 1_024;
 
 /// Provider records a second one peer may leave in kad messages in the long run. libp2p announces a key with a lookup of
-/// its own: 115 a second were measured with all nodes on one machine, a few a second over real lines.
-pub const KAD_RECORD_RATE: u64 = 128;
+/// its own, which is a few a second over real lines, and one holder gets a part of them. With 128, which is what one machine
+/// reaches with itself, a hundred peers that are not in a hurry left a million records within three minutes.
+pub const KAD_RECORD_RATE: u64 = 4;
 
 /// Changes of provider records that wait to be written to disk, about 40 bytes each.
 pub const MAX_RECORD_CHANGES: usize = 16_384;

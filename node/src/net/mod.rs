@@ -34,6 +34,7 @@ mod addresses;
 mod behaviour;
 mod client;
 mod command;
+mod command_queue;
 mod counters;
 mod dials;
 mod error;
@@ -65,6 +66,7 @@ pub mod records;
 mod report;
 mod security;
 mod status;
+mod streams;
 #[cfg(test)]
 mod tests;
 mod tls;
@@ -168,11 +170,11 @@ pub fn new(
     let record_changes = behaviour.kad.store_mut().changes_waiting();
     let swarm_config = swarm::Config::with_executor(move |task| executor(task))
         .with_idle_connection_timeout(limits.idle_timeout);
-    let (commands_tx, commands) = mpsc::channel(limits.command_queue.max(1));
+    let (commands_tx, commands) = command_queue::new(limits.command_queue);
     let (outbox, events) = outbox::Outbox::new(limits.event_queue);
-    let mut control = behaviour.streams.new_control();
+    let control = behaviour.streams.control();
     // A node that serves no DHT holds no records.
-    let incoming = if kad_server { control.accept(protocols.provide.clone()).ok() } else { None };
+    let incoming = if kad_server { control.accept(protocols.provide.clone()) } else { None };
     let (loop_ended, ending) = oneshot::channel();
     if let Some(incoming) = incoming {
         spawn(Box::pin(provide::answer::serve(incoming, commands_tx.downgrade(), ending)));

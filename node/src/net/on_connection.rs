@@ -134,8 +134,7 @@ impl EventLoop {
     /// Dials a peer that somebody waits for, under all addresses known of it. A dial of kad that is under way
     /// is joined.
     fn start_dial(&mut self, peer: PeerId) {
-        let mut addrs = self.dials.named(&peer);
-        addrs.extend(self.book.addrs_of(&peer));
+        let addrs = with_peer(self.dials.named(&peer).into_iter().chain(self.book.addrs_of(&peer)), peer);
         let opts = DialOpts::peer_id(peer).addresses(addrs).extend_addresses_through_behaviour().build();
         let id = opts.connection_id();
         match self.swarm.dial(opts) {
@@ -309,6 +308,11 @@ fn is_at_fault(error: &DialError) -> bool {
     matches!(error, DialError::Transport(_) | DialError::WrongPeerId { .. } | DialError::NoAddresses)
 }
 
+/// Addresses in the form in which the routing table has them: the same one in two forms would be dialled twice.
+fn with_peer(addrs: impl IntoIterator<Item = Multiaddr>, peer: PeerId) -> Vec<Multiaddr> {
+    addrs.into_iter().filter_map(|addr| addr.with_p2p(peer).ok()).collect()
+}
+
 /// Whether a listener on `addr` stands for all interfaces.
 fn is_unspecified(addr: &Multiaddr) -> bool {
     match addr.iter().next() {
@@ -333,8 +337,10 @@ fn is_from_the_internet(endpoint: &ConnectedPoint) -> bool {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a failure is a failed test")]
 
-    use libp2p::swarm::DialError;
+    use futures::StreamExt as _;
+    use libp2p::swarm::{DialError, SwarmEvent};
     use libp2p::{Multiaddr, PeerId};
+    use tokio::sync::oneshot;
 
     use crate::net::tests::idle_loop;
 
@@ -344,6 +350,23 @@ mod tests {
         event_loop.swarm.behaviour_mut().kad.add_address(&peer, addr);
         event_loop.routing_changed();
         peer
+    }
+
+    #[tokio::test]
+    async fn an_address_that_is_known_from_two_sides_is_dialled_once() {
+        let mut event_loop = idle_loop();
+        let (peer, addr): (PeerId, Multiaddr) = (PeerId::random(), "/memory/4711".parse().unwrap());
+        event_loop.swarm.behaviour_mut().kad.add_address(&peer, addr.clone());
+        let (reply, _answer) = oneshot::channel();
+        event_loop.connect(peer, vec![addr], reply);
+        let tried = loop {
+            if let SwarmEvent::OutgoingConnectionError { error: DialError::Transport(tried), .. } =
+                event_loop.swarm.select_next_some().await
+            {
+                break tried;
+            }
+        };
+        assert_eq!(tried.len(), 1, "{tried:?}");
     }
 
     #[tokio::test]

@@ -66,7 +66,7 @@ impl EventLoop {
     }
 
     fn start_probe(&mut self, peer: PeerId, kind: ProbeKind, dialled: Option<Dialled>) {
-        let (control, kad) = (self.swarm.behaviour().streams.new_control(), self.protocols.kad.clone());
+        let (control, kad) = (self.swarm.behaviour().streams.control(), self.protocols.kad.clone());
         self.probes.push(Box::pin(probe(peer, kind, dialled, control, kad, self.local)));
     }
 

@@ -131,7 +131,7 @@ impl EventLoop {
             let (digest, wanted, life) = (running.digest, running.wanted, running.life.subscribe());
             let (reply, dialled) = oneshot::channel();
             self.connect_for_walk(peer, addrs, reply, place);
-            let control = self.swarm.behaviour().streams.new_control();
+            let control = self.swarm.behaviour().streams.control();
             let kad = self.protocols.kad.clone();
             let question = Question { walk: id, peer, digest, wanted, life };
             self.walks.asks.push(Box::pin(ask(question, dialled, control, kad)));

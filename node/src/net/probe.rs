@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use libp2p::{PeerId, StreamProtocol};
-use libp2p_stream::Control;
 use tokio::sync::oneshot;
 use tokio::time::{sleep, timeout};
 
 use super::error::DialFailure;
 use super::provide::kad_wire;
+use super::streams::Control;
 
 /// How long a connected peer may take to answer.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -56,7 +56,7 @@ pub(crate) async fn probe(
     peer: PeerId,
     kind: ProbeKind,
     dialled: Option<Dialled>,
-    mut control: Control,
+    control: Control,
     kad: StreamProtocol,
     local: PeerId,
 ) -> Probed {

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use libp2p::{PeerId, StreamProtocol};
-use libp2p_stream::Control;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{Instant, timeout_at};
 
@@ -17,6 +16,7 @@ use super::limits::ASK_TIMEOUT;
 use super::probe::Dialled;
 use super::provide::kad_wire::{self, Said, Wanted};
 use super::records::Digest;
+use super::streams::Control;
 
 /// Numbers the walks of one event loop.
 pub(crate) type WalkId = u64;
@@ -145,7 +145,7 @@ async fn outcome(
     peer: PeerId,
     (digest, wanted): (Digest, Wanted),
     dialled: Dialled,
-    mut control: Control,
+    control: Control,
     kad: StreamProtocol,
 ) -> AskOutcome {
     let deadline = Instant::now() + ASK_TIMEOUT;

@@ -41,11 +41,11 @@ impl Dispatch {
                 NetEvent::RequestCancelled(id) => self.tell(ServeEvent::Cancelled(id)).await,
                 NetEvent::ResponseSent(id) => self.tell(ServeEvent::Sent(id)).await,
                 NetEvent::ResponseFailed(id) => self.tell(ServeEvent::Dropped(id)).await,
-                NetEvent::Disconnected(peer) => self.tell(ServeEvent::Disconnected(peer)).await,
                 NetEvent::Routing { peers } => {
                     self.routing.send_replace(peers);
                 }
-                NetEvent::Connected(_) | NetEvent::ListenAddrs(_) => {}
+                // Each request of a peer that has gone has an end of its own.
+                NetEvent::Connected(_) | NetEvent::Disconnected(_) | NetEvent::ListenAddrs(_) => {}
             }
         }
     }

@@ -33,8 +33,6 @@ pub enum ServeEvent {
     Dropped(net::ServeId),
     /// It is no longer wanted.
     Cancelled(net::ServeId),
-    /// The last connection to a peer closed.
-    Disconnected(PeerId),
 }
 
 /// What the driver works with.
@@ -96,7 +94,10 @@ impl ServeTask {
             match action {
                 ServeAction::Read { id, .. } => match self.waiting.remove(&id) {
                     Some((ticket, cid)) => reading.push(Box::pin(read(self.store.clone(), id, ticket, cid))),
-                    None => self.machine.on_dropped(id, now()),
+                    None => {
+                        self.machine.on_read(id, 0, now());
+                        self.machine.on_dropped(id, now());
+                    }
                 },
                 ServeAction::Refuse { id, .. } => {
                     if let Some((ticket, _)) = self.waiting.remove(&id) {
@@ -135,9 +136,6 @@ impl ServeTask {
                 if self.machine.on_cancelled(id, now()) {
                     self.waiting.remove(&id);
                 }
-            }
-            ServeEvent::Disconnected(peer) => {
-                self.machine.on_disconnected(peer, now());
             }
         }
     }

@@ -179,10 +179,19 @@ impl Announcing {
 
 /// See [`Peer::records_seen`]; from the counters of a node.
 pub fn records_seen<K: AsRef<str>>(counters: &BTreeMap<K, u64>) -> u64 {
-    let names =
-        ["net_records_accepted", "net_records_replaced", "net_records_refused", "net_records_dropped"];
-    let is_one = |name: &str| names.iter().any(|start| name.starts_with(start));
-    counters.iter().filter(|(name, _)| is_one(name.as_ref())).map(|(_, count)| count).sum()
+    record_outcomes(counters).values().sum()
+}
+
+/// What became of the records that others have sent: `accepted`, `replaced`, and why they were `refused_` or `dropped_`.
+/// What has never happened is left out.
+pub fn record_outcomes<K: AsRef<str>>(counters: &BTreeMap<K, u64>) -> BTreeMap<String, u64> {
+    let starts = ["accepted", "replaced", "refused", "dropped"];
+    let outcomes = counters.iter().filter_map(|(name, count)| {
+        let name = name.as_ref().strip_prefix("net_records_")?;
+        let is_one = *count > 0 && starts.iter().any(|start| name.starts_with(start));
+        is_one.then(|| (name.to_owned(), *count))
+    });
+    outcomes.collect()
 }
 
 /// Waits until `condition` is true, at most 60 s.

@@ -1,5 +1,7 @@
 //! A peer that serves nothing and says what it likes in messages of kad: bare libp2p and messages written by hand.
 
+use std::io;
+
 use futures::{AsyncReadExt as _, AsyncWriteExt as _, StreamExt as _};
 use libp2p::{
     Multiaddr, PeerId, Stream, StreamProtocol, identify,
@@ -14,9 +16,13 @@ use super::{
 };
 
 const KAD: StreamProtocol = StreamProtocol::new("/dhtfs/test/kad/1.0.0");
+const PROVIDE: StreamProtocol = StreamProtocol::new("/dhtfs/test/provide/1");
 
 const ADD_PROVIDER: i32 = 2;
 const GET_PROVIDERS: i32 = 3;
+
+/// Most digests in a frame of the provide protocol.
+const MAX_DIGESTS: usize = 1_024;
 
 /// Bytes that are written at once.
 const BATCH_LEN: usize = 64 * 1024;
@@ -119,6 +125,25 @@ impl Raw {
         stream.close().await.unwrap();
     }
 
+    /// Sends the same over the provide protocol; how many records the holder says it took.
+    pub async fn announce_in_bulk(&self, digests: &[[u8; 32]], addrs: &[Multiaddr]) -> u64 {
+        let mut head = vec![1, u8::try_from(addrs.len()).unwrap()];
+        for addr in addrs {
+            head.extend(u16::try_from(addr.len()).unwrap().to_be_bytes());
+            head.extend(addr.as_ref());
+        }
+        let mut frames = digests.chunks(MAX_DIGESTS);
+        let first = frames.next().unwrap();
+        let mut stream = self.control.clone().open_stream(self.holder, PROVIDE).await.unwrap();
+        stream.write_all(&head).await.unwrap();
+        let mut taken = converse(&mut stream, first).await.unwrap();
+        for digests in frames {
+            taken += converse(&mut stream, digests).await.unwrap();
+        }
+        stream.close().await.unwrap();
+        taken
+    }
+
     /// The providers that the holder names for a key.
     pub async fn named(&self, stream: &mut Stream, digest: &[u8; 32]) -> Vec<PeerId> {
         let ask = KadMessage { kind: GET_PROVIDERS, key: key_of(digest), providers: Vec::new() };
@@ -138,4 +163,16 @@ impl Raw {
         let answer = KadMessage::decode(bytes.as_slice()).unwrap();
         answer.providers.iter().map(|peer| PeerId::from_bytes(&peer.id).unwrap()).collect()
     }
+}
+
+/// A frame of the provide protocol; how many of its records were taken.
+async fn converse(stream: &mut Stream, digests: &[[u8; 32]]) -> io::Result<u64> {
+    let count = u16::try_from(digests.len()).unwrap().to_be_bytes();
+    stream.write_all(&[&[2], &count[..], digests.as_flattened()].concat()).await?;
+    stream.flush().await?;
+    let mut answer = vec![0; 1 + digests.len().div_ceil(8)];
+    stream.read_exact(&mut answer[..1]).await?;
+    assert_eq!(answer[0], 0, "the holder is busy");
+    stream.read_exact(&mut answer[1..]).await?;
+    Ok(answer[1..].iter().map(|byte| u64::from(byte.count_ones())).sum())
 }

@@ -40,6 +40,7 @@ enum Ask {
     Provide(RecordKey, oneshot::Sender<()>),
     Find(RecordKey, oneshot::Sender<BTreeSet<PeerId>>),
     Holds(Vec<RecordKey>, PeerId, oneshot::Sender<usize>),
+    ChangeAddrs(Vec<Multiaddr>, PeerId, oneshot::Sender<()>),
 }
 
 /// See the module's documentation.
@@ -112,6 +113,11 @@ impl Stock {
     pub async fn holds(&self, keys: Vec<RecordKey>, provider: PeerId) -> usize {
         self.ask(|reply| Ask::Holds(keys, provider, reply)).await
     }
+
+    /// Says from now on that it is to be reached under these addresses, and tells `whom` at once.
+    pub async fn change_addrs(&self, addrs: Vec<Multiaddr>, whom: PeerId) {
+        self.ask(|reply| Ask::ChangeAddrs(addrs, whom, reply)).await;
+    }
 }
 
 /// Queries that are under way.
@@ -148,6 +154,13 @@ async fn run(mut swarm: Swarm<Behaviour>, mut asks: mpsc::Receiver<Ask>, joined:
 fn begin(swarm: &mut Swarm<Behaviour>, waiting: &mut Waiting, ask: Ask) {
     let kad = &mut swarm.behaviour_mut().kad;
     match ask {
+        Ask::ChangeAddrs(addrs, whom, reply) => {
+            let old: Vec<Multiaddr> = swarm.external_addresses().cloned().collect();
+            old.iter().for_each(|addr| swarm.remove_external_address(addr));
+            addrs.into_iter().for_each(|addr| swarm.add_external_address(addr));
+            swarm.behaviour_mut().identify.push([whom]);
+            let _ = reply.send(());
+        }
         Ask::Provide(key, reply) => {
             waiting.provides.insert(kad.start_providing(key).unwrap(), reply);
         }

@@ -160,6 +160,15 @@ impl Withdrawals {
         }
     }
 
+    /// Nobody was told of a batch, for a reason that lies here: that is no attempt.
+    pub fn on_put_off(&mut self, batch: &WithdrawBatch, now: Instant) {
+        self.batches -= 1;
+        self.running_keys -= batch.keys.len();
+        for (cid, attempts) in batch.keys.iter().zip(&batch.attempts) {
+            self.rest(Waiting { cid: *cid, attempts: *attempts }, now);
+        }
+    }
+
     /// A key that failed waits until it is tried again. One that was withdrawn once more meanwhile has all attempts before
     /// it, and its turn.
     fn rest(&mut self, key: Waiting, now: Instant) {

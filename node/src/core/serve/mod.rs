@@ -28,6 +28,10 @@ use crate::core::MAX_BLOCK_LEN;
 
 pub use config::ServeConfig;
 
+/// What a request costs its peer in virtual time at least, in bytes: who asks for what is not here would otherwise always be
+/// next, and every such question is a look into the database.
+const MIN_COST: u64 = 16 * 1024;
+
 /// Names one request of a peer; the driver gives each request an id of its own, never used twice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ServeId(pub u64);
@@ -86,9 +90,13 @@ pub struct ServeStats {
 #[derive(Debug, Clone, Copy)]
 enum Stage {
     Queued,
-    /// Read or being read, not yet handed to the socket.
-    Charged {
-        charge: u64,
+    /// Being read. Whoever asked may be `gone`; the memory is needed all the same until the read ends.
+    Reading {
+        is_gone: bool,
+    },
+    /// Read, not yet handed to the socket.
+    Read {
+        len: u64,
     },
 }
 
@@ -114,6 +122,8 @@ pub struct Serve {
     requests: BTreeMap<ServeId, Entry>,
     peers: BTreeMap<PeerId, PeerQueue>,
     queued: usize,
+    /// Reads under way for nobody.
+    gone: usize,
     used_len: u64,
     /// Virtual time of the peer served last: where newcomers start.
     virtual_now: u64,
@@ -129,6 +139,7 @@ impl Serve {
             requests: BTreeMap::new(),
             peers: BTreeMap::new(),
             queued: 0,
+            gone: 0,
             used_len: 0,
             virtual_now: 0,
             actions: VecDeque::new(),
@@ -163,38 +174,54 @@ impl Serve {
 
     /// The content of a request has been read: `len` bytes, 0 if it is not here.
     pub fn on_read(&mut self, id: ServeId, len: u32, _now: Instant) {
-        let Some(Entry { peer, stage: Stage::Charged { charge } }) = self.requests.get_mut(&id) else {
+        let Some(Entry { peer, stage: Stage::Reading { is_gone } }) = self.requests.get(&id).copied() else {
             return;
         };
-        let len = u64::from(len).min(*charge);
-        let refund = *charge - len;
-        *charge = len;
-        self.used_len -= refund;
-        if let Some(queue) = self.peers.get_mut(peer) {
-            queue.charged_len -= refund;
-            queue.virtual_time = queue.virtual_time.saturating_sub(refund);
+        let charge = u64::from(MAX_BLOCK_LEN);
+        let len = u64::from(len).min(charge);
+        self.requests.insert(id, Entry { peer, stage: Stage::Read { len } });
+        self.used_len -= charge - len;
+        if let Some(queue) = self.peers.get_mut(&peer) {
+            queue.charged_len -= charge - len;
+            queue.virtual_time = queue.virtual_time.saturating_sub(charge - len.max(MIN_COST));
+        }
+        if is_gone {
+            self.gone -= 1;
+            self.remove(id);
         }
         self.pump();
     }
 
     /// The answer to a request has been handed to the socket.
-    pub fn on_sent(&mut self, id: ServeId, _now: Instant) {
-        match self.remove(id) {
-            Some(Stage::Charged { charge: 0 }) => self.counters.missing += 1,
-            Some(Stage::Charged { charge }) => {
-                self.counters.served += 1;
-                self.counters.served_len += charge;
+    pub fn on_sent(&mut self, id: ServeId, now: Instant) {
+        match self.requests.get(&id).map(|entry| entry.stage) {
+            Some(Stage::Read { len }) => {
+                self.remove(id);
+                self.counters.missing += u64::from(len == 0);
+                self.counters.served += u64::from(len > 0);
+                self.counters.served_len += len;
             }
-            Some(Stage::Queued) => self.counters.dropped += 1,
+            // Sent before it was read: nothing was.
+            Some(Stage::Queued | Stage::Reading { .. }) => self.on_dropped(id, now),
             None => {}
         }
         self.pump();
     }
 
-    /// The request can no longer be answered: its stream or connection is gone.
+    /// The request can no longer be answered: its stream or connection is gone. What is being read keeps its part of the
+    /// budget until the read ends.
     pub fn on_dropped(&mut self, id: ServeId, _now: Instant) {
-        if self.remove(id).is_some() {
-            self.counters.dropped += 1;
+        match self.requests.get_mut(&id).map(|entry| &mut entry.stage) {
+            Some(Stage::Reading { is_gone: true }) | None => {}
+            Some(Stage::Reading { is_gone }) => {
+                *is_gone = true;
+                self.gone += 1;
+                self.counters.dropped += 1;
+            }
+            Some(Stage::Queued | Stage::Read { .. }) => {
+                self.remove(id);
+                self.counters.dropped += 1;
+            }
         }
         self.pump();
     }
@@ -208,20 +235,6 @@ impl Serve {
             self.on_dropped(id, now);
         }
         waits
-    }
-
-    /// The last connection to a peer is gone, and with it all its requests.
-    pub fn on_disconnected(&mut self, peer: PeerId, _now: Instant) {
-        if !self.peers.contains_key(&peer) {
-            return;
-        }
-        let gone: Vec<ServeId> =
-            self.requests.iter().filter(|(_, entry)| entry.peer == peer).map(|(id, _)| *id).collect();
-        for id in gone {
-            self.remove(id);
-            self.counters.dropped += 1;
-        }
-        self.pump();
     }
 
     /// Refuses what has waited too long: whoever asked has given up on it or asked elsewhere.
@@ -255,7 +268,7 @@ impl Serve {
     pub fn stats(&self) -> ServeStats {
         ServeStats {
             queued: self.queued,
-            in_flight: self.requests.len() - self.queued,
+            in_flight: self.requests.len() - self.queued - self.gone,
             budget_used_len: self.used_len,
             ..self.counters
         }
@@ -263,19 +276,25 @@ impl Serve {
 
     /// Panics if the books do not balance or a limit is exceeded.
     pub fn check_invariants(&self) {
-        let mut used = 0;
+        let mut gone = 0;
         let mut per_peer: BTreeMap<PeerId, (usize, usize, u64)> = BTreeMap::new();
         for entry in self.requests.values() {
             let sums = per_peer.entry(entry.peer).or_default();
             match entry.stage {
                 Stage::Queued => sums.0 += 1,
-                Stage::Charged { charge } => {
+                Stage::Reading { is_gone } => {
+                    gone += usize::from(is_gone);
                     sums.1 += 1;
-                    sums.2 += charge;
-                    used += charge;
+                    sums.2 += u64::from(MAX_BLOCK_LEN);
+                }
+                Stage::Read { len } => {
+                    sums.1 += 1;
+                    sums.2 += len;
                 }
             }
         }
+        let used: u64 = per_peer.values().map(|sums| sums.2).sum();
+        assert_eq!(gone, self.gone, "reads for nobody");
         assert_eq!(used, self.used_len, "budget in use");
         assert!(used <= self.config.budget_len, "the budget is exceeded");
         assert_eq!(per_peer.values().map(|sums| sums.0).sum::<usize>(), self.queued, "queued");
@@ -303,7 +322,7 @@ impl Serve {
             queue.virtual_time += charge;
             self.queued -= 1;
             self.used_len += charge;
-            self.requests.insert(id, Entry { peer, stage: Stage::Charged { charge } });
+            self.requests.insert(id, Entry { peer, stage: Stage::Reading { is_gone: false } });
             self.actions.push_back(ServeAction::Read { id, peer });
         }
     }
@@ -332,7 +351,11 @@ impl Serve {
                     queue.waiting.retain(|(waiting, _)| *waiting != id);
                     self.queued -= 1;
                 }
-                Stage::Charged { charge } => {
+                Stage::Reading { .. } | Stage::Read { .. } => {
+                    let charge = match entry.stage {
+                        Stage::Read { len } => len,
+                        Stage::Queued | Stage::Reading { .. } => u64::from(MAX_BLOCK_LEN),
+                    };
                     queue.in_flight -= 1;
                     queue.charged_len -= charge;
                     self.used_len -= charge;

@@ -113,21 +113,48 @@ fn what_waited_too_long_is_refused() {
 }
 
 #[test]
-fn a_disconnected_peer_gives_everything_back() {
+fn what_is_read_for_nobody_keeps_its_part_of_the_budget_until_the_read_ends() {
     let now = Instant::now();
     let mut serve = Serve::new(ServeConfig::default());
-    for id in 0..20 {
-        let _ = serve.on_request(peer(1), ServeId(id), now);
+    let mut reading = 0;
+    // Whoever asks and goes, again and again, has no more read at a time than who stays.
+    for round in 0..20 {
+        let ids = (0..20).map(|n| ServeId(round * 100 + n));
+        for id in ids.clone() {
+            let _ = serve.on_request(peer(1), id, now);
+        }
+        reading += drain(&mut serve).len();
+        ids.for_each(|id| serve.on_dropped(id, now));
+        serve.check_invariants();
     }
-    let _ = serve.on_request(peer(2), ServeId(50), now);
-    drain(&mut serve);
-    serve.on_disconnected(peer(1), now);
+    assert_eq!(
+        (reading, serve.stats().dropped, serve.stats().queued, serve.stats().in_flight),
+        (6, 400, 0, 0)
+    );
+    assert_eq!(serve.stats().budget_used_len, 6 << 20);
+    (0..6).for_each(|id| serve.on_read(ServeId(id), MIB, now));
     serve.check_invariants();
-    assert_eq!((serve.stats().dropped, serve.stats().queued, serve.stats().in_flight), (20, 0, 1));
+    assert_eq!((serve.stats().budget_used_len, serve.stats().dropped), (0, 400));
     serve.on_sent(ServeId(3), now);
     serve.on_read(ServeId(4), MIB, now);
     serve.on_dropped(ServeId(5), now);
-    assert_eq!(serve.stats().dropped, 20, "ids of a gone peer are ignored");
+    assert_eq!((serve.stats().dropped, serve.stats().served), (400, 0), "ids that are gone are ignored");
+}
+
+#[test]
+fn what_is_taken_back_in_time_is_not_read_and_the_rest_goes_on() {
+    let now = Instant::now();
+    let mut serve = Serve::new(ServeConfig { budget_len: 2 << 20, ..ServeConfig::default() });
+    for id in 0..3 {
+        let _ = serve.on_request(peer(1), ServeId(id), now);
+    }
+    assert_eq!(reads(&mut serve), [(0, peer(1))]);
+    assert!(!serve.on_cancelled(ServeId(0), now), "it is being read");
+    assert!(serve.on_cancelled(ServeId(1), now));
+    assert!(!serve.on_cancelled(ServeId(1), now), "it is gone");
+    serve.on_read(ServeId(0), MIB, now);
+    serve.on_sent(ServeId(0), now);
+    assert_eq!(reads(&mut serve), [(2, peer(1))]);
 }
 
 /// Serves peers that each keep `depth` requests for blocks of `len` bytes open, the socket draining in order,
@@ -180,6 +207,12 @@ fn small_chunks_and_large_chunks_get_about_equal_bytes() {
     assert_near(&serve_all(&many, 20_000), 1.2);
 }
 
+#[test]
+fn who_asks_for_what_is_not_here_does_not_always_come_first() {
+    let sent = serve_all(&[(0, 60), (MIB, 8)], 2_000);
+    assert!(sent[1] >= 20 * u64::from(MIB), "{sent:?}");
+}
+
 proptest! {
     #[test]
     fn the_books_balance_whatever_happens(
@@ -200,7 +233,7 @@ proptest! {
                 3 => serve.on_read(ServeId(id + 1000), len, now),
                 4 => serve.on_sent(ServeId(id + 1000), now),
                 5 => serve.on_dropped(ServeId(id + 1000), now),
-                _ => serve.on_disconnected(peer(n), now),
+                _ => drop(serve.on_cancelled(ServeId(id + 1000), now)),
             }
             if serve.next_deadline().is_some_and(|deadline| deadline <= now) {
                 serve.on_timeout(now);

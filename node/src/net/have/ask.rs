@@ -7,7 +7,6 @@ use std::time::Duration;
 use dhtfs_store::ManifestCid;
 use futures::{AsyncRead, AsyncWriteExt as _};
 use libp2p::{PeerId, Stream, StreamProtocol};
-use libp2p_stream::{Control, OpenStreamError};
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use super::tally::{Count, Place, Tally};
@@ -16,6 +15,7 @@ use crate::core::fetch::HaveUpdate;
 use crate::net::limits::{
     HAVE_ANSWER_TIMEOUT, HAVE_FRAME_BURST, HAVE_FRAME_PAUSE, HAVE_FRAME_TIMEOUT, MAX_LATER_FRAMES,
 };
+use crate::net::streams::{Control, OpenError};
 
 /// How long opening a stream may take.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
@@ -58,10 +58,9 @@ struct Frames<T> {
 }
 
 impl HaveStream {
-    /// Asks a connected peer about a content that unfolds to `chunks` chunks. One whose connection is gone by then is
-    /// dialled where it is known to be.
+    /// Asks a connected peer about a content that unfolds to `chunks` chunks.
     pub(crate) async fn open(
-        mut control: Control,
+        control: Control,
         protocol: StreamProtocol,
         tally: Arc<Tally>,
         peer: PeerId,
@@ -72,7 +71,7 @@ impl HaveStream {
         let opening = async {
             let mut stream = match control.open_stream(peer, protocol).await {
                 Ok(stream) => stream,
-                Err(OpenStreamError::UnsupportedProtocol(_)) => {
+                Err(OpenError::Unsupported) => {
                     tally.count(Count::Unsupported);
                     return Err(HaveEnd::Unsupported);
                 }

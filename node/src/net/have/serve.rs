@@ -8,7 +8,6 @@ use std::time::Duration;
 use dhtfs_store::ManifestCid;
 use futures::{AsyncReadExt as _, AsyncWriteExt as _, StreamExt as _};
 use libp2p::{PeerId, Stream};
-use libp2p_stream::IncomingStreams;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
@@ -16,6 +15,7 @@ use super::tally::{Count, Tally};
 use super::wire::{frame_parts, read_question};
 use crate::core::have::{HaveStats, Telling};
 use crate::net::limits::HAVE_FRAME_TIMEOUT;
+use crate::net::streams::IncomingStreams;
 
 /// How long a peer may take to ask after it opened a stream.
 const QUESTION_TIMEOUT: Duration = Duration::from_secs(10);

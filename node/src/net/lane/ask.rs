@@ -11,7 +11,6 @@ use futures::future::{BoxFuture, Either, select};
 use futures::io::{ReadHalf, WriteHalf};
 use futures::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _, FutureExt as _};
 use libp2p::{PeerId, Stream, StreamProtocol};
-use libp2p_stream::{Control, OpenStreamError};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, Sleep, sleep, timeout};
 
@@ -19,9 +18,13 @@ use super::tally::{Count, Tally};
 use super::wire::{Asking, Head, WantNo, invalid};
 use crate::core::fetch::RequestId;
 use crate::net::limits::{LANE_STALL, MAX_LANE_WANTS};
+use crate::net::streams::{Control, OpenError};
 
 /// How long opening a lane may take.
 const OPEN_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(10);
+
+/// An alarm noticed so late says that the lane was not polled.
+const OVERDUE: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// Wants and cancels that wait to be written: a cancel for every want.
 const MAX_WAITING: usize = 2 * MAX_LANE_WANTS;
@@ -66,6 +69,7 @@ struct Wanted {
     id: RequestId,
     cid: ContentCid,
     max_len: u32,
+    cancelled: bool,
 }
 
 /// The wants of a lane without an answer.
@@ -97,7 +101,7 @@ impl LaneWants {
     pub fn want(&self, id: RequestId, cid: ContentCid, max_len: u32) -> bool {
         let mut open = lock(&self.open);
         let no = open.next;
-        // After the last number comes another lane.
+        // After the last number, four peta of chunks, the lane takes no more.
         let Some(next) = no.checked_add(1).filter(|_| open.wants.len() < MAX_LANE_WANTS) else {
             return false;
         };
@@ -106,25 +110,28 @@ impl LaneWants {
         }
         open.next = next;
         open.since.get_or_insert_with(Instant::now);
-        open.wants.insert(no, Wanted { id, cid, max_len });
+        open.wants.insert(no, Wanted { id, cid, max_len, cancelled: false });
         self.tally.count(Count::Wants);
         true
     }
 
     /// Takes a want back. An answer follows all the same: that it was taken back, or what it was.
     pub fn cancel(&self, id: RequestId) {
-        let found = lock(&self.open).wants.iter().find(|(_, want)| want.id == id).map(|(no, _)| *no);
-        if let Some(no) = found
-            // Without room it is answered as if it was not taken back.
-            && self.orders.try_send(Asking::Cancel(no)).is_ok()
-        {
+        let mut open = lock(&self.open);
+        let Some((no, want)) = open.wants.iter_mut().find(|(_, want)| want.id == id && !want.cancelled)
+        else {
+            return;
+        };
+        want.cancelled = true;
+        // Without room it is answered as if it was not taken back.
+        if self.orders.try_send(Asking::Cancel(*no)).is_ok() {
             self.tally.count(Count::Cancels);
         }
     }
 
-    /// What has no answer, in the order in which it was wanted.
-    pub fn unanswered(&self) -> Vec<(RequestId, ContentCid)> {
-        lock(&self.open).wants.values().map(|want| (want.id, want.cid)).collect()
+    /// What has no answer, in the order in which it was wanted, and whether it was taken back.
+    pub fn unanswered(&self) -> Vec<(RequestId, ContentCid, bool)> {
+        lock(&self.open).wants.values().map(|want| (want.id, want.cid, want.cancelled)).collect()
     }
 }
 
@@ -149,7 +156,7 @@ impl std::fmt::Debug for Lane {
 impl Lane {
     /// A lane to a connected peer. It is opened when it is polled; what is wanted until then waits.
     pub(crate) fn new(
-        mut control: Control,
+        control: Control,
         protocol: StreamProtocol,
         tally: Arc<Tally>,
         peer: PeerId,
@@ -163,7 +170,7 @@ impl Lane {
                     counts.count(Count::Opened);
                     Ok(stream)
                 }
-                Ok(Err(OpenStreamError::UnsupportedProtocol(_))) => {
+                Ok(Err(OpenError::Unsupported)) => {
                     counts.count(Count::Unsupported);
                     Err(LaneEnd::Unsupported)
                 }
@@ -186,9 +193,10 @@ impl Lane {
                 },
             }
         };
-        let came = match select(pin!(read(reader, &self.open)), writer).await {
-            Either::Left((came, _)) => came,
-            Either::Right(_) => Err(LaneEnd::Closed),
+        // The writer first: what is wanted anew must not wait until all that has come is read.
+        let came = match select(writer, pin!(read(reader, &self.open))).await {
+            Either::Left(_) => Err(LaneEnd::Closed),
+            Either::Right((came, _)) => came,
         };
         let ended = match came {
             Ok((id, answer)) => return (LaneEvent::Answer(id, answer), Some(self)),
@@ -291,6 +299,10 @@ impl<R: AsyncRead + Unpin> AsyncRead for Watched<R> {
         }
         while this.alarm.as_mut().poll(cx).is_ready() {
             let now = Instant::now();
+            if this.alarm.deadline() + OVERDUE < now {
+                // Nobody looked for so long: what has come since is not read yet.
+                this.last = now;
+            }
             // With nothing wanted there is nothing to wait for.
             let since = lock(&this.open).since.unwrap_or(now).max(this.last);
             if since + LANE_STALL <= now {

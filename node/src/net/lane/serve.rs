@@ -10,15 +10,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use futures::future::{Either, select};
 use futures::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, StreamExt as _};
 use libp2p::{PeerId, Stream};
-use libp2p_stream::IncomingStreams;
 use tokio::sync::mpsc;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::tally::{Count, Place, Tally};
 use super::wire::{Asking, Head, WantNo, invalid};
 use crate::net::exchange::{ExchangeResponse, MAX_DATA_LEN};
-use crate::net::limits::{LANE_IDLE, LANE_PIECE_LEN, LANE_STALL, MAX_LANE_WANTS};
+use crate::net::limits::{LANE_ANSWER, LANE_IDLE, LANE_PIECE_LEN, LANE_STALL, MAX_LANE_WANTS};
 use crate::net::report::{Answering, NetEvent, ServeId, ServeTicket};
+use crate::net::streams::IncomingStreams;
 
 /// Requests on lanes are numbered from here on, those with a stream of their own from 0.
 const FIRST_ID: u64 = 1 << 63;
@@ -104,6 +104,8 @@ impl Drop for LaneReply {
 struct Open {
     id: ServeId,
     cancelled: bool,
+    /// Its answer is being written. To the asker it may be there already.
+    answering: bool,
 }
 
 type Shared = Arc<Mutex<BTreeMap<WantNo, Open>>>;
@@ -120,9 +122,13 @@ impl LaneServe {
         let (reader, writer) = stream.split();
         let (answers, answered) = mpsc::channel(MAX_LANE_WANTS);
         let asked = Asked { peer, next_id, answers, events: events.clone(), open: open.clone() };
-        let reading = pin!(asked.read(reader));
-        let writing = pin!(write(writer, answered, &events, &open, &tally));
-        let (Either::Left((ended, _)) | Either::Right((ended, _))) = select(reading, writing).await;
+        // Both are dropped here: one that waits for a place among the events would be given it and keep it.
+        let ended = {
+            let reading = pin!(asked.read(reader));
+            let writing = pin!(write(writer, answered, &events, &open, &tally));
+            let (Either::Left((ended, _)) | Either::Right((ended, _))) = select(reading, writing).await;
+            ended
+        };
         if let Err(error) = ended {
             tracing::debug!(%peer, %error, "a lane broke off");
             tally.count(Count::ServeBroken);
@@ -147,13 +153,16 @@ impl Asked {
     /// Reads what is wanted, until the asker closes its side or wants nothing for long.
     async fn read<T: AsyncRead + Unpin>(self, mut io: T) -> io::Result<()> {
         let mut least = 0;
+        // Wants that may still be taken back.
+        let mut cancels = 0_u64;
+        let mut idle_at = Instant::now() + LANE_IDLE;
         loop {
             let mut reading = pin!(Asking::read(&mut io));
             let asking = loop {
-                match timeout(LANE_IDLE, &mut reading).await {
+                match timeout_at(idle_at, &mut reading).await {
                     Ok(asking) => break asking?,
                     Err(_) if lock(&self.open).is_empty() => return Ok(()),
-                    Err(_) => {}
+                    Err(_) => idle_at = Instant::now() + LANE_IDLE,
                 }
             };
             let event = match asking {
@@ -163,12 +172,14 @@ impl Asked {
                         return Err(invalid("the numbers of wants do not grow"));
                     }
                     least = no.checked_add(1).ok_or_else(|| invalid("no numbers are left"))?;
+                    idle_at = Instant::now() + LANE_IDLE;
+                    cancels += 1;
                     let id = ServeId(self.next_id.fetch_add(1, Ordering::Relaxed));
                     let mut open = lock(&self.open);
-                    if open.len() >= MAX_LANE_WANTS {
+                    if open.values().filter(|want| !want.answering).count() >= MAX_LANE_WANTS {
                         return Err(invalid("too many wants wait"));
                     }
-                    open.insert(no, Open { id, cancelled: false });
+                    open.insert(no, Open { id, cancelled: false, answering: false });
                     drop(open);
                     let answer = Some(Answered { no, id, response: None });
                     let reply = LaneReply { to: self.answers.clone(), answer };
@@ -176,6 +187,10 @@ impl Asked {
                     NetEvent::Request { ticket, peer: self.peer, cid }
                 }
                 Some(Asking::Cancel(no)) => {
+                    cancels = cancels
+                        .checked_sub(1)
+                        .filter(|_| no < least)
+                        .ok_or_else(|| invalid("more is taken back than was wanted"))?;
                     let mut open = lock(&self.open);
                     // It may have been answered meanwhile.
                     let Some(want) = open.get_mut(&no).filter(|want| !want.cancelled) else { continue };
@@ -200,7 +215,10 @@ async fn write<T: AsyncWrite + Unpin>(
     tally: &Tally,
 ) -> io::Result<()> {
     while let Some(Answered { no, id, response }) = answers.recv().await {
-        let cancelled = lock(open).get(&no).is_some_and(|open| open.cancelled);
+        let cancelled = lock(open).get_mut(&no).is_some_and(|want| {
+            want.answering = true;
+            want.cancelled
+        });
         let response = if cancelled { None } else { response };
         let was_sent = response.is_some();
         let (head, data) = match response {
@@ -215,17 +233,20 @@ async fn write<T: AsyncWrite + Unpin>(
             }
             Some(ExchangeResponse::Busy) | None => (Head::Busy, Vec::new()),
         };
-        write_all(&mut io, &head.bytes(no)).await?;
-        write_all(&mut io, &data).await?;
+        let is_last = answers.is_empty();
+        let written = async {
+            write_all(&mut io, &head.bytes(no)).await?;
+            write_all(&mut io, &data).await?;
+            if is_last { in_time(io.flush()).await } else { Ok(()) }
+        };
+        // However steadily it trickles: it takes a part of the budget of all.
+        timeout(LANE_ANSWER, written).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
         drop(data);
-        if answers.is_empty() {
-            in_time(io.flush()).await?;
-        }
+        let end = if was_sent { NetEvent::ResponseSent(id) } else { NetEvent::ResponseFailed(id) };
+        // A reader that has gone needs no end.
+        let _ = events.send(end).await;
         // Only now: a lane that breaks off before tells of the end itself.
-        if lock(open).remove(&no).is_some() {
-            let end = if was_sent { NetEvent::ResponseSent(id) } else { NetEvent::ResponseFailed(id) };
-            let _ = events.send(end).await;
-        }
+        lock(open).remove(&no);
     }
     Ok(())
 }

@@ -14,7 +14,7 @@
 //! | data      | `00`, the number (4), length (4, at most 1 MiB), that many bytes          |
 //! | missing   | `01`, the number: it does not hold it                                     |
 //! | busy      | `02`, the number: too much to do; ask again later or elsewhere            |
-//! | cancelled | `03`, the number: it was taken back before its turn came                  |
+//! | cancelled | `03`, the number: it was taken back before it was sent                    |
 //!
 //! At most 64 wants may wait for their answers. A cancel of a want that was answered means nothing. Either end may end
 //! the stream at any time; whoever reads anything else does.

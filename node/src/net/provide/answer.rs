@@ -10,13 +10,14 @@ use std::time::Duration;
 use futures::stream::FuturesUnordered;
 use futures::{AsyncWriteExt as _, StreamExt as _};
 use libp2p::{Multiaddr, PeerId, Stream};
-use libp2p_stream::IncomingStreams;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use super::wire::{Answer, Frame, read_frame, write_answer};
 use crate::net::command::{Command, RecordsAsk};
+use crate::net::command_queue::WeakCommandSender;
 use crate::net::limits::{MAX_PROVIDE_STREAMS, MAX_PROVIDE_STREAMS_PER_PEER};
+use crate::net::streams::IncomingStreams;
 
 /// How long a peer may take to send its next frame, and to take the answer to the last.
 const FRAME_TIMEOUT: Duration = Duration::from_secs(10);
@@ -24,7 +25,7 @@ const FRAME_TIMEOUT: Duration = Duration::from_secs(10);
 /// Serves `incoming` until `ending` says that the event loop has gone.
 pub(crate) async fn serve(
     mut incoming: IncomingStreams,
-    commands: mpsc::WeakSender<Command>,
+    commands: WeakCommandSender,
     mut ending: oneshot::Receiver<()>,
 ) {
     let mut running = FuturesUnordered::new();
@@ -37,7 +38,7 @@ pub(crate) async fn serve(
                     if *of_peer == 0 {
                         open.remove(&peer);
                     }
-                    refused(&commands).await;
+                    refused(&commands);
                     continue;
                 }
                 *of_peer += 1;
@@ -62,14 +63,14 @@ pub(crate) async fn serve(
     }
 }
 
-async fn refused(commands: &mpsc::WeakSender<Command>) {
+fn refused(commands: &WeakCommandSender) {
     if let Some(commands) = commands.upgrade() {
-        // A loop that has gone counts no more.
-        let _ = commands.send(Command::ProvideStreamRefused).await;
+        // A loop that has gone counts no more, and one that is this far behind has more urgent work.
+        let _ = commands.send_now(Command::ProvideStreamRefused);
     }
 }
 
-async fn converse(peer: PeerId, mut stream: Stream, commands: &mpsc::WeakSender<Command>) -> io::Result<()> {
+async fn converse(peer: PeerId, mut stream: Stream, commands: &WeakCommandSender) -> io::Result<()> {
     let mut addrs = Vec::new();
     loop {
         let frame = in_time(read_frame(&mut stream)).await?;
@@ -100,7 +101,7 @@ fn ask_of(frame: Frame, addrs: &[Multiaddr]) -> RecordsAsk {
 }
 
 /// `None` if the event loop has gone.
-async fn records(commands: &mpsc::WeakSender<Command>, peer: PeerId, ask: RecordsAsk) -> Option<Answer> {
+async fn records(commands: &WeakCommandSender, peer: PeerId, ask: RecordsAsk) -> Option<Answer> {
     let (reply, answer) = oneshot::channel();
     commands.upgrade()?.send(Command::Records { peer, ask, reply }).await.ok()?;
     answer.await.ok()

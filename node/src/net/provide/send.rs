@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use futures::AsyncWriteExt as _;
 use libp2p::{Multiaddr, PeerId, StreamProtocol};
-use libp2p_stream::{Control, OpenStreamError};
 use tokio::time::timeout;
 
 use super::kad_wire;
@@ -20,6 +19,7 @@ use crate::net::error::{DialFailure, NetGone};
 use crate::net::have::tally::Tally;
 use crate::net::lane;
 use crate::net::records::Digest;
+use crate::net::streams::{Control, OpenError};
 
 /// How long each step may take: connecting, opening a stream, a frame with its answer, a batch of kad messages.
 const FRAME_TIMEOUT: Duration = Duration::from_secs(10);
@@ -126,8 +126,7 @@ impl Announcer {
         }
     }
 
-    /// Tells `peer` that this node is about to end. It is to be connected: if it is not, it is dialled where it is known
-    /// to be.
+    /// Tells `peer` that this node is about to end. It is to be connected.
     ///
     /// # Errors
     /// If the peer does not speak the provide protocol, or does not answer within 10 s.
@@ -188,13 +187,14 @@ impl Announcer {
     }
 
     async fn open(&self, peer: PeerId, protocol: &StreamProtocol) -> Result<libp2p::Stream, SendFailure> {
-        let mut control = self.streams.control.clone();
-        let opened = timeout(FRAME_TIMEOUT, control.open_stream(peer, protocol.clone())).await;
+        let opened = timeout(FRAME_TIMEOUT, self.streams.control.open_stream(peer, protocol.clone())).await;
         match opened.map_err(|_| SendFailure::Timeout)? {
             Ok(stream) => Ok(stream),
-            Err(OpenStreamError::UnsupportedProtocol(_)) => Err(SendFailure::Unsupported),
-            Err(OpenStreamError::Io(error)) => Err(SendFailure::Stream(error)),
-            Err(error) => Err(SendFailure::Stream(io::Error::other(error.to_string()))),
+            Err(OpenError::Unsupported) => Err(SendFailure::Unsupported),
+            Err(OpenError::Io(error)) => Err(SendFailure::Stream(error)),
+            Err(error @ OpenError::NotConnected) => {
+                Err(SendFailure::Stream(io::Error::new(io::ErrorKind::NotConnected, error)))
+            }
         }
     }
 

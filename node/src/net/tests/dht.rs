@@ -42,7 +42,7 @@ async fn a_node_that_knows_nobody_is_found_by_those_who_ask_it() {
     let (providers, _) = collect(asker.client.find_providers(cid).await).await;
     assert_eq!(providers.keys().collect::<Vec<_>>(), [&provider.peer]);
 
-    in_time(provider.client.stop_providing(cid)).await.unwrap();
+    in_time(provider.client.stop_providing(vec![cid])).await.unwrap();
     let (providers, _) = collect(asker.client.find_providers(cid).await).await;
     assert!(providers.is_empty());
 }
@@ -68,7 +68,7 @@ async fn a_provider_finds_itself_with_its_own_addresses() {
     assert_eq!(providers[&node.peer], std::slice::from_ref(&node.addr));
     assert_eq!(stats.first_provider_after, None, "it is no other");
     assert_eq!(node.client.status().await.unwrap().provider_records_own, 1);
-    node.client.stop_providing(chunk(1)).await.unwrap();
+    node.client.stop_providing(vec![chunk(1)]).await.unwrap();
     assert!(collect(node.client.find_providers(chunk(1)).await).await.0.is_empty());
     assert_eq!(node.client.status().await.unwrap().provider_records_own, 0);
 }

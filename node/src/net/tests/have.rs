@@ -161,7 +161,7 @@ async fn a_node_asks_a_peer_so_much_at_once_and_no_more() {
 
 /// A stream of the protocol without the asker.
 async fn raw(asker: &Node, server: &Node) -> libp2p::Stream {
-    let (mut control, (protocol, _)) = asker.client.have_streams();
+    let (control, (protocol, _)) = asker.client.have_streams();
     in_time(control.open_stream(server.peer, protocol)).await.unwrap()
 }
 
@@ -207,7 +207,7 @@ async fn strangers_get_no_more_streams_than_allowed_and_nonsense_ends_them() {
 /// Asks a node that answers with these bytes whatever it is asked.
 async fn told(bytes: Vec<u8>) -> (Node, Node, HaveStream) {
     let (server, asker) = (Node::new().await, Node::new().await);
-    let (mut control, (protocol, _)) = server.client.have_streams();
+    let (control, (protocol, _)) = server.client.have_streams();
     let mut incoming = control.accept(protocol).unwrap();
     tokio::spawn(async move {
         let (_, mut stream) = incoming.next().await.unwrap();

@@ -39,7 +39,7 @@ async fn pair() -> (Node, Node, mpsc::Receiver<NetEvent>) {
 /// Two connected nodes and a lane between them, of which the test is the holder. Chunk 7 is wanted as request 7.
 async fn lane_to_test() -> (Node, Node, LaneWants, mpsc::Receiver<LaneEvent>, Stream) {
     let (asker, holder) = (Node::new().await, Node::new().await);
-    let (mut control, protocol) = holder.client.lane_streams();
+    let (control, protocol) = holder.client.lane_streams();
     let mut streams = control.accept(protocol).unwrap();
     asker.client.dial(holder.full_addr()).await.unwrap();
     let (wants, lane) = asker.client.lane(holder.peer);
@@ -162,7 +162,7 @@ async fn a_peer_without_lanes_is_asked_another_way() {
     let (wants, lane) = asker.client.lane(holder.peer);
     assert!(wants.want(RequestId(1), chunk(1), 10));
     assert_eq!(end(&mut run(lane)).await, LaneEnd::Unsupported);
-    assert_eq!(wants.unanswered(), [(RequestId(1), chunk(1))]);
+    assert_eq!(wants.unanswered(), [(RequestId(1), chunk(1), false)]);
     assert_eq!(asker.counter("net_lanes_unsupported").await, 1);
 }
 
@@ -185,7 +185,7 @@ async fn a_lane_has_room_for_so_many_wants_and_is_closed_to_who_wants_more() {
     assert!(wants.want(RequestId(101), chunk(101), 10), "there is room again");
 
     // Somebody who does not count.
-    let (mut control, protocol) = asker.client.lane_streams();
+    let (control, protocol) = asker.client.lane_streams();
     let mut stream = control.open_stream(holder.peer, protocol).await.unwrap();
     let mut bytes = Vec::new();
     for n in 0..=most {
@@ -252,7 +252,7 @@ async fn answers_to_nothing_and_too_long_ones_end_the_lane() {
         stream.write_all(&bytes).await.unwrap();
         stream.flush().await.unwrap();
         assert_eq!(end(&mut events).await, wanted, "{bytes:?}");
-        assert_eq!(wants.unanswered(), [(RequestId(7), chunk(7))]);
+        assert_eq!(wants.unanswered(), [(RequestId(7), chunk(7), false)]);
         assert_eq!(asker.counter("net_lanes_malformed").await, 1);
         assert!(!wants.want(RequestId(8), chunk(8), 10), "it has ended");
     }
@@ -268,7 +268,7 @@ async fn a_lane_that_breaks_off_says_so() {
     stream.write_all(&[0, 0, 0, 0, 0, 0, 0, 0, 5, 1, 2]).await.unwrap();
     stream.close().await.unwrap();
     assert_eq!(end(&mut events).await, LaneEnd::Closed);
-    assert_eq!(wants.unanswered(), [(RequestId(7), chunk(7))]);
+    assert_eq!(wants.unanswered(), [(RequestId(7), chunk(7), false)]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -299,4 +299,64 @@ async fn a_lane_on_which_nothing_is_wanted_is_closed_by_the_holder() {
     assert!(matches!(events.recv().await, Some(LaneEvent::Ended(LaneEnd::Closed))));
     assert!(begun.elapsed() >= LANE_IDLE / 2, "{:?}", begun.elapsed());
     assert_eq!(holder.counter("net_lanes_serve_broken").await, 0, "that is no fault");
+}
+
+#[tokio::test]
+async fn a_lane_ends_to_who_takes_back_more_than_was_wanted_or_counts_backwards() {
+    let want = |no: u8| [&[1, 0, 0, 0, no, 1][..], &[7; 32]].concat();
+    let cancel = |no: u8| vec![2, 0, 0, 0, no];
+    let cases = [
+        [want(5), want(5)].concat(),
+        [want(5), want(4)].concat(),
+        cancel(0),
+        [want(5), cancel(6)].concat(),
+        [want(5), cancel(5), cancel(5)].concat(),
+    ];
+    for bytes in cases {
+        let (asker, holder, mut asked) = pair().await;
+        let (control, protocol) = asker.client.lane_streams();
+        let mut stream = control.open_stream(holder.peer, protocol).await.unwrap();
+        stream.write_all(&bytes).await.unwrap();
+        stream.flush().await.unwrap();
+        holder.counted("net_lanes_serve_broken", 1).await;
+        let mut open = Vec::new();
+        let mut ends = 0;
+        while ends < usize::from(bytes[0] == 1) {
+            match in_time(asked.recv()).await.unwrap() {
+                NetEvent::Request { ticket, .. } => open.push(ticket),
+                NetEvent::ResponseFailed(_) => ends += 1,
+                NetEvent::RequestCancelled(_) => {}
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn every_request_has_its_end_though_nobody_reads_events_when_the_lane_breaks_off() {
+    let (asker, holder) = (Node::new().await, Node::new().await);
+    let mut lanes = holder.client.lanes_asked().unwrap();
+    asker.client.dial(holder.full_addr()).await.unwrap();
+    let (wants, lane) = asker.client.lane(holder.peer);
+    for n in 0..4 {
+        assert!(wants.want(RequestId(n), chunk(9), 10));
+    }
+    let events = run(lane);
+    let lane = in_time(lanes.next()).await.unwrap();
+    // Room for one event: the reader of the lane waits with the second one.
+    let (tx, mut asked) = mpsc::channel(1);
+    let running = tokio::spawn(lane.run(tx));
+    let (first, _) = request(&mut asked).await;
+    // The asker goes; so does the right to answer.
+    drop((first, wants, events));
+    let mut open = 1;
+    while let Some(event) = in_time(asked.recv()).await {
+        match event {
+            NetEvent::Request { .. } => open += 1,
+            NetEvent::ResponseSent(_) | NetEvent::ResponseFailed(_) => open -= 1,
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(open, 0, "each has one end");
+    in_time(running).await.unwrap();
 }

@@ -164,7 +164,7 @@ async fn only_so_many_keys_are_announced() {
     assert_eq!(in_time(node.client.provide(chunk(2))).await, Ok(0));
     assert_eq!(in_time(node.client.provide(chunk(2))).await, Ok(0), "again is nothing new");
     assert_eq!(in_time(node.client.provide(chunk(3))).await, Err(ProvideError::Full));
-    node.client.stop_providing(chunk(1)).await.unwrap();
+    node.client.stop_providing(vec![chunk(1)]).await.unwrap();
     assert_eq!(in_time(node.client.provide(chunk(3))).await, Ok(0));
 }
 

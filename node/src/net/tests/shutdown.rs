@@ -45,7 +45,7 @@ async fn a_client_outlives_its_loop() {
     assert_eq!(client.dial(addr.clone()).await, Err(DialFailure::Gone(NetGone)));
     assert_eq!(client.connect(peer, vec![addr]).await, Err(DialFailure::Gone(NetGone)));
     assert_eq!(client.provide(chunk(1)).await, Err(ProvideError::Gone(NetGone)));
-    assert_eq!(client.stop_providing(chunk(1)).await, Err(NetGone));
+    assert_eq!(client.stop_providing(vec![chunk(1)]).await, Err(NetGone));
     assert_eq!(client.request(peer, chunk(1)).await, Err(RequestError::Gone(NetGone)));
     assert_eq!(client.bootstrap().await, Err(BootstrapFailure::Gone(NetGone)));
     assert_eq!(client.peers().await, Err(NetGone));

@@ -16,6 +16,10 @@ use crate::{
 /// At least this often what arrived is synced and acknowledged, so that a crash loses at most this much time.
 const COMMIT_EVERY: Duration = Duration::from_secs(1);
 
+/// What arrived is synced as soon as it is this much, in bytes: the system begins to write by itself only when a tenth of
+/// the memory waits, and the end of a fetch would wait for all of that.
+const COMMIT_LEN: u64 = 64 << 20;
+
 /// Why chunks could not be fetched into their files.
 #[derive(Debug, thiserror::Error)]
 pub enum FillError {
@@ -30,9 +34,11 @@ pub enum FillError {
     Gone(#[from] StoreGone),
 }
 
-type Writing = FuturesUnordered<Pin<Box<dyn Future<Output = (RequestId, WriteOutcome)> + Send>>>;
+/// With the length of each chunk in bytes.
+type Writing = FuturesUnordered<Pin<Box<dyn Future<Output = (RequestId, u64, WriteOutcome)> + Send>>>;
 type WriteOutcome = Result<Result<Written, dhtfs_store::DownloadError>, StoreGone>;
 type Commit = Pin<Box<dyn Future<Output = CommitOutcome> + Send>>;
+type Announcing = Pin<Box<dyn Future<Output = ()> + Send>>;
 type CommitOutcome = Result<Result<Vec<dhtfs_store::ChunkCid>, dhtfs_store::DownloadError>, StoreGone>;
 
 /// A download that is being filled.
@@ -67,14 +73,17 @@ impl Filling<'_> {
         let outcome = self.fetch().await;
         // Whatever happened, what is verified and written stays.
         let committed = self.commit().await;
-        self.announce(committed).await?;
+        if let Some(announcing) = self.announce(committed)? {
+            announcing.await;
+        }
         outcome
     }
 
     async fn fetch(&mut self) -> Result<(), FillError> {
         let mut writing = Writing::new();
         let mut commit: Option<Commit> = None;
-        let mut is_dirty = false;
+        let mut announcing: Option<Announcing> = None;
+        let mut unsynced: u64 = 0;
         let mut ticks = interval_at(Instant::now() + COMMIT_EVERY, COMMIT_EVERY);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -85,26 +94,35 @@ impl Filling<'_> {
                     Turn::Finished => break,
                     Turn::Failed(failure) => return Err(FillError::Failed(failure)),
                 },
-                Some((id, written)) = writing.next() => {
+                Some((id, len, written)) = writing.next() => {
                     match written?? {
                         Written::Stored | Written::AlreadyHeld => self.driver.stored(id),
                         Written::BadHash => self.driver.bad(id),
                     }
-                    is_dirty = true;
+                    unsynced += len;
                 }
-                _ = ticks.tick(), if is_dirty && commit.is_none() => {
+                _ = ticks.tick(), if unsynced > 0 && commit.is_none() => {
                     commit = Some(self.commit());
-                    is_dirty = false;
+                    unsynced = 0;
                 }
-                Some(committed) = OptionFuture::from(commit.as_mut()) => {
+                Some(committed) = OptionFuture::from(commit.as_mut()), if announcing.is_none() => {
                     commit = None;
-                    self.announce(committed).await?;
+                    announcing = self.announce(committed)?;
                 }
+                Some(()) = OptionFuture::from(announcing.as_mut()) => announcing = None,
+            }
+            if unsynced >= COMMIT_LEN && commit.is_none() {
+                commit = Some(self.commit());
+                unsynced = 0;
             }
         }
-        if let Some(commit) = commit {
-            let committed = commit.await;
-            self.announce(committed).await?;
+        if let Some(announcing) = announcing {
+            announcing.await;
+        }
+        if let Some(commit) = commit
+            && let Some(announcing) = self.announce(commit.await)?
+        {
+            announcing.await;
         }
         Ok(())
     }
@@ -114,27 +132,27 @@ impl Filling<'_> {
         id: RequestId,
         cid: ContentCid,
         data: Vec<u8>,
-    ) -> Pin<Box<dyn Future<Output = (RequestId, WriteOutcome)> + Send>> {
+    ) -> Pin<Box<dyn Future<Output = (RequestId, u64, WriteOutcome)> + Send>> {
         let (store, download) = (self.store.clone(), self.download.clone());
+        let len = data.len() as u64;
         Box::pin(async move {
-            let ContentCid::Chunk(cid) = cid else { return (id, Ok(Ok(Written::BadHash))) };
-            (id, store.call(move |_| download.write(&cid, &data)).await)
+            let ContentCid::Chunk(cid) = cid else { return (id, len, Ok(Ok(Written::BadHash))) };
+            (id, len, store.call(move |_| download.write(&cid, &data)).await)
         })
     }
 
     fn commit(&self) -> Commit {
         let (store, download) = (self.store.clone(), self.download.clone());
-        // Syncing waits for the disk; it must not take a worker from verifying.
-        Box::pin(async move { store.call_long(move |_| download.commit()).await })
+        Box::pin(async move { store.call_syncing(move |_| download.commit()).await })
     }
 
-    async fn announce(&mut self, committed: CommitOutcome) -> Result<(), FillError> {
+    /// Announces what was committed. Waits while announcing is behind; what arrives is taken meanwhile.
+    fn announce(&mut self, committed: CommitOutcome) -> Result<Option<Announcing>, FillError> {
         let chunks = committed??;
-        if let (Some(provide), false) = (self.provide, chunks.is_empty()) {
-            let manifests = std::mem::take(&mut self.manifests);
-            let manifests = manifests.into_iter().map(ContentCid::from);
-            provide.held(manifests.chain(chunks.into_iter().map(ContentCid::from)).collect()).await;
-        }
-        Ok(())
+        let Some(provide) = self.provide.filter(|_| !chunks.is_empty()) else { return Ok(None) };
+        let manifests = std::mem::take(&mut self.manifests).into_iter().map(ContentCid::from);
+        let keys = manifests.chain(chunks.into_iter().map(ContentCid::from)).collect();
+        let provide = provide.clone();
+        Ok(Some(Box::pin(async move { provide.held(keys).await })))
     }
 }

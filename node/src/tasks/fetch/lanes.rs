@@ -92,18 +92,22 @@ impl Driver {
     }
 
     fn on_lane_end(&mut self, peer: PeerId, end: LaneEnd) -> Option<Turn> {
-        let until = if end == LaneEnd::Unsupported { None } else { Some(now() + RETRY) };
-        let Some(Slot::Open(wants)) = self.lanes.slots.insert(peer, Slot::Without(until)) else {
-            return None;
-        };
+        let Some(Slot::Open(wants)) = self.lanes.slots.remove(&peer) else { return None };
         let left = wants.unanswered();
+        // A lane that was closed because nothing was wanted is opened again when something is.
+        if end != LaneEnd::Closed || !left.is_empty() {
+            let until = if end == LaneEnd::Unsupported { None } else { Some(now() + RETRY) };
+            self.lanes.slots.insert(peer, Slot::Without(until));
+        }
         let blamed = match end {
-            LaneEnd::Malformed(blamed) => blamed.or_else(|| left.first().map(|(id, _)| *id)),
+            LaneEnd::Malformed(blamed) => blamed.or_else(|| left.first().map(|(id, ..)| *id)),
             LaneEnd::Unsupported | LaneEnd::Closed | LaneEnd::Stalled => None,
         };
-        for (id, cid) in left {
+        for (id, cid, cancelled) in left {
             self.lanes.asked.remove(&id);
             match end {
+                // Nobody waits for it.
+                _ if cancelled && blamed != Some(id) => self.machine.on_failed(id, now()),
                 // If the connection is gone, this says so.
                 LaneEnd::Unsupported | LaneEnd::Closed => self.exchange(id, peer, cid),
                 LaneEnd::Malformed(_) if blamed == Some(id) => self.machine.on_malformed(id, now()),

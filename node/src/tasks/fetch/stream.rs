@@ -75,12 +75,27 @@ pub async fn run(
     };
     for index in 0..chunks.len() {
         let data = stream.chunk(index, &out).await?;
-        out.send(data).await.map_err(|_| StreamError::ReaderGone)?;
+        stream.give(data, &out).await?;
     }
     Ok(())
 }
 
 impl Stream<'_> {
+    /// Hands a chunk to the reader, however slow it is. What is under way goes on arriving meanwhile: a peer must not hold
+    /// it back for us.
+    async fn give(&mut self, data: Vec<u8>, out: &mpsc::Sender<Vec<u8>>) -> Result<(), StreamError> {
+        loop {
+            tokio::select! {
+                biased;
+                place = out.reserve() => {
+                    place.map_err(|_| StreamError::ReaderGone)?.send(data);
+                    return Ok(());
+                }
+                turn = self.driver.next() => self.on_turn(turn)?,
+            }
+        }
+    }
+
     /// The bytes of chunk `index`, wherever they come from.
     async fn chunk(&mut self, index: usize, out: &mpsc::Sender<Vec<u8>>) -> Result<Vec<u8>, StreamError> {
         self.want_ahead(index).await?;

@@ -3,9 +3,10 @@
 use dhtfs_store::ContentCid;
 use tokio::sync::{mpsc, watch};
 
+use super::KEY_PAGE;
 use crate::core::provide::{ProvideStats, WithdrawStats};
 
-/// What the driver is told.
+/// What the driver is told, of so many keys at a time as it reads from the store at a time.
 pub(super) enum Command {
     Held(Vec<ContentCid>),
     Withdraw(Vec<ContentCid>),
@@ -40,16 +41,16 @@ pub struct ProvideHandle {
 impl ProvideHandle {
     /// The store holds these keys now. Waits while the driver is behind; does nothing once it has ended.
     pub async fn held(&self, keys: Vec<ContentCid>) {
-        if !keys.is_empty() {
-            let _ = self.commands.send(Command::Held(keys)).await;
+        for keys in keys.chunks(KEY_PAGE) {
+            let _ = self.commands.send(Command::Held(keys.to_vec())).await;
         }
     }
 
     /// The store holds these keys no longer: nobody is told any more that this node provides them, and those who keep
     /// records of it are told to forget them.
     pub async fn withdraw(&self, keys: Vec<ContentCid>) {
-        if !keys.is_empty() {
-            let _ = self.commands.send(Command::Withdraw(keys)).await;
+        for keys in keys.chunks(KEY_PAGE) {
+            let _ = self.commands.send(Command::Withdraw(keys.to_vec())).await;
         }
     }
 

@@ -4,6 +4,7 @@
 //! `sweep`, `page` and `one` how they get to their holders. What the store has no longer is taken back from them:
 //! [`Withdrawals`] says when, `withdraw` how.
 
+mod again;
 mod handle;
 mod holders;
 mod one;
@@ -26,7 +27,7 @@ use tokio::sync::{mpsc, watch};
 use tracing::warn;
 
 pub use self::handle::ProvideHandle;
-use self::{handle::Command, holders::Holders, withdraw::Withdrawn};
+use self::{again::Again, handle::Command, holders::Holders, withdraw::Withdrawn};
 use super::{ended, now, sleep_until};
 use crate::{
     core::{
@@ -125,7 +126,8 @@ enum Ended {
         keys: Vec<ProvideKey>,
     },
     RootDone(KeyPosition, bool),
-    Withdrew(WithdrawBatch, Withdrawn),
+    /// `None` if the store has kept it from being begun.
+    Withdrew(WithdrawBatch, Option<Withdrawn>),
     /// It is time to try once more.
     Rested,
     /// So many keys were to be announced once more; these still are.
@@ -153,11 +155,13 @@ struct Driver {
     /// What the store kept from being done.
     put_off: VecDeque<Command>,
     /// Keys to be announced once more, because their holders may have been told the opposite.
-    again: BTreeSet<ContentCid>,
+    again: Again,
+    /// Some of them are under way.
+    is_announcing_again: bool,
     /// Tries in a row that failed.
     failures: u32,
-    /// The next try is waited for, or under way.
-    is_retrying: bool,
+    /// The next try is waited for.
+    is_resting: bool,
 }
 
 impl ProvideTask {
@@ -186,9 +190,10 @@ impl ProvideTask {
             roots: BTreeSet::new(),
             told_many: false,
             put_off: VecDeque::new(),
-            again: BTreeSet::new(),
+            again: Again::default(),
+            is_announcing_again: false,
             failures: 0,
-            is_retrying: false,
+            is_resting: false,
         };
         driver.answer_for(Some(KeyPosition::MIN));
         driver.count().await;
@@ -245,8 +250,9 @@ impl Driver {
     /// Of these keys that are answered for, some may have been removed before: their withdrawal has found nothing to
     /// forget then. `None` if the store fails.
     async fn forget_gone(&mut self, keys: Vec<ContentCid>) -> Option<()> {
-        for cid in self.gone(keys).await? {
-            let _ = self.env.client.stop_providing(cid).await;
+        let gone = self.gone(keys).await?;
+        if !gone.is_empty() {
+            let _ = self.env.client.stop_providing(gone).await;
         }
         Some(())
     }
@@ -262,9 +268,7 @@ impl Driver {
     async fn withdraw(&mut self, keys: Vec<ContentCid>) -> Option<()> {
         // What was shared again before this was read is provided all the same.
         let keys = self.gone(keys).await?;
-        for cid in &keys {
-            let _ = self.env.client.stop_providing(*cid).await;
-        }
+        let _ = self.env.client.stop_providing(keys.clone()).await;
         self.withdrawals.on_withdrawn(keys);
         Some(())
     }
@@ -286,9 +290,9 @@ impl Driver {
 
     /// Sees that what was put off is tried again.
     fn retry_later(&mut self) {
-        let has_some = !self.put_off.is_empty() || !self.again.is_empty();
-        if has_some && !self.is_retrying {
-            self.is_retrying = true;
+        let has_some = !self.put_off.is_empty() || (!self.again.is_empty() && !self.is_announcing_again);
+        if has_some && !self.is_resting {
+            self.is_resting = true;
             let pause = RETRY.ceiling(self.failures);
             self.running.push(Box::pin(async move {
                 tokio::time::sleep(pause).await;
@@ -298,26 +302,19 @@ impl Driver {
     }
 
     async fn retry(&mut self) {
+        self.is_resting = false;
         for command in std::mem::take(&mut self.put_off) {
             self.take(command).await;
         }
-        let keys: Vec<ContentCid> = std::mem::take(&mut self.again).into_iter().collect();
-        if keys.is_empty() {
-            self.is_retrying = false;
+        if self.again.is_empty() || self.is_announcing_again {
             return;
         }
+        self.is_announcing_again = true;
+        let keys = self.again.take();
         let (count, holders) = (keys.len(), self.holders.clone());
         self.running.push(Box::pin(async move {
             Ended::AnnouncedAgain(count, withdraw::announce(&holders, keys).await)
         }));
-    }
-
-    fn announce_again(&mut self, keys: Vec<ContentCid>) {
-        let room = MAX_PUT_OFF.saturating_sub(self.again.len());
-        if keys.len() > room {
-            warn!("{} keys are announced only when they have their turn", keys.len() - room);
-        }
-        self.again.extend(keys.into_iter().take(room));
     }
 
     fn on_routing(&mut self, peers: usize) {
@@ -416,16 +413,19 @@ impl Driver {
             Ended::RootDone(position, taken) => {
                 self.roots.remove(&position);
                 self.planner.on_root_done(taken, now());
+                // Another root may have come between the mark of this one and now: only the store knows.
+                self.count().await;
             }
-            Ended::Withdrew(batch, Withdrawn { failed, again }) => {
+            Ended::Withdrew(batch, None) => self.withdrawals.on_put_off(&batch, now()),
+            Ended::Withdrew(batch, Some(Withdrawn { failed, again })) => {
                 self.withdrawals.on_done(&batch, &failed, now());
-                self.announce_again(again);
+                self.again.add(again);
             }
             Ended::Rested => self.retry().await,
             Ended::AnnouncedAgain(count, left) => {
-                self.is_retrying = false;
+                self.is_announcing_again = false;
                 self.failures = if left.len() < count { 0 } else { self.failures.saturating_add(1) };
-                self.announce_again(left);
+                self.again.add(left);
             }
             Ended::Saved => {}
             Ended::Answered(keys, next) => {

@@ -6,7 +6,7 @@ use tracing::debug;
 
 use super::{
     holders::Holders,
-    page::{MAX_PEERS_AT_ONCE, Say, note},
+    page::{MAX_PEERS_AT_ONCE, RESEND_PAUSE, Say, is_hopeful, note},
 };
 use crate::{
     core::{keyspace::Position, keyspace::Prefix, provide::FoundPeer},
@@ -40,23 +40,35 @@ async fn tell(holders: &Holders, say: Say, digest: Digest) -> Option<Told> {
     let told = [closest.clone(), holders.around(&Position::of_digest(&digest), &closest).await].concat();
     let own = holders.own_addrs().await;
     let own = &own;
-    let mut sending = futures::stream::iter(told)
-        .map(|FoundPeer { peer, addrs }| async move {
-            (peer, say.tell(holders, peer, addrs, own, &[digest]).await)
-        })
-        .buffer_unordered(MAX_PEERS_AT_ONCE);
+    let send = async |to: Vec<FoundPeer>| {
+        let sent = futures::stream::iter(to).map(|found| async move {
+            let FoundPeer { peer, addrs } = found.clone();
+            (found, say.tell(holders, peer, addrs, own, &[digest]).await)
+        });
+        sent.buffer_unordered(MAX_PEERS_AT_ONCE).collect::<Vec<_>>().await
+    };
+    let mut answers = send(told).await;
+    let again: Vec<FoundPeer> = answers
+        .extract_if(.., |(_, told)| told.as_ref().is_err_and(is_hopeful))
+        .map(|(found, _)| found)
+        .collect();
+    if !again.is_empty() {
+        tokio::time::sleep(RESEND_PAUSE).await;
+        answers.extend(send(again).await);
+    }
     let (mut held, mut unheard) = ([0], 0);
-    while let Some((peer, told)) = sending.next().await {
+    for (FoundPeer { peer, .. }, told) in answers {
         match told {
             Ok(receipt) => note(&mut held, &[0], &receipt),
             Err(error) => {
                 debug!(%peer, %error, "a holder was not told");
-                holders.map().remove(&peer);
+                if !is_hopeful(&error) {
+                    holders.map().remove(&peer);
+                }
                 unheard += usize::from(closest.iter().any(|found| found.peer == peer));
             }
         }
     }
-    drop(sending);
     let now = now();
     holders.map().on_lookup(Position::of_digest(&digest), closest, &Prefix::WHOLE, now, now);
     let [held] = held;

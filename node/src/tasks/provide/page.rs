@@ -24,7 +24,7 @@ use crate::{
 pub(super) const MAX_PEERS_AT_ONCE: usize = 20;
 
 /// How long holders are given that were busy or broke off before the page is sent to them once more.
-const RESEND_PAUSE: Duration = Duration::from_secs(1);
+pub(super) const RESEND_PAUSE: Duration = Duration::from_secs(1);
 
 /// What holders are told of the keys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -169,7 +169,7 @@ impl Page {
                 Ok(receipt) => told_now.push((batch, receipt)),
                 Err(error) => {
                     debug!(peer = %batch.peer, %error, "a holder was not told");
-                    unheard.push((batch, matches!(error, SendFailure::Busy | SendFailure::Stream(_))));
+                    unheard.push((batch, is_hopeful(&error)));
                 }
             }
         }
@@ -180,7 +180,9 @@ impl Page {
             self.remember(batch.peer, batch.places);
         }
         let mut map = holders.map();
-        self.unheard.iter().for_each(|(batch, _)| map.remove(&batch.peer));
+        // One that was busy is where it was.
+        let dead = self.unheard.iter().filter(|(_, is_hopeful)| !is_hopeful);
+        dead.for_each(|(batch, _)| map.remove(&batch.peer));
         self.unheard.len()
     }
 
@@ -195,6 +197,11 @@ impl Page {
         told.extend(places);
         told.sort_unstable();
     }
+}
+
+/// Whether a holder may take at once what it could not be told.
+pub(super) fn is_hopeful(error: &SendFailure) -> bool {
+    matches!(error, SendFailure::Busy | SendFailure::Stream(_))
 }
 
 /// Counts a holder for each key it has taken. A peer that cannot answer to records counts for all that it has read.

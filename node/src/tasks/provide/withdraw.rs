@@ -16,9 +16,6 @@ use crate::core::{
     provide::{SweepOutcome, WithdrawBatch},
 };
 
-/// Keys that are announced once more at a time, one by one.
-const AGAIN_AT_ONCE: usize = 64;
-
 /// What came of withdrawing a batch.
 #[derive(Debug, Default)]
 pub(super) struct Withdrawn {
@@ -32,10 +29,10 @@ pub(super) struct Withdrawn {
 ///
 /// A key may be shared again at any time. One that is before its turn is passed over. One that is while its holders
 /// are told is announced once more afterwards: they answer to both, so the announcement is what remains.
-pub(super) async fn run(holders: &Holders, batch: &WithdrawBatch, since: Instant) -> Withdrawn {
-    let Some(shared) = holders.known(batch.keys.clone()).await else {
-        return Withdrawn { failed: batch.keys.clone(), again: Vec::new() };
-    };
+///
+/// `None` if the store does not say which are shared again; nobody has been told anything then.
+pub(super) async fn run(holders: &Holders, batch: &WithdrawBatch, since: Instant) -> Option<Withdrawn> {
+    let shared = holders.known(batch.keys.clone()).await?;
     let shared: BTreeSet<ContentCid> = shared.into_iter().map(|key| key.cid).collect();
     let keys: Vec<ContentCid> = batch.keys.iter().filter(|cid| !shared.contains(cid)).copied().collect();
     let mut failed = Vec::new();
@@ -45,7 +42,7 @@ pub(super) async fn run(holders: &Holders, batch: &WithdrawBatch, since: Instant
                 failed.push(*cid);
             }
         }
-        return Withdrawn { failed, again: announce(holders, keys).await };
+        return Some(Withdrawn { failed, again: announce(holders, keys).await });
     }
     let report = holders.walk(batch.region, since).await;
     let (known, unknown): (Vec<ContentCid>, Vec<ContentCid>) = {
@@ -63,23 +60,22 @@ pub(super) async fn run(holders: &Holders, batch: &WithdrawBatch, since: Instant
     failed.extend(page.unheard().iter().filter_map(|place| known.get(*place)));
     failed.extend(unknown);
     debug!(region = ?batch.region, keys = keys.len(), failed = failed.len(), "withdrew");
-    let Some(shared) = holders.known(keys.clone()).await else { return Withdrawn { failed, again: keys } };
+    let Some(shared) = holders.known(keys.clone()).await else {
+        return Some(Withdrawn { failed, again: keys });
+    };
     let mut outcome = SweepOutcome::default();
     if !shared.is_empty() {
         send_page(holders, &shared, &report, since, &mut outcome).await;
     }
     let is_done = outcome.sent == outcome.keys;
     let again = if is_done { Vec::new() } else { shared.into_iter().map(|key| key.cid).collect() };
-    Withdrawn { failed, again }
+    Some(Withdrawn { failed, again })
 }
 
 /// Announces those of the keys that are shared. Returns those that still are to be announced.
-pub(super) async fn announce(holders: &Holders, mut keys: Vec<ContentCid>) -> Vec<ContentCid> {
-    let mut left = keys.split_off(keys.len().min(AGAIN_AT_ONCE));
-    let Some(shared) = holders.known(keys.clone()).await else {
-        left.extend(keys);
-        return left;
-    };
+pub(super) async fn announce(holders: &Holders, keys: Vec<ContentCid>) -> Vec<ContentCid> {
+    let Some(shared) = holders.known(keys.clone()).await else { return keys };
+    let mut left = Vec::new();
     for key in shared {
         if !one::provide(holders, &key).await {
             warn_of(&key);

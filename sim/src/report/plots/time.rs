@@ -157,7 +157,7 @@ pub(crate) fn stale(record: &RunRecord) -> Option<Plot<'_>> {
 fn series(protocol: &str) -> usize {
     match protocol {
         "kad" => 1,
-        "exchange" => 2,
+        "lane" => 2,
         "identify" => 3,
         "ping" => 4,
         "autonat" => 5,

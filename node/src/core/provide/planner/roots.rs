@@ -22,12 +22,22 @@ pub(super) struct Roots {
     /// Passes with failures, in a row.
     attempt: u32,
     failed: bool,
+    /// Another pass follows this one at once: the driver may have read the roots before the newest came.
+    another: bool,
 }
 
 impl Roots {
     pub(super) fn new() -> Self {
         let cursor = Position::FIRST;
-        Self { cursor, asked: None, in_flight: 0, rest_until: None, attempt: 0, failed: false }
+        Self {
+            cursor,
+            asked: None,
+            in_flight: 0,
+            rest_until: None,
+            attempt: 0,
+            failed: false,
+            another: false,
+        }
     }
 
     /// Where to begin how many, if some are to be begun now.
@@ -56,7 +66,7 @@ impl Roots {
             Some(next) => self.cursor = next,
             None => {
                 self.cursor = Position::FIRST;
-                self.rest_until = Some(now + REST);
+                self.rest_until = (!std::mem::take(&mut self.another)).then(|| now + REST);
             }
         }
     }
@@ -76,5 +86,27 @@ impl Roots {
     pub(super) fn again(&mut self) {
         self.rest_until = None;
         self.failed = false;
+        self.another |= self.asked.is_some();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failure is a failed test")]
+
+    use super::{Instant, Roots};
+
+    #[test]
+    fn a_root_that_comes_while_the_others_are_read_waits_for_nothing() {
+        let now = Instant::now();
+        let mut roots = Roots::new();
+        assert_eq!(roots.next(1, 64, now).unwrap().1, 64);
+        // The read that is under way may have passed it.
+        roots.again();
+        roots.on_started(1, None, now);
+        assert_eq!(roots.next(2, 64, now).unwrap().1, 63);
+        roots.on_started(0, None, now);
+        assert_eq!(roots.next(2, 64, now), None, "nothing has come since");
+        assert!(roots.next_at(2).is_some());
     }
 }

@@ -61,6 +61,23 @@ fn without_peers_it_waits_and_begins_when_there_are_some() {
 }
 
 #[test]
+fn what_was_kept_from_being_tried_has_all_attempts_before_it() {
+    let mut machine = machine(WithdrawConfig::default());
+    machine.on_withdrawn([chunk(1), chunk(2)]);
+    let mut now = Instant::now();
+    for _ in 0..20 {
+        let found = batches(&mut machine, now);
+        machine.on_put_off(&found[0], now);
+        machine.check_invariants();
+        assert!(batches(&mut machine, now).is_empty(), "not at once");
+        now += MINUTE;
+    }
+    let found = batches(&mut machine, now);
+    machine.on_done(&found[0], &[], now);
+    assert_eq!(machine.stats(), WithdrawStats { waiting: 0, done: 2, lost: 0 });
+}
+
+#[test]
 fn a_key_whose_holders_do_not_hear_is_tried_later_and_at_last_given_up() {
     let mut machine = machine(WithdrawConfig::default());
     machine.on_withdrawn([chunk(1), chunk(2)]);
