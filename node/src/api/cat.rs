@@ -167,7 +167,7 @@ fn report_to(
     wanted: Wanted,
 ) -> impl Fn(&FetchProgress, Option<&fetch::Waiting>) + Send + Sync + 'static {
     move |_, waiting| {
-        let waiting = waiting.map(|waiting| Waiting::of(waiting, wanted));
+        let waiting = waiting.and_then(|waiting| Waiting::of(waiting, wanted));
         progress.send_if_modified(|progress| {
             let is_new = progress.waiting != waiting;
             progress.waiting = waiting;

@@ -121,7 +121,7 @@ impl Get<'_> {
                 p.have_len = filled.have_len();
                 p.received_len = p.have_len.saturating_sub(p.reused_len);
                 p.sources = sources(fetch);
-                p.waiting = waiting.map(|waiting| Waiting::of(waiting, Wanted::Chunks));
+                p.waiting = waiting.and_then(|waiting| Waiting::of(waiting, Wanted::Chunks));
             });
         });
         let net = self.api.network()?;
@@ -149,7 +149,7 @@ impl Get<'_> {
         move |fetch, waiting| {
             progress.send_modify(|p| {
                 p.sources = sources(fetch);
-                p.waiting = waiting.map(|waiting| Waiting::of(waiting, wanted));
+                p.waiting = waiting.and_then(|waiting| Waiting::of(waiting, wanted));
             });
         }
     }
@@ -253,8 +253,8 @@ impl Api {
                 }
                 Turn::Block { id, .. } => driver.bad(id),
                 Turn::Failed(_) | Turn::Finished => {
-                    let why = waiting::verdict(&driver.why(), Wanted::Chunk);
-                    return Err(self.not_found(cid.into(), hints.no_progress, &why));
+                    let why = driver.why();
+                    return Err(self.not_found(cid.into(), hints.no_progress, Some((&why, Wanted::Chunk))));
                 }
             }
         }

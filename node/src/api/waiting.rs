@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::types::{
     LookupsWaited, MissingChunks, ProviderGroup, ProvidersWaited, WaitCause, Waiting, WaitingProvider,
 };
-use crate::core::fetch::{self, Cause, PeerWait};
+use crate::core::fetch::{self, Cause, Group, PeerWait};
 
 /// What is fetched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,11 +19,12 @@ pub(super) enum Wanted {
 }
 
 impl Waiting {
-    /// What the machine says, for the API.
-    pub(super) fn of(waiting: &fetch::Waiting, wanted: Wanted) -> Self {
+    /// What the machine says, for the API. Nothing if it is the reader who is slow: he would hear of it only when he reads
+    /// again.
+    pub(super) fn of(waiting: &fetch::Waiting, wanted: Wanted) -> Option<Self> {
         let groups: Vec<ProviderGroup> = groups(waiting).collect();
-        Self {
-            cause: cause(waiting.cause),
+        Some(Self {
+            cause: cause(waiting.cause)?,
             line: line(waiting, wanted),
             idle_secs: waiting.idle.as_secs_f64(),
             fails_in_secs: waiting.fails_in.map(|time| time.as_secs_f64()),
@@ -38,23 +39,25 @@ impl Waiting {
                 running: number(waiting.lookups),
                 next_in_secs: waiting.next_lookup_in.map(|time| time.as_secs_f64()),
             },
-        }
+            unreached_hints: number(waiting.unreached_hints),
+        })
     }
 }
 
-fn cause(cause: Cause) -> WaitCause {
-    match cause {
+fn cause(cause: Cause) -> Option<WaitCause> {
+    Some(match cause {
         Cause::Disk => WaitCause::Disk,
-        Cause::Reader => WaitCause::Reader,
+        Cause::Reader => return None,
         Cause::NoProvider => WaitCause::NoProvider,
         Cause::Answers => WaitCause::Answers,
         Cause::Connections => WaitCause::Connections,
         Cause::Busy => WaitCause::Busy,
         Cause::Silence => WaitCause::Silence,
+        Cause::Ready => WaitCause::Ready,
         Cause::Missing => WaitCause::Missing,
         Cause::Unreachable => WaitCause::Unreachable,
         Cause::WrongData => WaitCause::WrongData,
-    }
+    })
 }
 
 fn state(wait: PeerWait) -> WaitingProvider {
@@ -71,25 +74,26 @@ fn state(wait: PeerWait) -> WaitingProvider {
     }
 }
 
+/// Each state in which there is a provider.
+fn present(waiting: &fetch::Waiting) -> impl Iterator<Item = (PeerWait, Group)> + '_ {
+    PeerWait::ALL.into_iter().map(|wait| (wait, waiting.group(wait))).filter(|(_, group)| group.peers > 0)
+}
+
 fn groups(waiting: &fetch::Waiting) -> impl Iterator<Item = ProviderGroup> + '_ {
-    let group = |wait: PeerWait| {
-        let group = waiting.group(wait);
-        let again_in_secs = group.again_in.map(|time| time.as_secs_f64());
-        ProviderGroup { state: state(wait), providers: number(group.peers), again_in_secs }
-    };
-    PeerWait::ALL.into_iter().map(group).filter(|group| group.providers > 0)
+    present(waiting).map(|(wait, group)| ProviderGroup {
+        state: state(wait),
+        providers: number(group.peers),
+        again_in_secs: group.again_in.map(|time| time.as_secs_f64()),
+    })
 }
 
 /// The reason in one line, for somebody who waits.
 fn line(waiting: &fetch::Waiting, wanted: Wanted) -> String {
-    match waiting.cause {
-        Cause::Disk => {
-            return format!("{} to be written to the disk", blocks(waiting.received, wanted));
-        }
-        Cause::Reader => return "the next chunk is here, the reader does not take it".to_owned(),
-        _ => {}
+    if waiting.cause == Cause::Disk {
+        return format!("{} to be written to the disk", blocks(waiting.received, wanted));
     }
     let mut parts = vec![providers(waiting, true)];
+    parts.extend(unreached_hints(waiting));
     parts.extend(without_provider(waiting, wanted));
     if waiting.lookups > 0 {
         parts.push("looking for providers".to_owned());
@@ -101,48 +105,57 @@ fn line(waiting: &fetch::Waiting, wanted: Wanted) -> String {
 
 /// The reason as the end of the line about a fetch that has failed, in brackets; empty if nothing is known.
 pub(super) fn verdict(waiting: &fetch::Waiting, wanted: Wanted) -> String {
-    if waiting.known() == 0 {
-        return String::new();
-    }
-    let mut parts = vec![providers(waiting, false)];
+    let mut parts = Vec::new();
+    parts.extend((waiting.known() > 0).then(|| providers(waiting, false)));
+    parts.extend(unreached_hints(waiting));
     parts.extend(without_provider(waiting, wanted));
-    format!(" ({})", parts.join("; "))
+    if parts.is_empty() { String::new() } else { format!(" ({})", parts.join("; ")) }
+}
+
+/// Which of the peers that the user named never answered.
+fn unreached_hints(waiting: &fetch::Waiting) -> Option<String> {
+    match (waiting.unreached_hints, waiting.hints) {
+        (0, _) => None,
+        (1, 1) => Some("the given peer does not answer".to_owned()),
+        (unreached, given) if unreached == given => Some(format!("none of the {given} given peers answers")),
+        (1, given) => Some(format!("1 of {given} given peers does not answer")),
+        (unreached, given) => Some(format!("{unreached} of {given} given peers do not answer")),
+    }
 }
 
 fn providers(waiting: &fetch::Waiting, with_times: bool) -> String {
     let known = waiting.known();
-    let groups: Vec<ProviderGroup> = groups(waiting).collect();
-    let said = |group: &ProviderGroup| {
-        let again = group
-            .again_in_secs
-            .filter(|_| with_times)
-            .and_then(|secs| Duration::try_from_secs_f64(secs).ok());
+    let groups: Vec<(PeerWait, Group)> = present(waiting).collect();
+    let said = |wait: PeerWait, group: Group| {
+        let again = group.again_in.filter(|_| with_times);
         let again = again.map_or_else(String::new, |time| format!(" (again in {})", whole_seconds(time)));
-        format!("{}{again}", words(group.state))
+        format!("{}{again}", words(wait))
     };
     match (known, groups.as_slice()) {
         (0, _) => "no provider found".to_owned(),
-        (1, [group]) => format!("1 provider: {}", said(group)),
-        (_, [group]) => format!("{} providers: all {}", thousands(known), said(group)),
+        (1, [(wait, group)]) => format!("1 provider: {}", said(*wait, *group)),
+        (_, [(wait, group)]) => format!("{} providers: all {}", thousands(known), said(*wait, *group)),
         (_, groups) => {
-            let each: Vec<String> =
-                groups.iter().map(|group| format!("{} {}", group.providers, said(group))).collect();
+            let each: Vec<String> = groups
+                .iter()
+                .map(|(wait, group)| format!("{} {}", thousands(group.peers), said(*wait, *group)))
+                .collect();
             format!("{} providers: {}", thousands(known), each.join(", "))
         }
     }
 }
 
-fn words(state: WaitingProvider) -> &'static str {
-    match state {
-        WaitingProvider::Asked => "yet to answer",
-        WaitingProvider::Ready => "connected",
-        WaitingProvider::Connecting => "connecting",
-        WaitingProvider::Found => "not dialled yet",
-        WaitingProvider::Busy => "busy",
-        WaitingProvider::Silent => "not answering",
-        WaitingProvider::Lacking => "without what is missing",
-        WaitingProvider::Unreachable => "unreachable",
-        WaitingProvider::WrongData => "with wrong data",
+fn words(wait: PeerWait) -> &'static str {
+    match wait {
+        PeerWait::Asked => "yet to answer",
+        PeerWait::Ready => "connected",
+        PeerWait::Connecting => "connecting",
+        PeerWait::Found => "not dialled yet",
+        PeerWait::Busy => "busy",
+        PeerWait::Silent => "not answering",
+        PeerWait::Lacking => "without what is missing",
+        PeerWait::Unreachable => "unreachable",
+        PeerWait::WrongData => "with wrong data",
     }
 }
 
@@ -196,7 +209,6 @@ fn thousands(number: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::core::fetch::Group;
 
     /// Each letter is a provider: `a`sked, `r`eady, `c`onnecting, `f`ound, `b`usy, `s`ilent, `l`acking, `u`nreachable,
     /// `w`rong data. The first of a state is tried again after 3.2 s where that means something.
@@ -219,6 +231,8 @@ mod tests {
             at_least: false,
             lookups: 0,
             next_lookup_in: Some(Duration::from_millis(7_100)),
+            hints: 0,
+            unreached_hints: 0,
         }
     }
 
@@ -263,7 +277,76 @@ mod tests {
     fn what_is_slow_here_is_not_blamed_on_others() {
         let slow = |cause| fetch::Waiting { cause, received: 40, ..waiting("aa", 0, 99) };
         assert_eq!(line(&slow(Cause::Disk), Wanted::Chunks), "40 chunks to be written to the disk");
-        assert!(line(&slow(Cause::Reader), Wanted::Chunks).contains("reader"));
+        assert_eq!(
+            Waiting::of(&slow(Cause::Reader), Wanted::Chunks),
+            None,
+            "who reads knows that he does not"
+        );
+    }
+
+    #[test]
+    fn peers_that_the_user_named_and_that_never_answered_are_told_apart() {
+        let of = |hints, unreached_hints, providers| fetch::Waiting {
+            hints,
+            unreached_hints,
+            ..waiting(providers, 0, 3)
+        };
+        let line = |hints, unreached, providers| line(&of(hints, unreached, providers), Wanted::Chunks);
+        assert_eq!(line(1, 1, ""), "no provider found; the given peer does not answer; next lookup in 8 s");
+        let some = "1 provider: yet to answer; 2 of 3 given peers do not answer; next lookup in 8 s";
+        assert_eq!(line(3, 2, "a"), some);
+        assert!(line(2, 2, "").contains("; none of the 2 given peers answers; "));
+        assert!(line(3, 1, "a").contains("; 1 of 3 given peers does not answer; "));
+        assert_eq!(line(3, 0, "a"), "1 provider: yet to answer; next lookup in 8 s");
+        let verdict = |hints, unreached, providers| verdict(&of(hints, unreached, providers), Wanted::Chunks);
+        assert_eq!(verdict(1, 1, ""), " (the given peer does not answer)");
+        assert_eq!(verdict(2, 1, "u"), " (1 provider: unreachable; 1 of 2 given peers does not answer)");
+        let tree = Waiting::of(&of(3, 2, "a"), Wanted::Chunks).unwrap_or_default();
+        assert_eq!((tree.unreached_hints, tree.providers.known), (2, 1));
+    }
+
+    #[test]
+    fn what_a_newer_node_says_is_understood_but_for_what_is_new() {
+        let mut json =
+            serde_json::to_value(Waiting::of(&waiting("b", 0, 3), Wanted::Chunks)).unwrap_or_default();
+        json["cause"] = "weather".into();
+        json["providers"]["groups"][0]["state"] = "asleep".into();
+        let tree: Waiting = serde_json::from_value(json).unwrap_or_default();
+        assert_eq!((tree.cause, tree.providers.known), (WaitCause::Other, 1));
+        assert_eq!(tree.providers.groups.first().map(|group| group.state), Some(WaitingProvider::Other));
+    }
+
+    /// The JSON in the documentation is an answer that could be given.
+    #[test]
+    fn the_documented_example_adds_up() {
+        let docs = include_str!("../../../docs/api.md");
+        let example = docs.split("```json\n").nth(1).and_then(|rest| rest.split("```").next());
+        let tree: Waiting = serde_json::from_str(example.unwrap_or_default()).unwrap_or_default();
+        let sum: u64 = tree.providers.groups.iter().map(|group| group.providers).sum();
+        assert_eq!((tree.providers.known, sum, tree.cause), (3, 3, WaitCause::Busy));
+        let group = |wait: PeerWait| {
+            let group = tree.providers.groups.iter().find(|group| group.state == state(wait));
+            group.map_or_else(Group::default, |group| Group {
+                peers: usize::try_from(group.providers).unwrap_or_default(),
+                again_in: group.again_in_secs.map(Duration::from_secs_f64),
+            })
+        };
+        let count = |number: u64| usize::try_from(number).unwrap_or_default();
+        let told = fetch::Waiting {
+            cause: Cause::Busy,
+            idle: Duration::from_secs_f64(tree.idle_secs),
+            fails_in: tree.fails_in_secs.map(Duration::from_secs_f64),
+            groups: PeerWait::ALL.map(group),
+            missing: count(tree.chunks.missing),
+            received: count(tree.chunks.received),
+            without_provider: count(tree.chunks.without_provider),
+            at_least: tree.chunks.at_least,
+            lookups: count(tree.lookups.running),
+            next_lookup_in: tree.lookups.next_in_secs.map(Duration::from_secs_f64),
+            hints: 0,
+            unreached_hints: 0,
+        };
+        assert_eq!(Waiting::of(&told, Wanted::Chunks), Some(tree), "the line and the numbers are the same");
     }
 
     #[test]
@@ -280,7 +363,7 @@ mod tests {
 
     #[test]
     fn the_tree_has_the_same_numbers() {
-        let tree = Waiting::of(&waiting("uubw", 12, 4_096), Wanted::Chunks);
+        let tree = Waiting::of(&waiting("uubw", 12, 4_096), Wanted::Chunks).unwrap_or_default();
         assert_eq!(tree.providers.known, 4);
         let groups: Vec<_> =
             tree.providers.groups.iter().map(|group| (group.state, group.providers)).collect();

@@ -20,6 +20,9 @@ pub struct Waiting {
     pub chunks: MissingChunks,
     /// The search for more providers.
     pub lookups: LookupsWaited,
+    /// Peers named with the request that never answered. They are not among the providers.
+    #[serde(default)]
+    pub unreached_hints: u64,
 }
 
 /// What a fetch waits for first of all.
@@ -28,8 +31,6 @@ pub struct Waiting {
 pub enum WaitCause {
     /// What arrived is being written to the disk here.
     Disk,
-    /// The next chunk is here and the reader of the output does not take it.
-    Reader,
     /// No provider is known.
     #[default]
     NoProvider,
@@ -41,12 +42,17 @@ pub enum WaitCause {
     Busy,
     /// Providers do not answer.
     Silence,
+    /// Providers are connected, and are asked when what nobody waits for any more has come from them.
+    Ready,
     /// Providers answer and have nothing that is missing.
     Missing,
     /// No provider can be reached.
     Unreachable,
     /// All that is left are providers that sent wrong data.
     WrongData,
+    /// Something that this program does not know: the node is newer.
+    #[serde(other)]
+    Other,
 }
 
 /// The known providers by what is the matter with them.
@@ -76,7 +82,7 @@ pub struct ProviderGroup {
 pub enum WaitingProvider {
     /// It was asked and is not late yet.
     Asked,
-    /// It is connected and could be asked; what arrived is dealt with first.
+    /// It is connected and could be asked; what arrived, or what nobody waits for any more, is dealt with first.
     Ready,
     /// It is being connected to for the first time.
     Connecting,
@@ -92,6 +98,9 @@ pub enum WaitingProvider {
     Unreachable,
     /// It sent wrong data.
     WrongData,
+    /// Something that this program does not know: the node is newer.
+    #[serde(other)]
+    Other,
 }
 
 /// What a fetch still lacks, in chunks, or in manifest blocks as long as the manifest is being read.
@@ -112,7 +121,7 @@ pub struct MissingChunks {
 pub struct LookupsWaited {
     /// How many run.
     pub running: u64,
-    /// Seconds until the next one begins; absent if none is planned while others run.
+    /// Seconds until the next one begins; absent if that is not known, as while others run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next_in_secs: Option<f64>,
 }

@@ -1,7 +1,7 @@
 //! Why a fetch waits, told from its state at one instant.
 //!
 //! Every known peer is in exactly one [`PeerWait`], so the numbers add up. The cost is that of a look at every known
-//! peer, and at no more than [`MAX_COUNTED`] wants besides those in flight.
+//! peer, and at no more than [`MAX_COUNTED`] wants besides those in flight and those that wait for their lookup.
 
 use std::time::{Duration, Instant};
 
@@ -9,6 +9,7 @@ use super::{
     Fetch,
     config::Order,
     peers::{Link, Pause, Peer, PeerIx},
+    requests::Request,
     wants::{Status, WantIx},
 };
 
@@ -35,6 +36,8 @@ pub enum Cause {
     Busy,
     /// Those who were asked do not answer.
     Silence,
+    /// Peers could be asked and are not: what they were asked for before and nobody waits for any more takes their room.
+    Ready,
     /// Those who answer have nothing that is missing.
     Missing,
     /// No provider can be reached.
@@ -48,7 +51,8 @@ pub enum Cause {
 pub enum PeerWait {
     /// It was asked, and is not late yet.
     Asked,
-    /// It could be asked, but the blocks that arrived must be dealt with first.
+    /// It is connected and could be asked, but the blocks that arrived must be dealt with first, or what nobody waits for
+    /// any more is still on its way from it.
     Ready,
     /// It is being connected to for the first time.
     Connecting,
@@ -111,8 +115,12 @@ pub struct Waiting {
     pub at_least: bool,
     /// Lookups in flight.
     pub lookups: usize,
-    /// When the next one begins.
+    /// When the next one begins, if that is known.
     pub next_lookup_in: Option<Duration>,
+    /// Peers that the user named. The driver dials them and knows; the machine says none.
+    pub hints: usize,
+    /// Those of them that never answered. None of them is among the known peers, unless it was found as well.
+    pub unreached_hints: usize,
 }
 
 impl Waiting {
@@ -128,10 +136,12 @@ impl Waiting {
 }
 
 impl Fetch {
-    /// Why nothing has been stored for [`QUIET`] or longer; `None` if it has, or there is nothing to wait for.
+    /// Why nothing has been stored for [`QUIET`] or longer; `None` if it has, or there is nothing to wait for, or a peer
+    /// does not take longer than it always does.
     pub fn waiting(&self, now: Instant) -> Option<Waiting> {
         let is_quiet = now.saturating_duration_since(self.progress_at) >= QUIET;
-        (is_quiet && !self.ended && self.wants.open() > 0).then(|| self.why(now))
+        let waits = is_quiet && !self.ended && self.wants.open() > 0;
+        (waits && !self.peers.iter().any(|(_, peer)| self.is_on_time(peer, now))).then(|| self.why(now))
     }
 
     /// Why no more is stored, however long that has been so; also of a fetch that has failed.
@@ -155,7 +165,9 @@ impl Fetch {
             without_provider: pending + self.in_flight_without_source(),
             at_least,
             lookups: self.lookups.running(),
-            next_lookup_in: self.lookups_deadline().and_then(|at| until(at, now)),
+            next_lookup_in: self.next_lookup_at().and_then(|at| until(at, now)),
+            hints: 0,
+            unreached_hints: 0,
         }
     }
 
@@ -167,11 +179,11 @@ impl Fetch {
         // What is nearest to bringing something comes first.
         let causes = [
             (PeerWait::Asked, Cause::Answers),
-            (PeerWait::Ready, Cause::Answers),
             (PeerWait::Connecting, Cause::Connections),
             (PeerWait::Found, Cause::Connections),
             (PeerWait::Busy, Cause::Busy),
             (PeerWait::Silent, Cause::Silence),
+            (PeerWait::Ready, Cause::Ready),
             (PeerWait::Lacking, Cause::Missing),
             (PeerWait::Unreachable, Cause::Unreachable),
             (PeerWait::WrongData, Cause::WrongData),
@@ -206,7 +218,8 @@ impl Fetch {
             };
             return (wait, Some(until));
         }
-        let is_silent = !is_live(peer) || peer.fresh.is_empty() && peer.units > 0;
+        // What was asked of it and is not wanted any more is no fault of it.
+        let is_silent = !is_live(peer) || peer.fresh.is_empty() && !peer.late.is_empty();
         if is_silent {
             (PeerWait::Silent, None)
         } else if !peer.fresh.is_empty() {
@@ -216,6 +229,17 @@ impl Fetch {
         } else {
             (PeerWait::Ready, None)
         }
+    }
+
+    /// Whether a peer was asked and has not taken twice as long as it usually does: over a slow link that is longer than
+    /// [`QUIET`], and no reason to worry.
+    fn is_on_time(&self, peer: &Peer, now: Instant) -> bool {
+        let is_on_time = |request: &Request| {
+            let usual = peer.pace.typical(request.units).min(self.config.max_request_timeout);
+            peer.pace.is_proven(request.units) && now < peer.last_answer.max(request.sent) + 2 * usual
+        };
+        let mut fresh = peer.fresh.iter().filter_map(|id| self.requests.get(*id));
+        peer.can_be_asked(now) && is_live(peer) && fresh.any(is_on_time)
     }
 
     /// Whether a connected peer that answers is believed to hold this want.

@@ -9,7 +9,7 @@ pub mod resolve;
 pub mod stream;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashSet},
     pin::Pin,
     time::{Duration, Instant},
 };
@@ -20,7 +20,7 @@ use futures::{
     future::{AbortHandle, Abortable},
     stream::FuturesUnordered,
 };
-use libp2p::{Multiaddr, PeerId};
+use libp2p::{Multiaddr, PeerId, multiaddr::Protocol};
 use tokio::sync::watch;
 use tracing::{debug, info};
 
@@ -104,6 +104,22 @@ enum Done {
     Told(HaveId, Result<(HaveStream, HaveUpdate), HaveStop>),
 }
 
+/// A peer that the user named: by its ID, so that one with several addresses is one, or by its address alone.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum Hint {
+    Peer(PeerId),
+    Addr(Multiaddr),
+}
+
+impl Hint {
+    fn of(addr: &Multiaddr) -> Self {
+        match addr.iter().last() {
+            Some(Protocol::P2p(peer)) => Self::Peer(peer),
+            _ => Self::Addr(addr.clone()),
+        }
+    }
+}
+
 /// One fetch under way.
 pub struct Driver {
     context: FetchContext,
@@ -115,6 +131,10 @@ pub struct Driver {
     haves: BTreeMap<HaveId, AbortHandle>,
     lanes: lanes::PeerLanes,
     hint_addrs: BTreeMap<PeerId, Multiaddr>,
+    /// Peers that the user named.
+    hints: usize,
+    /// Those of them that did not answer so far.
+    hints_left: HashSet<Hint>,
     hops: Option<u32>,
     reporter: Option<Reporter>,
     report_at: Instant,
@@ -137,6 +157,7 @@ impl Driver {
     ) -> Self {
         let machine = Fetch::new(config, root, seed, now());
         let running = FuturesUnordered::new();
+        let hints_left: HashSet<Hint> = hints.peers.iter().map(Hint::of).collect();
         let driver = Self {
             context,
             machine,
@@ -146,6 +167,8 @@ impl Driver {
             haves: BTreeMap::new(),
             lanes: lanes::PeerLanes::default(),
             hint_addrs: BTreeMap::new(),
+            hints: hints_left.len(),
+            hints_left,
             hops: None,
             reporter: None,
             report_at: now(),
@@ -208,7 +231,12 @@ impl Driver {
 
     /// Why no more arrives; also after the fetch has failed.
     pub fn why(&self) -> Waiting {
-        self.machine.why(now())
+        self.with_hints(self.machine.why(now()))
+    }
+
+    /// Adds what only the driver knows.
+    fn with_hints(&self, waiting: Waiting) -> Waiting {
+        Waiting { hints: self.hints, unreached_hints: self.hints_left.len(), ..waiting }
     }
 
     /// Has `reporter` told how far the fetch is, every second while [`Self::next`] is polled and with
@@ -220,7 +248,8 @@ impl Driver {
     /// Tells how far the fetch is.
     pub fn report(&self) {
         if let Some(reporter) = &self.reporter {
-            reporter(&self.machine.progress(), self.machine.waiting(now()).as_ref());
+            let waiting = self.machine.waiting(now()).map(|waiting| self.with_hints(waiting));
+            reporter(&self.machine.progress(), waiting.as_ref());
         }
     }
 
@@ -360,6 +389,7 @@ impl Driver {
             Done::Dialled(peer, true) => self.machine.on_connected(peer, now()),
             Done::Dialled(peer, false) => self.machine.on_dial_failed(peer, now()),
             Done::Hinted(peer, addr) => {
+                self.hints_left.remove(&Hint::of(&addr));
                 self.hint_addrs.insert(peer, addr);
                 if peer != self.context.local {
                     self.machine.on_hint(peer, now());
@@ -442,5 +472,29 @@ async fn dial_hint(client: Client, addr: Multiaddr) -> Done {
             Err(error) => info!(%addr, %error, "the given peer did not answer; trying again"),
         }
         tokio::time::sleep(HINT_RETRY).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_peer_with_several_addresses_is_one_hint() {
+        let peer = PeerId::random();
+        let named = |addr: &str| format!("{addr}/p2p/{peer}").parse::<Multiaddr>();
+        let addrs: Vec<Multiaddr> = [
+            named("/ip4/192.0.2.1/tcp/1"),
+            named("/ip6/2001:db8::1/tcp/1"),
+            "/ip4/192.0.2.2/tcp/1".parse(),
+            "/ip4/192.0.2.2/tcp/2".parse(),
+        ]
+        .into_iter()
+        .flatten()
+        .collect();
+        let mut hints: HashSet<Hint> = addrs.iter().map(Hint::of).collect();
+        assert_eq!((addrs.len(), hints.len()), (4, 3));
+        assert!(hints.remove(&Hint::Peer(peer)), "whichever of them answers");
+        assert!(addrs.last().is_some_and(|addr| hints.contains(&Hint::Addr(addr.clone()))));
     }
 }

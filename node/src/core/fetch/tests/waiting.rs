@@ -44,7 +44,27 @@ pub(super) fn check_sums(fetch: &Fetch, now: Instant) {
     assert!(!why.at_least && why.without_provider == without, "{without} have nobody: {why:?}");
     assert_eq!(why.lookups, progress.lookups);
     assert!(why.fails_in.is_none_or(|left| left <= fetch.config.no_progress));
-    assert_eq!(fetch.waiting(now).is_some(), !fetch.ended && wants > 0 && why.idle >= QUIET);
+    let quiet = !fetch.ended && wants > 0 && why.idle >= QUIET;
+    assert_eq!(fetch.waiting(now).is_some(), quiet && !comes(fetch, now));
+    assert_eq!((why.hints, why.unreached_hints), (0, 0), "the driver's");
+    let looks_up_before = fetch
+        .lookups_deadline()
+        .is_none_or(|at| why.next_lookup_in.is_none_or(|next| at.saturating_duration_since(now) <= next));
+    assert!(looks_up_before, "a lookup begins while nobody is awake: {why:?}");
+}
+
+/// Whether somebody is within twice the time that what it was asked for usually takes.
+fn comes(fetch: &Fetch, now: Instant) -> bool {
+    fetch.requests.iter().any(|(id, request)| {
+        let peer = &fetch.peers[request.peer];
+        let since = now - peer.last_answer.max(request.sent);
+        let is_paused = peer.paused_until.is_some_and(|until| until > now);
+        peer.fresh.contains(&id)
+            && (!peer.doubtful || peer.busy_streak > 0)
+            && !is_paused
+            && peer.pace.is_proven(request.units)
+            && since < peer.pace.typical(request.units) * 2
+    })
 }
 
 fn in_order() -> FetchConfig {
@@ -94,11 +114,28 @@ fn nobody_is_known() {
     hand.wait(secs(2));
     let why = hand.why();
     assert_eq!((why.cause, why.known(), why.lookups, why.without_provider), (Cause::NoProvider, 0, 1, 3));
-    assert_eq!((why.next_lookup_in, why.fails_in), (Some(secs(3)), Some(secs(28))), "chunks after 5 s");
+    assert_eq!((why.next_lookup_in, why.fails_in), (None, Some(secs(28))), "chunks are looked at after 5 s");
     hand.with(|fetch, now| fetch.on_lookup_done(root(), now));
     let why = hand.why();
     assert_eq!((why.cause, why.lookups), (Cause::NoProvider, 0));
     assert!(why.next_lookup_in.is_some_and(|next| next <= secs(1)), "{why:?}");
+}
+
+#[test]
+fn a_moment_at_which_nothing_is_looked_up_is_no_next_lookup() {
+    // Somebody has everything and says nothing: after five seconds some chunks are doubted, and that is no plan.
+    let mut hand = Hand::of_chunks(in_order(), 3);
+    hand.root_provider(0);
+    hand.with(|fetch, now| fetch.on_lookup_done(root(), now));
+    hand.wait(secs(2));
+    let next = hand.why().next_lookup_in.unwrap();
+    let begun = hand.count(Action::Lookup(root()));
+    let wakes = hand.fetch.lookups_deadline().unwrap();
+    assert!(wakes < hand.now + next, "it looks at its wants before that");
+    hand.wait(next - ms(1));
+    assert_eq!(hand.count(Action::Lookup(root())), begun);
+    hand.wait(ms(1));
+    assert_eq!(hand.count(Action::Lookup(root())), begun + 1);
 }
 
 #[test]
@@ -154,6 +191,58 @@ fn a_peer_that_falls_silent_is_first_asked_and_then_silent() {
     assert_eq!(shape(&slow.why(), PeerWait::Asked), (Cause::Answers, 1, 0), "nobody knows how fast it is");
     slow.wait(secs(17));
     assert_eq!(shape(&slow.why(), PeerWait::Silent), (Cause::Silence, 1, 10));
+}
+
+/// Draws half a second each: `!` a block comes, `.` nothing happens. Answers when a reason is told, as `w`.
+fn drawn(blocks: &str) -> String {
+    let mut hand = Hand::served_once(40);
+    let told = blocks.chars().map(|happens| {
+        hand.wait(ms(500));
+        if happens == '!' {
+            hand.data(0);
+        }
+        check_sums(&hand.fetch, hand.now);
+        if hand.fetch.waiting(hand.now).is_some() { 'w' } else { happens }
+    });
+    told.collect()
+}
+
+#[test]
+fn who_is_as_slow_as_ever_is_not_waited_for() {
+    // The first was at once, and only what came since says that the link is slow.
+    let drawing = drawn("!!!!!!!!..!...!....!.....!.....!.....!.....!.....!.....!.....!.....!");
+    assert!(!drawing.contains('w'), "{drawing}");
+    let drawing = drawn("...!.....!.....!.....!.....!.....!.....!.....!............................");
+    let steady = drawing.rfind('!').unwrap();
+    assert!(!drawing[20..steady].contains('w'), "{drawing}");
+    // Two blocks are on the way, so each takes up to six seconds, and twice that is too much.
+    let silent = drawing[steady + 1..].find('w');
+    assert!(silent.is_some_and(|halves| (8..=26).contains(&halves)), "{drawing}");
+}
+
+#[test]
+fn what_was_taken_back_is_not_said_to_be_unanswered() {
+    // The first takes long over the first chunk, so that the second brings that too; the third chunk only the first may
+    // have. It is asked for that when what it is still sending has no use any more, or nothing came for five seconds.
+    let mut hand = Hand::of_chunks(in_order(), 3);
+    hand.root_provider(0);
+    hand.root_provider(1);
+    assert_eq!((hand.asked(0), hand.asked(1)), (vec![chunk(0)], vec![chunk(1)]));
+    hand.data(1);
+    assert_eq!(hand.asked(1), [chunk(2)]);
+    hand.answer(1, Fetch::on_missing);
+    while hand.asked(1).is_empty() {
+        hand.wait(ms(100));
+    }
+    assert_eq!((hand.asked(0), hand.asked(1)), (vec![chunk(0)], vec![chunk(0)]));
+    hand.data(1);
+    assert_eq!((hand.asked(0), hand.asked(1)), (vec![], vec![]));
+    hand.wait(secs(2));
+    let why = hand.why();
+    assert_eq!(shape(&why, PeerWait::Ready), (Cause::Ready, 1, 0), "{why:?}");
+    assert_eq!((why.group(PeerWait::Lacking).peers, why.group(PeerWait::Silent).peers), (1, 0), "{why:?}");
+    hand.wait(secs(3));
+    assert_eq!(shape(&hand.why(), PeerWait::Asked), (Cause::Answers, 1, 0));
 }
 
 #[test]
