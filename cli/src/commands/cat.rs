@@ -1,5 +1,7 @@
 //! `dhtfs cat`: the content of a file on stdout.
 
+use std::io::IsTerminal;
+
 use dhtfs_node::{
     Role,
     api::types::{ApiError, CatDone, CatProgress, CatRequest, ErrorKind},
@@ -23,18 +25,33 @@ pub(crate) async fn run(context: &Context, args: &CatArgs) -> Result<()> {
     let request = CatRequest { cid, offset: args.offset, len: args.length, hints };
     let node = context.connect(Role::Client).await?;
     let content = node.content("/v0/cat-frames", &request).await?;
-    copy(&context.out, content, tokio::io::stdout()).await
+    let is_terminal = std::io::stdout().is_terminal();
+    copy(&context.out, content, tokio::io::stdout(), is_terminal).await
 }
 
-/// Copies all of `content`, says meanwhile why nothing comes, and fails if it is less than was promised.
-async fn copy(out: &Output, mut content: Content, mut to: impl AsyncWrite + Unpin) -> Result<()> {
+/// Copies all of `content`, says meanwhile why nothing comes, and fails if it is less than was promised. What came is
+/// written also then.
+async fn copy(
+    out: &Output,
+    mut content: Content,
+    mut to: impl AsyncWrite + Unpin,
+    is_terminal: bool,
+) -> Result<()> {
     let mut written: u64 = 0;
     let mut lines = WaitLines::default();
     let mut reason: Option<Spinner> = None;
     loop {
-        match content.next().await? {
+        let piece = match content.next().await {
+            Ok(piece) => piece,
+            Err(error) => {
+                // If that fails as well, the first error is the one to tell.
+                let _ = to.flush().await;
+                return Err(error);
+            }
+        };
+        match piece {
             Piece::Bytes(bytes) => {
-                // The terminal may be where the bytes go, too.
+                // The terminal may be where these go, too.
                 reason = None;
                 lines.update(out, None);
                 to.write_all(&bytes).await.map_err(CliError::Output)?;
@@ -45,11 +62,8 @@ async fn copy(out: &Output, mut content: Content, mut to: impl AsyncWrite + Unpi
                 match &waiting {
                     Some(waiting) => match &reason {
                         Some(shown) => shown.update(progress::reason(waiting)),
-                        None => {
-                            // What was written so far is to stand before it.
-                            to.flush().await.map_err(CliError::Output)?;
-                            reason = Some(out.reason(waiting));
-                        }
+                        None if may_draw(written, is_terminal) => reason = Some(out.reason(waiting)),
+                        None => {}
                     },
                     None => reason = None,
                 }
@@ -67,6 +81,12 @@ async fn copy(out: &Output, mut content: Content, mut to: impl AsyncWrite + Unpi
     }
 }
 
+/// Whether a line may come and go where so many bytes were written: on a terminal it would take with it what it is drawn
+/// over, the part of a line that the content ended with.
+fn may_draw(written: u64, is_terminal: bool) -> bool {
+    written == 0 || !is_terminal
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests stop at the first surprise")]
@@ -74,6 +94,7 @@ mod tests {
     use std::convert::Infallible;
 
     use axum::{Router, body::Body, routing::post};
+    use tokio::io::BufWriter;
 
     use super::*;
     use crate::connection::Connection;
@@ -83,7 +104,7 @@ mod tests {
         [&[kind], &len.to_be_bytes()[..], payload].concat()
     }
 
-    /// What is printed of these frames, that come in pieces of `step` bytes, and how it ends.
+    /// What is printed of these frames, that come in pieces of `step` bytes, and how it ends. What is not flushed is lost.
     async fn printed(frames: &[Vec<u8>], step: usize) -> (String, Result<()>) {
         let body = frames.concat();
         let answer = move || async move {
@@ -93,7 +114,7 @@ mod tests {
         let way = Connection::embedded(Router::new().route("/v0/cat-frames", post(answer)));
         let content = way.content("/v0/cat-frames", &CatRequest::default()).await.unwrap();
         let mut to = Vec::new();
-        let ended = copy(&Output::new(false, true), content, &mut to).await;
+        let ended = copy(&Output::new(false, true), content, BufWriter::new(&mut to), true).await;
         (String::from_utf8(to).unwrap(), ended)
     }
 
@@ -120,9 +141,10 @@ mod tests {
         let error = ended.unwrap_err();
         assert_eq!((text.as_str(), error.exit_code()), ("hello", 4));
         assert!(error.line().unwrap().contains("after 5 of 1,024 bytes"), "{error}");
-        for frames in [vec![], vec![frame(0, b"hello")], vec![frame(0, b"hello")[..7].to_vec()]] {
-            let (_, ended) = printed(&frames, 3).await;
-            assert_eq!(ended.unwrap_err().exit_code(), 4, "{frames:?}");
+        let cut = frame(0, b"hello")[..7].to_vec();
+        for (frames, came) in [(vec![], ""), (vec![frame(0, b"hello")], "hello"), (vec![cut], "he")] {
+            let (text, ended) = printed(&frames, 3).await;
+            assert_eq!((text.as_str(), ended.unwrap_err().exit_code()), (came, 4), "{frames:?}");
         }
     }
 
@@ -139,5 +161,11 @@ mod tests {
             let (_, ended) = printed(&[frames], 4).await;
             assert_eq!(ended.unwrap_err().exit_code(), 1);
         }
+    }
+
+    #[test]
+    fn nothing_is_drawn_over_content_on_a_terminal() {
+        assert!(may_draw(0, true) && may_draw(0, false) && may_draw(5, false));
+        assert!(!may_draw(5, true));
     }
 }
