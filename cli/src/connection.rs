@@ -10,7 +10,7 @@ use std::{
 use axum::{
     Router,
     body::{Body, Bytes},
-    http::{Method, Request, Response, header},
+    http::{Method, Request, Response, StatusCode, header},
 };
 use dhtfs_node::{
     api::types::{ApiError, CatDone, CatProgress, ErrorKind, Event},
@@ -115,6 +115,7 @@ impl Connection {
 
     /// Sends a request; an answer other than success becomes the error it carries.
     async fn send(&self, request: Request<Body>) -> Result<Response<Body>> {
+        let path = request.uri().path().to_owned();
         let response = match &self.route {
             Route::Embedded(router) => match router.clone().oneshot(request).await {
                 Ok(response) => response,
@@ -136,9 +137,13 @@ impl Connection {
         }
         let status = response.status();
         let bytes = collect(response.into_body(), MAX_ERROR_LEN).await?;
-        let error: ApiError = serde_json::from_slice(&bytes)
-            .map_err(|_| unexpected(format_args!("status {status}, {}", String::from_utf8_lossy(&bytes))))?;
-        Err(error.into())
+        match serde_json::from_slice::<ApiError>(&bytes) {
+            Ok(error) => Err(error.into()),
+            Err(_) if status == StatusCode::NOT_FOUND => Err(CliError::failed(format!(
+                "the daemon does not know {path}: it is older than this program; restart it"
+            ))),
+            Err(_) => Err(unexpected(format_args!("status {status}, {}", String::from_utf8_lossy(&bytes)))),
+        }
     }
 }
 

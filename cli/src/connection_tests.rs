@@ -132,6 +132,19 @@ async fn an_answer_of_something_else_is_a_failure_on_one_line() {
 }
 
 #[tokio::test]
+async fn a_daemon_that_lacks_a_call_is_to_be_restarted() {
+    for way in ways().both().await {
+        let error = way.content("/v0/frames-of-tomorrow", &()).await.unwrap_err();
+        assert_eq!(error.exit_code(), 1);
+        let line = error.line().unwrap();
+        assert!(
+            line.contains("/v0/frames-of-tomorrow: it is older") && line.contains("restart it"),
+            "{line}"
+        );
+    }
+}
+
+#[tokio::test]
 async fn a_stream_hands_over_progress_and_ends_with_its_result() {
     for way in ways().both().await {
         let mut seen = Vec::new();
