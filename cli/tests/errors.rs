@@ -115,6 +115,12 @@ fn a_cid_that_nobody_provides_is_not_found_within_the_timeout() {
     // Nobody to ask at all: it says what to do about that.
     let lonely = args!["get", UNKNOWN, "-o", out, "--timeout", "2"];
     not_found(&run(&scratch.path("lonely"), lonely), "--bootstrap");
+    // A peer that is named and not there is no provider, and is not passed over in silence either.
+    for command in [args!["get", UNKNOWN, "-o", out], args!["cat", UNKNOWN], args!["ls", UNKNOWN]] {
+        let hinted = args!["--timeout", "1", "--peer", "/ip4/127.0.0.1/tcp/1"];
+        let output = run(&scratch.path("hinted"), [command, hinted].concat());
+        not_found(&output, "(the given peer does not answer)");
+    }
     assert!(!out.exists());
 }
 
