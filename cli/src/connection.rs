@@ -89,7 +89,13 @@ impl Connection {
     /// `POST path` with a JSON value, answered by a stream of events. Dropping it ends the operation.
     pub(crate) async fn events<P, D>(&self, path: &str, body: &impl Serialize) -> Result<Events<P, D>> {
         let response = self.send(json_request(path, body)?).await?;
-        Ok(Events::new(response.into_body()))
+        Ok(Events::new(response.into_body(), MAX_LINE_LEN))
+    }
+
+    /// The same where the last event may be as long as the answer to a plain call.
+    pub(crate) async fn long_events<P, D>(&self, path: &str, body: &impl Serialize) -> Result<Events<P, D>> {
+        let response = self.send(json_request(path, body)?).await?;
+        Ok(Events::new(response.into_body(), MAX_ANSWER_LEN))
     }
 
     /// `POST path` with content as it comes, answered by a stream of events.
@@ -98,7 +104,7 @@ impl Connection {
         S: Stream<Item = std::io::Result<Bytes>> + Send + 'static,
     {
         let response = self.send(request(Method::POST, path, Body::from_stream(content))?).await?;
-        Ok(Events::new(response.into_body()))
+        Ok(Events::new(response.into_body(), MAX_LINE_LEN))
     }
 
     /// `POST path` with a JSON value, answered by frames of bytes and events.
@@ -196,14 +202,15 @@ fn unexpected(what: impl std::fmt::Display) -> CliError {
 pub(crate) struct Events<P, D> {
     body: Body,
     waiting: Vec<u8>,
+    max_line_len: usize,
     /// So much of `waiting` has no line end.
     searched: usize,
     kind: PhantomData<fn() -> Event<P, D>>,
 }
 
 impl<P, D> Events<P, D> {
-    fn new(body: Body) -> Self {
-        Self { body, waiting: Vec::new(), searched: 0, kind: PhantomData }
+    fn new(body: Body, max_line_len: usize) -> Self {
+        Self { body, waiting: Vec::new(), max_line_len, searched: 0, kind: PhantomData }
     }
 }
 
@@ -234,8 +241,9 @@ impl<P: DeserializeOwned, D: DeserializeOwned> Events<P, D> {
                 return serde_json::from_slice(&line).map_err(unexpected);
             }
             self.searched = self.waiting.len();
-            if self.searched > MAX_LINE_LEN {
-                return Err(unexpected(format_args!("a line is longer than {MAX_LINE_LEN} bytes")));
+            if self.searched > self.max_line_len {
+                let max = self.max_line_len;
+                return Err(unexpected(format_args!("a line is longer than {max} bytes")));
             }
             match self.body.frame().await {
                 Some(Ok(frame)) => self.waiting.extend(frame.into_data().unwrap_or_default()),

@@ -150,7 +150,7 @@ async fn a_stream_hands_over_progress_and_ends_with_its_result() {
         let mut seen = Vec::new();
         let stream = way.events::<HashProgress, u32>("/v0/add", &()).await.unwrap();
         assert_eq!(stream.finish(|progress| seen.push(progress)).await.unwrap(), 7);
-        assert_eq!(seen, [HashProgress { done_len: 1, total_len: Some(2) }]);
+        assert_eq!(seen, [HashProgress { done_len: 1, total_len: Some(2), waiting: None }]);
     }
 }
 

@@ -1,11 +1,15 @@
-//! Why a fetch waits, where no bar shows it: a line now and then on stderr.
+//! Why a fetch waits: a line that comes and goes on a terminal, elsewhere a line now and then on stderr.
 
 use std::time::{Duration, Instant};
 
 use dhtfs_node::api::types::{WaitCause, Waiting};
 use serde::Serialize;
 
-use crate::{format::clean, output::Output};
+use crate::{
+    format::clean,
+    output::Output,
+    progress::{self, Spinner},
+};
 
 /// Between two lines.
 const PAUSE: Duration = Duration::from_secs(10);
@@ -48,6 +52,26 @@ impl WaitLines {
         self.last = cause;
         self.told_at = Some(now);
         true
+    }
+}
+
+/// Tells reasons where there is no bar of a `get` to do so.
+#[derive(Debug, Default)]
+pub(crate) struct Reasons {
+    lines: WaitLines,
+    shown: Option<Spinner>,
+}
+
+impl Reasons {
+    /// Takes in why the fetch waits, or that it does not. Nothing new is drawn on a terminal unless it `may_draw`.
+    pub(crate) fn update(&mut self, out: &Output, waiting: Option<&Waiting>, may_draw: bool) {
+        self.lines.update(out, waiting);
+        match (waiting, &self.shown) {
+            (Some(waiting), Some(shown)) => shown.update(progress::reason(waiting)),
+            (Some(waiting), None) if may_draw => self.shown = Some(out.reason(waiting)),
+            (Some(_), None) => {}
+            (None, _) => self.shown = None,
+        }
     }
 }
 

@@ -15,8 +15,7 @@ use crate::{
     error::{CliError, Result},
     format,
     output::Output,
-    progress::{self, Spinner},
-    waiting::WaitLines,
+    waiting::Reasons,
 };
 
 pub(crate) async fn run(context: &Context, args: &CatArgs) -> Result<()> {
@@ -38,8 +37,7 @@ async fn copy(
     is_terminal: bool,
 ) -> Result<()> {
     let mut written: u64 = 0;
-    let mut lines = WaitLines::default();
-    let mut reason: Option<Spinner> = None;
+    let mut reasons = Reasons::default();
     loop {
         let piece = match content.next().await {
             Ok(piece) => piece,
@@ -52,21 +50,12 @@ async fn copy(
         match piece {
             Piece::Bytes(bytes) => {
                 // The terminal may be where these go, too.
-                reason = None;
-                lines.update(out, None);
+                reasons.update(out, None, false);
                 to.write_all(&bytes).await.map_err(CliError::Output)?;
                 written = written.saturating_add(u64::try_from(bytes.len()).unwrap_or(u64::MAX));
             }
             Piece::Progress(CatProgress { waiting }) => {
-                lines.update(out, waiting.as_ref());
-                match &waiting {
-                    Some(waiting) => match &reason {
-                        Some(shown) => shown.update(progress::reason(waiting)),
-                        None if may_draw(written, is_terminal) => reason = Some(out.reason(waiting)),
-                        None => {}
-                    },
-                    None => reason = None,
-                }
+                reasons.update(out, waiting.as_ref(), may_draw(written, is_terminal));
             }
             Piece::Done(CatDone { len }) => {
                 to.flush().await.map_err(CliError::Output)?;

@@ -9,8 +9,8 @@ use super::{
     Api, ParsedHints,
     manifest::seconds,
     parse_link,
-    types::{ApiError, CatProgress, CatRequest, ErrorKind, Waiting},
-    waiting::{self, Wanted},
+    types::{ApiError, CatProgress, CatRequest, ErrorKind},
+    waiting::{self, Wanted, report_to},
 };
 use crate::{
     core::fetch::{self, FetchProgress, Order},
@@ -79,7 +79,7 @@ impl Api {
             ContentCid::Chunk(cid) => self.cat_chunk(cid, &request, &hints, progress).await,
             ContentCid::Manifest(root) => {
                 let finding = report_to(progress.clone(), Wanted::Manifest);
-                let resolved = self.resolve_reporting(root, &hints, finding).await?;
+                let resolved = self.resolve(root, &hints, finding).await?;
                 progress.send_if_modified(|progress| progress.waiting.take().is_some());
                 let file = match resolved.tree.files.as_slice() {
                     [file] if !resolved.tree.is_dir => file,
@@ -158,21 +158,6 @@ impl Api {
             }
         }));
         Ok(CatAnswer { len, bytes })
-    }
-}
-
-/// Tells why nothing comes whenever that changes.
-fn report_to(
-    progress: watch::Sender<CatProgress>,
-    wanted: Wanted,
-) -> impl Fn(&FetchProgress, Option<&fetch::Waiting>) + Send + Sync + 'static {
-    move |_, waiting| {
-        let waiting = waiting.and_then(|waiting| Waiting::of(waiting, wanted));
-        progress.send_if_modified(|progress| {
-            let is_new = progress.waiting != waiting;
-            progress.waiting = waiting;
-            is_new
-        });
     }
 }
 

@@ -18,13 +18,8 @@ use crate::{
 };
 
 impl Api {
-    /// The tree of `root`: from the store, or from peers.
-    pub(super) async fn resolve(&self, root: ManifestCid, hints: &ParsedHints) -> Result<Resolved, ApiError> {
-        self.resolve_reporting(root, hints, |_, _| ()).await
-    }
-
-    /// The same; `report` is told why nothing comes.
-    pub(super) async fn resolve_reporting(
+    /// The tree of `root`: from the store, or from peers. `report` is told why nothing comes.
+    pub(super) async fn resolve(
         &self,
         root: ManifestCid,
         hints: &ParsedHints,

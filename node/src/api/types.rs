@@ -116,6 +116,10 @@ pub struct HashProgress {
     pub done_len: u64,
     /// Bytes to hash, if known.
     pub total_len: Option<u64>,
+    /// Why nothing of the manifest that a `verify` compares with has come for two seconds or longer; absent if
+    /// something has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waiting: Option<Waiting>,
 }
 
 /// Result of an `add`.
@@ -289,7 +293,7 @@ pub struct CatRequest {
     pub hints: NetworkHints,
 }
 
-/// `POST /v0/ls`: shares (no CID), or what a manifest holds.
+/// `POST /v0/ls` and `POST /v0/ls-events`: shares (no CID), or what a manifest holds.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct LsRequest {
     /// CID or link of a manifest; absent lists the shares of this node.
@@ -301,6 +305,14 @@ pub struct LsRequest {
     /// Where to look if the manifest is not here.
     #[serde(default)]
     pub hints: NetworkHints,
+}
+
+/// Progress of an `ls`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct LsProgress {
+    /// Why nothing of the manifest has come for two seconds or longer; absent if something has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waiting: Option<Waiting>,
 }
 
 /// Answer of `ls`.

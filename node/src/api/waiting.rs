@@ -2,10 +2,13 @@
 
 use std::time::Duration;
 
+use tokio::sync::watch;
+
 use super::types::{
-    LookupsWaited, MissingChunks, ProviderGroup, ProvidersWaited, WaitCause, Waiting, WaitingProvider,
+    CatProgress, HashProgress, LookupsWaited, LsProgress, MissingChunks, ProviderGroup, ProvidersWaited,
+    WaitCause, Waiting, WaitingProvider,
 };
-use crate::core::fetch::{self, Cause, Group, PeerWait};
+use crate::core::fetch::{self, Cause, FetchProgress, Group, PeerWait};
 
 /// What is fetched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,6 +44,45 @@ impl Waiting {
             },
             unreached_hints: number(waiting.unreached_hints),
         })
+    }
+}
+
+/// Progress that says why nothing comes.
+pub(super) trait Explained: Send + Sync + 'static {
+    /// Where it says so.
+    fn waiting(&mut self) -> &mut Option<Waiting>;
+}
+
+impl Explained for CatProgress {
+    fn waiting(&mut self) -> &mut Option<Waiting> {
+        &mut self.waiting
+    }
+}
+
+impl Explained for HashProgress {
+    fn waiting(&mut self) -> &mut Option<Waiting> {
+        &mut self.waiting
+    }
+}
+
+impl Explained for LsProgress {
+    fn waiting(&mut self) -> &mut Option<Waiting> {
+        &mut self.waiting
+    }
+}
+
+/// Tells why nothing comes whenever that changes.
+pub(super) fn report_to<P: Explained>(
+    progress: watch::Sender<P>,
+    wanted: Wanted,
+) -> impl Fn(&FetchProgress, Option<&fetch::Waiting>) + Send + Sync + 'static {
+    move |_, waiting| {
+        let waiting = waiting.and_then(|waiting| Waiting::of(waiting, wanted));
+        progress.send_if_modified(|progress| {
+            let is_new = *progress.waiting() != waiting;
+            *progress.waiting() = waiting;
+            is_new
+        });
     }
 }
 
@@ -282,6 +324,25 @@ mod tests {
             None,
             "who reads knows that he does not"
         );
+    }
+
+    #[test]
+    fn progress_changes_with_its_reason_and_with_nothing_else() {
+        let (progress, mut seen) = watch::channel(HashProgress { done_len: 7, ..HashProgress::default() });
+        let report = report_to(progress, Wanted::Manifest);
+        let mut told = |waiting: Option<&fetch::Waiting>| {
+            report(&FetchProgress::default(), waiting);
+            let is_new = seen.has_changed().unwrap_or_default();
+            let now = seen.borrow_and_update();
+            assert_eq!(now.done_len, 7);
+            (is_new, now.waiting.as_ref().map(|waiting| waiting.cause))
+        };
+        let gone = waiting("u", 1, 1);
+        assert_eq!(told(None), (false, None));
+        assert_eq!(told(Some(&gone)), (true, Some(WaitCause::Unreachable)));
+        assert_eq!(told(Some(&gone)), (false, Some(WaitCause::Unreachable)));
+        let reader = fetch::Waiting { cause: Cause::Reader, ..gone };
+        assert_eq!(told(Some(&reader)), (true, None));
     }
 
     #[test]

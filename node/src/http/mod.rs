@@ -58,6 +58,7 @@ pub fn router(api: Api, executor: Executor) -> Router {
         .route("/v0/cat", post(cat))
         .route("/v0/cat-frames", post(cat_frames))
         .route("/v0/ls", post(ls))
+        .route("/v0/ls-events", post(ls_events))
         .route("/v0/rm", post(rm))
         .route("/v0/verify", post(verify))
         .route("/v0/providers", post(providers))
@@ -140,6 +141,10 @@ async fn cat_frames(State(shared): State<Shared>, Json(request): Json<CatRequest
 
 async fn ls(State(shared): State<Shared>, Json(request): Json<LsRequest>) -> Result<Response, ApiError> {
     Ok(Json(shared.api.ls(request).await?).into_response())
+}
+
+async fn ls_events(State(shared): State<Shared>, Json(request): Json<LsRequest>) -> Response {
+    events::latest(move |progress| async move { shared.api.ls_reporting(request, progress).await })
 }
 
 async fn rm(State(shared): State<Shared>, Json(request): Json<RmRequest>) -> Result<Response, ApiError> {

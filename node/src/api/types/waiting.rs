@@ -2,7 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-/// Why nothing comes: part of the progress of a `get` or `cat` that has brought nothing for two seconds.
+/// Why nothing comes: part of the progress of a `get`, `cat`, `ls` or `verify` that has brought nothing for two
+/// seconds.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Waiting {
     /// What is waited for first of all.
