@@ -10,10 +10,11 @@ use std::{
 use axum::{
     Router,
     body::{Body, Bytes},
-    http::{HeaderName, Method, Request, Response, header},
+    http::{Method, Request, Response, StatusCode, header},
 };
 use dhtfs_node::{
-    api::types::{ApiError, ErrorKind, Event},
+    api::types::{ApiError, CatDone, CatProgress, ErrorKind, Event},
+    http::{BYTES_FRAME, EVENT_FRAME, FRAME_HEAD_LEN},
     node::connect_socket,
 };
 use futures::{Stream, StreamExt};
@@ -24,9 +25,6 @@ use tokio::net::UnixStream;
 use tower::ServiceExt;
 
 use crate::error::{CliError, Result};
-
-/// Header of a `cat` answer: how many bytes will come.
-const LEN_HEADER: HeaderName = HeaderName::from_static("x-dhtfs-len");
 
 /// Longest answer to a plain call that is read, in bytes. The longest real one lists a directory of a million
 /// files (about 200 MB) or the chunks of some TiB.
@@ -91,7 +89,13 @@ impl Connection {
     /// `POST path` with a JSON value, answered by a stream of events. Dropping it ends the operation.
     pub(crate) async fn events<P, D>(&self, path: &str, body: &impl Serialize) -> Result<Events<P, D>> {
         let response = self.send(json_request(path, body)?).await?;
-        Ok(Events::new(response.into_body()))
+        Ok(Events::new(response.into_body(), MAX_LINE_LEN))
+    }
+
+    /// The same where the last event may be as long as the answer to a plain call.
+    pub(crate) async fn long_events<P, D>(&self, path: &str, body: &impl Serialize) -> Result<Events<P, D>> {
+        let response = self.send(json_request(path, body)?).await?;
+        Ok(Events::new(response.into_body(), MAX_ANSWER_LEN))
     }
 
     /// `POST path` with content as it comes, answered by a stream of events.
@@ -100,15 +104,13 @@ impl Connection {
         S: Stream<Item = std::io::Result<Bytes>> + Send + 'static,
     {
         let response = self.send(request(Method::POST, path, Body::from_stream(content))?).await?;
-        Ok(Events::new(response.into_body()))
+        Ok(Events::new(response.into_body(), MAX_LINE_LEN))
     }
 
-    /// `POST path` with a JSON value, answered by bytes.
+    /// `POST path` with a JSON value, answered by frames of bytes and events.
     pub(crate) async fn content(&self, path: &str, body: &impl Serialize) -> Result<Content> {
         let response = self.send(json_request(path, body)?).await?;
-        let len = response.headers().get(LEN_HEADER).and_then(|value| value.to_str().ok()?.parse().ok());
-        let len = len.ok_or_else(|| unexpected("it did not say how many bytes come"))?;
-        Ok(Content { len, body: response.into_body() })
+        Ok(Content { body: response.into_body(), waiting: Bytes::new(), bytes_left: 0 })
     }
 
     async fn value<T: DeserializeOwned>(&self, request: Request<Body>) -> Result<T> {
@@ -119,6 +121,7 @@ impl Connection {
 
     /// Sends a request; an answer other than success becomes the error it carries.
     async fn send(&self, request: Request<Body>) -> Result<Response<Body>> {
+        let path = request.uri().path().to_owned();
         let response = match &self.route {
             Route::Embedded(router) => match router.clone().oneshot(request).await {
                 Ok(response) => response,
@@ -140,9 +143,13 @@ impl Connection {
         }
         let status = response.status();
         let bytes = collect(response.into_body(), MAX_ERROR_LEN).await?;
-        let error: ApiError = serde_json::from_slice(&bytes)
-            .map_err(|_| unexpected(format_args!("status {status}, {}", String::from_utf8_lossy(&bytes))))?;
-        Err(error.into())
+        match serde_json::from_slice::<ApiError>(&bytes) {
+            Ok(error) => Err(error.into()),
+            Err(_) if status == StatusCode::NOT_FOUND => Err(CliError::failed(format!(
+                "the daemon does not know {path}: it is older than this program; restart it"
+            ))),
+            Err(_) => Err(unexpected(format_args!("status {status}, {}", String::from_utf8_lossy(&bytes)))),
+        }
     }
 }
 
@@ -195,14 +202,15 @@ fn unexpected(what: impl std::fmt::Display) -> CliError {
 pub(crate) struct Events<P, D> {
     body: Body,
     waiting: Vec<u8>,
+    max_line_len: usize,
     /// So much of `waiting` has no line end.
     searched: usize,
     kind: PhantomData<fn() -> Event<P, D>>,
 }
 
 impl<P, D> Events<P, D> {
-    fn new(body: Body) -> Self {
-        Self { body, waiting: Vec::new(), searched: 0, kind: PhantomData }
+    fn new(body: Body, max_line_len: usize) -> Self {
+        Self { body, waiting: Vec::new(), max_line_len, searched: 0, kind: PhantomData }
     }
 }
 
@@ -233,8 +241,9 @@ impl<P: DeserializeOwned, D: DeserializeOwned> Events<P, D> {
                 return serde_json::from_slice(&line).map_err(unexpected);
             }
             self.searched = self.waiting.len();
-            if self.searched > MAX_LINE_LEN {
-                return Err(unexpected(format_args!("a line is longer than {MAX_LINE_LEN} bytes")));
+            if self.searched > self.max_line_len {
+                let max = self.max_line_len;
+                return Err(unexpected(format_args!("a line is longer than {max} bytes")));
             }
             match self.body.frame().await {
                 Some(Ok(frame)) => self.waiting.extend(frame.into_data().unwrap_or_default()),
@@ -245,34 +254,74 @@ impl<P: DeserializeOwned, D: DeserializeOwned> Events<P, D> {
     }
 }
 
-/// Bytes on their way.
+/// Bytes on their way, and events between them.
 #[derive(Debug)]
 pub(crate) struct Content {
-    /// How many bytes will come. Fewer mean that it failed on the way.
-    pub(crate) len: u64,
     body: Body,
+    /// Came and is not looked at yet.
+    waiting: Bytes,
+    /// So much of the frame that has begun is still to come.
+    bytes_left: usize,
+}
+
+/// Something that came.
+#[derive(Debug)]
+pub(crate) enum Piece {
+    Bytes(Bytes),
+    Progress(CatProgress),
+    Done(CatDone),
 }
 
 impl Content {
-    /// The next bytes; `None` at the end. Cancel-safe.
+    /// What comes next. [`Piece::Done`] is the last. Not cancel-safe.
     ///
     /// # Errors
-    /// [`ErrorKind::Incomplete`] if they break off.
-    pub(crate) async fn next(&mut self) -> Result<Option<Bytes>> {
+    /// What the operation ended with, or [`ErrorKind::Incomplete`] if it breaks off.
+    pub(crate) async fn next(&mut self) -> Result<Piece> {
         loop {
-            match self.body.frame().await {
-                None => return Ok(None),
-                Some(Ok(frame)) => match frame.into_data() {
-                    Ok(bytes) => return Ok(Some(bytes)),
-                    Err(_trailers) => continue,
-                },
-                Some(Err(error)) => {
-                    let message = format!("the content broke off ({}); try again", deepest(&error));
-                    return Err(ApiError::new(ErrorKind::Incomplete, message).into());
+            if self.bytes_left > 0 {
+                self.need(1).await?;
+                let len = self.bytes_left.min(self.waiting.len());
+                self.bytes_left -= len;
+                return Ok(Piece::Bytes(self.waiting.split_to(len)));
+            }
+            self.need(FRAME_HEAD_LEN).await?;
+            let head = self.waiting.split_to(FRAME_HEAD_LEN);
+            let [kind, a, b, c, d] = *head else { return Err(unexpected("a frame has no head")) };
+            let len = usize::try_from(u32::from_be_bytes([a, b, c, d])).unwrap_or(usize::MAX);
+            match kind {
+                BYTES_FRAME => self.bytes_left = len,
+                EVENT_FRAME if len <= MAX_LINE_LEN => {
+                    self.need(len).await?;
+                    let event = self.waiting.split_to(len);
+                    return match serde_json::from_slice(&event).map_err(unexpected)? {
+                        Event::Progress(progress) => Ok(Piece::Progress(progress)),
+                        Event::Done(done) => Ok(Piece::Done(done)),
+                        Event::Error(error) => Err(error.into()),
+                    };
                 }
+                other => return Err(unexpected(format_args!("a frame of kind {other} with {len} bytes"))),
             }
         }
     }
+
+    /// Waits until at least so many bytes are there.
+    async fn need(&mut self, len: usize) -> Result<()> {
+        while self.waiting.len() < len {
+            let more = match self.body.frame().await {
+                Some(Ok(frame)) => frame.into_data().unwrap_or_default(),
+                Some(Err(error)) => return Err(broke_off(&deepest(&error))),
+                None => return Err(broke_off("it ended before its end")),
+            };
+            self.waiting =
+                if self.waiting.is_empty() { more } else { [&self.waiting[..], &more[..]].concat().into() };
+        }
+        Ok(())
+    }
+}
+
+fn broke_off(why: &str) -> CliError {
+    ApiError::new(ErrorKind::Incomplete, format!("the content broke off ({why}); try again")).into()
 }
 
 /// What is at the bottom of an error: the layers of HTTP above it say nothing to a user.

@@ -48,7 +48,10 @@ fn router(dropped: mpsc::Sender<()>) -> Router {
         });
         Body::from_stream(lines)
     };
-    let cat = || async { ([(LEN_HEADER, "9")], "content").into_response() };
+    let cat = || async {
+        let frames = b"\0\0\0\0\x07content\x01\0\0\0\x21{\"event\":\"done\",\"data\":{\"len\":7}}";
+        Body::from(frames.as_slice()).into_response()
+    };
     Router::new()
         .route("/v0/id", get(id))
         .route("/v0/rm", post(rm))
@@ -56,7 +59,7 @@ fn router(dropped: mpsc::Sender<()>) -> Router {
         .route("/v0/get", post(get_failing))
         .route("/v0/add-stream", post(upload))
         .route("/v0/verify", post(endless))
-        .route("/v0/cat", post(cat))
+        .route("/v0/cat-frames", post(cat))
         .route("/v0/ls", post(|| async { events(["progress\",\"data\":{\"done_len\":1,\"total_len\":2}}"]) }))
         .route("/v0/gc", post(|| async { (StatusCode::BAD_GATEWAY, "<html>") }))
         .route("/v0/peers", get(|| async { "not json" }))
@@ -129,12 +132,25 @@ async fn an_answer_of_something_else_is_a_failure_on_one_line() {
 }
 
 #[tokio::test]
+async fn a_daemon_that_lacks_a_call_is_to_be_restarted() {
+    for way in ways().both().await {
+        let error = way.content("/v0/frames-of-tomorrow", &()).await.unwrap_err();
+        assert_eq!(error.exit_code(), 1);
+        let line = error.line().unwrap();
+        assert!(
+            line.contains("/v0/frames-of-tomorrow: it is older") && line.contains("restart it"),
+            "{line}"
+        );
+    }
+}
+
+#[tokio::test]
 async fn a_stream_hands_over_progress_and_ends_with_its_result() {
     for way in ways().both().await {
         let mut seen = Vec::new();
         let stream = way.events::<HashProgress, u32>("/v0/add", &()).await.unwrap();
         assert_eq!(stream.finish(|progress| seen.push(progress)).await.unwrap(), 7);
-        assert_eq!(seen, [HashProgress { done_len: 1, total_len: Some(2) }]);
+        assert_eq!(seen, [HashProgress { done_len: 1, total_len: Some(2), waiting: None }]);
     }
 }
 
@@ -168,14 +184,18 @@ async fn content_goes_up_as_it_comes() {
 }
 
 #[tokio::test]
-async fn content_comes_with_the_length_it_should_have() {
+async fn content_comes_with_its_end() {
     for way in ways().both().await {
-        let mut content = way.content("/v0/cat", &()).await.unwrap();
+        let mut content = way.content("/v0/cat-frames", &()).await.unwrap();
         let mut bytes = Vec::new();
-        while let Some(part) = content.next().await.unwrap() {
-            bytes.extend(part);
-        }
-        assert_eq!((content.len, bytes.as_slice()), (9, b"content".as_slice()));
+        let done = loop {
+            match content.next().await.unwrap() {
+                Piece::Bytes(part) => bytes.extend(part),
+                Piece::Progress(_) => {}
+                Piece::Done(done) => break done,
+            }
+        };
+        assert_eq!((done.len, bytes.as_slice()), (7, b"content".as_slice()));
     }
 }
 

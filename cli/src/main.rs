@@ -17,6 +17,7 @@ mod pace;
 mod progress;
 mod signals;
 mod terminal;
+mod waiting;
 
 use std::{
     io::{self, Write},

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use dhtfs_node::api::types::{GetProgress, GetStage, HashProgress, Source};
-use indicatif::{ProgressBar, ProgressState, ProgressStyle};
+use dhtfs_node::api::types::{GetProgress, GetStage, HashProgress, Source, Waiting};
+use indicatif::{MultiProgress, ProgressBar, ProgressState, ProgressStyle};
 
-use crate::{format, output::Output, pace::Pace};
+use crate::{format, output::Output, pace::Pace, terminal};
 
 /// Longest name in front of a bar, in characters; the rest of an 80 column line is for the figures.
 const MAX_NAME_CHARS: usize = 18;
@@ -19,8 +19,13 @@ const BAR_CELLS: &str = "━╸─";
 /// In front of a spinner that stands where a line of text will be.
 const SPINNER_INDENT: &str = "  ";
 
+/// In front of each line of a reason.
+const REASON_INDENT: &str = "  ";
+
 const SPINNER: &str = "{prefix}{spinner:.cyan} {msg}";
 const BAR: &str = "{prefix:.bold} {wide_bar:.cyan/black.bright} {done} / {total}  {pace}{msg}";
+/// The line under a bar that says why nothing comes.
+const REASON: &str = "{msg:.dim}";
 const COUNTER: &str = "{spinner:.cyan} {prefix:.bold} {done}  {pace}";
 
 impl Output {
@@ -44,9 +49,16 @@ impl Output {
 
     /// The same with `who` in front, where several fetch the same.
     pub(crate) fn get_bar_for(&self, who: &str, name: &str) -> GetBar {
-        let bar = GetBar::new(self.bar(), who, name);
+        let bar = GetBar::new(self.bars().clone(), self.bar(), who, name);
         bar.bar.set_message(bar.finding(&[]));
         bar
+    }
+
+    /// Why a fetch waits, where there is no bar; it goes away when it is dropped.
+    pub(crate) fn reason(&self, waiting: &Waiting) -> Spinner {
+        let bar = self.bars().add(ProgressBar::no_length().with_style(style(REASON)));
+        bar.set_message(reason(waiting));
+        Spinner(bar)
     }
 
     /// A spinner; it goes away when it is dropped.
@@ -127,7 +139,10 @@ impl Drop for Spinner {
 /// Progress of a fetch.
 #[derive(Debug)]
 pub(crate) struct GetBar {
+    bars: MultiProgress,
     bar: ProgressBar,
+    /// Under it, while nothing comes.
+    reason: Option<ProgressBar>,
     shape: Shape,
     /// Put before everything; may be empty.
     who: String,
@@ -135,9 +150,9 @@ pub(crate) struct GetBar {
 }
 
 impl GetBar {
-    fn new(bar: ProgressBar, who: &str, name: &str) -> Self {
+    fn new(bars: MultiProgress, bar: ProgressBar, who: &str, name: &str) -> Self {
         bar.set_prefix(who.to_owned());
-        Self { bar, shape: Shape::Spinner, who: who.to_owned(), name: name.to_owned() }
+        Self { bars, bar, reason: None, shape: Shape::Spinner, who: who.to_owned(), name: name.to_owned() }
     }
 
     /// Shows how far it is.
@@ -150,6 +165,27 @@ impl GetBar {
             GetStage::Checking => self.spin(self.message("checking what is here of")),
             GetStage::Finishing => self.spin(self.message("saving")),
             GetStage::Fetching => self.fetching(progress),
+        }
+        self.explain(progress.waiting.as_ref());
+    }
+
+    /// Shows why nothing comes, or that something does.
+    fn explain(&mut self, waiting: Option<&Waiting>) {
+        match (waiting, self.reason.take()) {
+            (Some(waiting), shown) => {
+                let under = || {
+                    let line = ProgressBar::no_length().with_style(style(REASON));
+                    self.bars.insert_after(&self.bar, line)
+                };
+                let shown = shown.unwrap_or_else(under);
+                shown.set_message(reason(waiting));
+                self.reason = Some(shown);
+            }
+            (None, Some(shown)) => {
+                shown.finish_and_clear();
+                self.bars.remove(&shown);
+            }
+            (None, None) => {}
         }
     }
 
@@ -191,8 +227,34 @@ impl GetBar {
 
 impl Drop for GetBar {
     fn drop(&mut self) {
+        self.explain(None);
         self.bar.finish_and_clear();
     }
+}
+
+/// Why a fetch waits, on as few lines as fit the terminal.
+pub(crate) fn reason(waiting: &Waiting) -> String {
+    folded(&format::clean(&waiting.line), usize::from(terminal::width()))
+}
+
+/// A reason on as few lines as fit the width; it breaks after a `;`.
+fn folded(reason: &str, width: usize) -> String {
+    let mut lines: Vec<String> = Vec::new();
+    for part in reason.split("; ") {
+        match lines.last_mut() {
+            // Room for what is between them and for another `;`.
+            Some(line) if line.chars().count() + part.chars().count() + 3 <= width => {
+                line.push_str("; ");
+                line.push_str(part);
+            }
+            Some(line) => {
+                line.push(';');
+                lines.push(format!("{REASON_INDENT}{part}"));
+            }
+            None => lines.push(format!("{REASON_INDENT}{part}")),
+        }
+    }
+    lines.join("\n")
 }
 
 /// How many peers serve right now.

@@ -56,7 +56,7 @@ fn get_bar(name: &str) -> (GetBar, Terminal) {
     let target = ProgressDrawTarget::term_like_with_hz(Box::new(terminal.clone()), 255);
     let bars = MultiProgress::with_draw_target(target);
     let bar = bars.add(ProgressBar::no_length().with_style(style(SPINNER)));
-    (GetBar::new(bar, "", name), terminal)
+    (GetBar::new(bars, bar, "", name), terminal)
 }
 
 fn source(state: &str) -> Source {
@@ -76,7 +76,7 @@ fn progress(stage: GetStage, have_len: u64) -> GetProgress {
 
 #[test]
 fn every_template_is_valid() {
-    for template in [SPINNER, BAR, COUNTER] {
+    for template in [SPINNER, BAR, COUNTER, REASON] {
         assert!(ProgressStyle::with_template(template).is_ok(), "{template}");
     }
 }
@@ -104,4 +104,30 @@ fn finding_tells_how_far_it_is() {
     assert_eq!(bar.finding(&[]), "finding providers of x");
     assert_eq!(bar.finding(&[source("dialling")]), "found 1 provider of x, connecting");
     assert_eq!(bar.finding(&[source("connected")]), "reading the manifest of x from 1 peer");
+}
+
+#[test]
+fn a_reason_is_folded_where_the_terminal_is_narrow() {
+    let reason =
+        "1 provider: unreachable (again in 2 s); none of 200 chunks has a live provider; next lookup in 8 s";
+    assert_eq!(folded(reason, 120), format!("  {reason}"));
+    let rows = "  1 provider: unreachable (again in 2 s);\n  none of 200 chunks has a live provider; next lookup in 8 s";
+    assert_eq!(folded(reason, 80), rows);
+    assert!(folded(reason, 80).lines().all(|line| line.len() < 80));
+    assert_eq!(folded(reason, 1).lines().count(), 3);
+}
+
+#[test]
+fn a_fetch_that_waits_says_why_under_its_bar_until_something_comes() {
+    let (mut bar, terminal) = get_bar("bafyrei");
+    let waiting = Waiting { line: "2 providers: all busy".to_owned(), ..Waiting::default() };
+    bar.update(&GetProgress { waiting: Some(waiting), ..progress(GetStage::Fetching, 512 << 20) });
+    let text = terminal.take();
+    assert!(text.contains("512 MiB / 1.0 GiB") && text.contains("  2 providers: all busy"), "{text:?}");
+    bar.update(&progress(GetStage::Fetching, 513 << 20));
+    terminal.take();
+    bar.update(&progress(GetStage::Fetching, 514 << 20));
+    bar.bar.tick();
+    let text = terminal.take();
+    assert!(text.contains("514 MiB") && !text.contains("busy"), "{text:?}");
 }

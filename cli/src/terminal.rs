@@ -46,6 +46,11 @@ impl Terminal {
     }
 }
 
+/// Columns of the terminal behind stderr.
+pub(crate) fn width() -> u16 {
+    size().1
+}
+
 /// Rows and columns.
 fn size() -> (u16, u16) {
     match rustix::termios::tcgetwinsize(io::stderr()) {
@@ -56,7 +61,7 @@ fn size() -> (u16, u16) {
 
 impl TermLike for Terminal {
     fn width(&self) -> u16 {
-        size().1
+        width()
     }
 
     fn height(&self) -> u16 {

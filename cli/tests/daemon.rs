@@ -120,12 +120,9 @@ fn a_get_works_through_a_daemon_and_without_one_with_flags_before_and_after_the_
     let out = scratch.path("by-daemon");
     let output = getter.run(args!["get", cid, "-o", out]).ok();
     assert_eq!(output.line(), out.to_str().unwrap());
-    assert!(
-        output.stderr.starts_with("got holiday.mp4: ") && output.stderr.contains("MiB/s"),
-        "{}",
-        output.stderr
-    );
-    assert_eq!(output.stderr.lines().count(), 1, "no bars where no terminal is: {}", output.stderr);
+    let said = output.said();
+    assert!(said.starts_with("got holiday.mp4: ") && said.contains("MiB/s"), "{said}");
+    assert_eq!(said.lines().count(), 1, "no bars where no terminal is: {said}");
 
     let embedded = scratch.path("embedded");
     let out = scratch.path("by-itself");

@@ -115,6 +115,21 @@ fn a_cid_that_nobody_provides_is_not_found_within_the_timeout() {
     // Nobody to ask at all: it says what to do about that.
     let lonely = args!["get", UNKNOWN, "-o", out, "--timeout", "2"];
     not_found(&run(&scratch.path("lonely"), lonely), "--bootstrap");
+    // A peer that is named and not there is no provider, and is not passed over in silence either.
+    let file = scratch.file("file", "other content");
+    let commands = [
+        args!["get", UNKNOWN, "-o", out],
+        args!["cat", UNKNOWN],
+        args!["ls", UNKNOWN],
+        args!["verify", file, UNKNOWN],
+    ];
+    for command in commands {
+        let hinted = args!["--timeout", "5", "--peer", "/ip4/127.0.0.1/tcp/1"];
+        let output = run(&scratch.path("hinted"), [command, hinted].concat());
+        not_found(&output, "(the given peer does not answer)");
+        let meanwhile = "waiting: no provider found; the given peer does not answer";
+        assert!(output.stderr.starts_with(meanwhile), "{}", output.stderr);
+    }
     assert!(!out.exists());
 }
 

@@ -183,6 +183,10 @@ fn a_fetch_that_lost_its_only_provider_keeps_its_part_and_goes_on_when_it_is_bac
         line.contains("out.bin.part") || line.contains("kept"),
         "it says what became of the part: {line}"
     );
+    assert!(line.contains("(1 provider: unreachable; ") && line.ends_with(" a live provider)"), "{line}");
+    let waits = output.waits();
+    assert!(!waits.is_empty(), "it said nothing for five seconds");
+    assert!(waits.iter().all(|wait| wait.contains("1 provider: ")), "{waits:?}");
     let missing_len = setting.missing_len();
     let _seeder = Daemon::start_with(setting.seeder.dir(), args![]);
     let args = args!["--json", "get", setting.cid, "-o", setting.out];

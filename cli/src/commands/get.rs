@@ -19,6 +19,7 @@ use crate::{
     context::{Context, absolute, check_cid},
     error::{CliError, Result},
     format,
+    waiting::WaitLines,
 };
 
 /// Where the content is to go.
@@ -102,10 +103,12 @@ impl Target {
 async fn fetch(context: &Context, node: &Connection, request: &GetRequest) -> Result<GetReport> {
     let mut last = GetProgress::default();
     let mut bar = context.out.get_bar(&request.cid);
+    let mut lines = WaitLines::default();
     let work = async {
         let events = node.events::<GetProgress, GetReport>("/v0/get", request).await?;
         let on_progress = |progress: GetProgress| {
             bar.update(&progress);
+            lines.update(&context.out, progress.waiting.as_ref());
             last = progress;
         };
         events.finish(on_progress).await

@@ -2,7 +2,7 @@
 
 use dhtfs_node::{
     Role,
-    api::types::{FileInfo, LsReport, LsRequest, ShareInfo},
+    api::types::{FileInfo, LsProgress, LsReport, LsRequest, ShareInfo},
 };
 
 use crate::{
@@ -11,6 +11,7 @@ use crate::{
     error::Result,
     format,
     output::table,
+    waiting::Reasons,
 };
 
 pub(crate) async fn run(context: &Context, args: &LsArgs) -> Result<()> {
@@ -18,8 +19,14 @@ pub(crate) async fn run(context: &Context, args: &LsArgs) -> Result<()> {
     let role = if cid.is_some() { Role::Client } else { Role::Offline };
     let request = LsRequest { cid, chunks: args.chunks, hints: args.hints.resolve() };
     let node = context.connect(role).await?;
-    let report: LsReport = node.post("/v0/ls", &request).await?;
     let out = &context.out;
+    let report: LsReport = if request.cid.is_some() {
+        let mut reasons = Reasons::default();
+        let events = node.long_events::<LsProgress, _>("/v0/ls-events", &request).await?;
+        events.finish(|progress| reasons.update(out, progress.waiting.as_ref(), true)).await?
+    } else {
+        node.post("/v0/ls", &request).await?
+    };
     match &report {
         LsReport::Shares { shares } if out.is_json() => shares.iter().try_for_each(|share| out.json(share)),
         LsReport::Shares { shares } => {

@@ -11,6 +11,7 @@ use crate::{
     context::{Context, absolute, check_cid},
     error::{CliError, Result},
     format,
+    waiting::Reasons,
 };
 
 pub(crate) async fn run(context: &Context, args: &VerifyArgs) -> Result<()> {
@@ -21,8 +22,13 @@ pub(crate) async fn run(context: &Context, args: &VerifyArgs) -> Result<()> {
     let node = context.connect(Role::Client).await?;
     let events = node.events::<HashProgress, Verified>("/v0/verify", &request).await?;
     let mut bar = context.out.hash_bar("verifying", &shown);
-    let result = events.finish(|progress| bar.update(&progress)).await;
-    drop(bar);
+    let mut reasons = Reasons::default();
+    let on_progress = |progress: HashProgress| {
+        bar.update(&progress);
+        reasons.update(&context.out, progress.waiting.as_ref(), true);
+    };
+    let result = events.finish(on_progress).await;
+    drop((reasons, bar));
     context.out.either(&result?, |verified| vec![sentence(verified)])
 }
 

@@ -70,16 +70,33 @@ impl Output {
         self.text().lines().map(parse_json).collect()
     }
 
-    /// Insists on a failure as documented: this exit code, nothing on stdout, one line on stderr. Returns it.
+    /// Standard error without the lines that say why a fetch waits: on a busy machine any may.
+    pub(crate) fn said(&self) -> String {
+        self.stderr.split_inclusive('\n').filter(|line| !is_waiting(line)).collect()
+    }
+
+    /// The lines on standard error that say why a fetch waits.
+    pub(crate) fn waits(&self) -> Vec<&str> {
+        self.stderr.lines().filter(|line| is_waiting(line)).collect()
+    }
+
+    /// Insists on a failure as documented: this exit code, nothing on stdout, one line at the end of stderr. Returns it.
     #[track_caller]
     pub(crate) fn refused(&self, code: i32) -> &str {
         assert_eq!(self.code, Some(code), "{}", self.context());
         assert!(self.stdout.is_empty(), "stdout is for results only: {}", self.context());
         let line = self.stderr.strip_suffix('\n').unwrap_or_else(|| panic!("no line: {}", self.context()));
-        assert!(!line.contains('\n'), "more than one line: {}", self.context());
+        let before = line.rsplit_once('\n').map_or("", |(before, _)| before);
+        assert!(before.lines().all(is_waiting), "more than one line: {}", self.context());
+        let line = line.lines().last().unwrap_or_default();
         assert!(line.starts_with("dhtfs: "), "{}", self.context());
         line
     }
+}
+
+/// Whether a line on standard error says why a fetch waits.
+fn is_waiting(line: &str) -> bool {
+    line.starts_with("waiting: ") || line.starts_with("{\"waiting\":")
 }
 
 type Bytes = Arc<Mutex<Vec<u8>>>;

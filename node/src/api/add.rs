@@ -41,7 +41,11 @@ pub(super) fn hash_progress(
     cancelled: Arc<AtomicBool>,
 ) -> impl Fn(Progress) -> ControlFlow<()> + Send + Sync {
     move |done| {
-        progress.send_replace(HashProgress { done_len: done.done_len, total_len: Some(done.total_len) });
+        progress.send_replace(HashProgress {
+            done_len: done.done_len,
+            total_len: Some(done.total_len),
+            ..HashProgress::default()
+        });
         if cancelled.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     }
 }

@@ -3,16 +3,17 @@
 use std::sync::Arc;
 
 use dhtfs_store::{ChunkCid, ContentCid, ManifestCid, ResolvedFile};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use super::{
     Api, ParsedHints,
     manifest::seconds,
     parse_link,
-    types::{ApiError, CatRequest, ErrorKind},
+    types::{ApiError, CatProgress, CatRequest, ErrorKind},
+    waiting::{self, Wanted, report_to},
 };
 use crate::{
-    core::fetch::Order,
+    core::fetch::{self, FetchProgress, Order},
     env::Executor,
     tasks::fetch::stream::{self, StreamError},
 };
@@ -60,18 +61,26 @@ impl Range {
 }
 
 impl Api {
-    /// The bytes of a file or chunk, or a range of them. Bytes past the end are not an error.
+    /// The bytes of a file or chunk, or a range of them. Bytes past the end are not an error. `progress` tells why nothing
+    /// comes; it ends with the bytes.
     ///
     /// # Errors
     /// As [`Api::get`]; [`ErrorKind::Usage`] for a directory. Errors after the first byte come through
     /// [`CatAnswer::bytes`].
-    pub async fn cat(&self, request: CatRequest, executor: &Executor) -> Result<CatAnswer, ApiError> {
+    pub async fn cat(
+        &self,
+        request: CatRequest,
+        executor: &Executor,
+        progress: watch::Sender<CatProgress>,
+    ) -> Result<CatAnswer, ApiError> {
         let link = parse_link(&request.cid)?;
         let hints = ParsedHints::new(&request.hints, &link)?;
         match link.cid {
-            ContentCid::Chunk(cid) => self.cat_chunk(cid, &request, &hints).await,
+            ContentCid::Chunk(cid) => self.cat_chunk(cid, &request, &hints, progress).await,
             ContentCid::Manifest(root) => {
-                let resolved = self.resolve(root, &hints).await?;
+                let finding = report_to(progress.clone(), Wanted::Manifest);
+                let resolved = self.resolve(root, &hints, finding).await?;
+                progress.send_if_modified(|progress| progress.waiting.take().is_some());
                 let file = match resolved.tree.files.as_slice() {
                     [file] if !resolved.tree.is_dir => file,
                     _ => {
@@ -81,7 +90,9 @@ impl Api {
                         return Err(ApiError::new(ErrorKind::Usage, message));
                     }
                 };
-                self.cat_file(root, file, Range::of(file, request.offset, request.len), hints, executor)
+                let range = Range::of(file, request.offset, request.len);
+                let report = report_to(progress, Wanted::Chunks);
+                self.cat_file(root, file, range, hints, executor, report)
             }
         }
     }
@@ -91,8 +102,9 @@ impl Api {
         cid: ChunkCid,
         request: &CatRequest,
         hints: &ParsedHints,
+        progress: watch::Sender<CatProgress>,
     ) -> Result<CatAnswer, ApiError> {
-        let (data, _) = self.chunk_bytes(cid, hints).await?;
+        let (data, _) = self.chunk_bytes(cid, hints, report_to(progress, Wanted::Chunk)).await?;
         let start = usize::try_from(request.offset).unwrap_or(usize::MAX).min(data.len());
         let wanted = request.len.map_or(usize::MAX, |len| usize::try_from(len).unwrap_or(usize::MAX));
         let data: Vec<u8> = data.into_iter().skip(start).take(wanted).collect();
@@ -110,8 +122,10 @@ impl Api {
         range: Range,
         hints: ParsedHints,
         executor: &Executor,
+        report: impl Fn(&FetchProgress, Option<&fetch::Waiting>) + Send + Sync + 'static,
     ) -> Result<CatAnswer, ApiError> {
         let mut driver = self.driver(root.into(), Order::InOrder, &hints)?;
+        driver.report_to(report);
         driver.content(root, u32::try_from(file.chunks.len()).unwrap_or(u32::MAX));
         let store = self.inner.store.clone();
         let (out, bytes) = mpsc::channel(MAX_WAITING_CHUNKS);
@@ -121,7 +135,10 @@ impl Api {
             let chunks = Arc::new(range.chunks);
             let fetching = async {
                 let result = stream::run(&mut driver, &store, &chunks, range.first, chunks_out).await;
-                result.map_err(|error| stream_error(root.into(), &error, &hints))
+                result.map_err(|error| {
+                    let why = waiting::verdict(&driver.why(), Wanted::Chunks);
+                    stream_error(root.into(), &error, &hints, &why)
+                })
             };
             let cutting = async {
                 let (mut skip, mut left) = (range.skip, range.len);
@@ -144,12 +161,12 @@ impl Api {
     }
 }
 
-fn stream_error(root: ContentCid, error: &StreamError, hints: &ParsedHints) -> ApiError {
+fn stream_error(root: ContentCid, error: &StreamError, hints: &ParsedHints, why: &str) -> ApiError {
     match error {
         StreamError::Failed(_) => {
             let waited = seconds(hints.no_progress);
             let message = format!(
-                "{root} is incomplete: its next chunk came from nobody within {waited}; try again when more of its providers are up"
+                "{root} is incomplete: its next chunk came from nobody within {waited}; try again when more of its providers are up{why}"
             );
             ApiError::new(ErrorKind::Incomplete, message)
         }

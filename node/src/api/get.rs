@@ -10,10 +10,11 @@ use super::{
     add::require_absolute,
     manifest::seconds,
     parse_link,
-    types::{ApiError, ErrorKind, GetProgress, GetReport, GetRequest, GetStage, Source},
+    types::{ApiError, ErrorKind, GetProgress, GetReport, GetRequest, GetStage, Source, Waiting},
+    waiting::{self, Wanted},
 };
 use crate::{
-    core::fetch::{FetchProgress, Order, PeerState, Want},
+    core::fetch::{self, FetchProgress, Order, PeerState, Want},
     tasks::fetch::{
         Driver, Turn,
         download::{FillError, Filling},
@@ -64,6 +65,7 @@ impl Get<'_> {
             Some(resolved) => resolved,
             None => {
                 let driver = driver.insert(self.api.driver(root.into(), Order::Spread, &self.hints)?);
+                driver.report_to(self.finding(Wanted::Manifest));
                 self.api.resolve_with(driver, root, &self.hints).await?
             }
         };
@@ -71,6 +73,7 @@ impl Get<'_> {
         let download = self.begin(&resolved, &out, request.force).await?;
         self.progress.send_modify(|p| {
             p.stage = GetStage::Checking;
+            p.waiting = None;
             p.name = Some(resolved.tree.name.clone());
             p.total_len = resolved.tree.size;
             p.have_len = download.have_len();
@@ -90,7 +93,10 @@ impl Get<'_> {
             };
             self.fill(driver, &resolved, &download).await?;
         }
-        self.progress.send_modify(|p| p.stage = GetStage::Finishing);
+        self.progress.send_modify(|p| {
+            p.stage = GetStage::Finishing;
+            p.waiting = None;
+        });
         let path = store.call_syncing(move |_| download.finish()).await?.map_err(from_disk)?;
         self.api.announce_share(root).await?;
         Ok(self.report(root.into(), path, &resolved, reused_len, driver.as_ref()))
@@ -109,38 +115,54 @@ impl Get<'_> {
         resolved: &Resolved,
         download: &Download,
     ) -> Result<(), ApiError> {
-        let on_progress = |fetch: &FetchProgress, _hops: Option<u32>| {
-            self.progress.send_modify(|p| {
-                p.have_len = download.have_len();
+        let (progress, filled) = (self.progress.clone(), download.clone());
+        driver.report_to(move |fetch, waiting| {
+            progress.send_modify(|p| {
+                p.have_len = filled.have_len();
                 p.received_len = p.have_len.saturating_sub(p.reused_len);
                 p.sources = sources(fetch);
+                p.waiting = waiting.and_then(|waiting| Waiting::of(waiting, Wanted::Chunks));
             });
-        };
+        });
         let net = self.api.network()?;
         let filling = Filling {
-            driver,
+            driver: &mut *driver,
             store: &self.api.inner.store,
             download: download.clone(),
             provide: net.provide.as_ref(),
             manifests: resolved.manifests.clone(),
-            on_progress: &on_progress,
         };
         match filling.run().await {
             Ok(()) => Ok(()),
-            Err(FillError::Failed(_)) => Err(self.incomplete(resolved, download)),
+            Err(FillError::Failed(_)) => Err(self.incomplete(resolved, download, &driver.why())),
             Err(FillError::Disk(error)) => Err(from_disk(error)),
             Err(FillError::Gone(error)) => Err(error.into()),
         }
     }
 
-    fn incomplete(&self, resolved: &Resolved, download: &Download) -> ApiError {
+    /// What reports on a fetch of which no byte is written yet.
+    fn finding(
+        &self,
+        wanted: Wanted,
+    ) -> impl Fn(&FetchProgress, Option<&fetch::Waiting>) + Send + Sync + use<> {
+        let progress = self.progress.clone();
+        move |fetch, waiting| {
+            progress.send_modify(|p| {
+                p.sources = sources(fetch);
+                p.waiting = waiting.and_then(|waiting| Waiting::of(waiting, wanted));
+            });
+        }
+    }
+
+    fn incomplete(&self, resolved: &Resolved, download: &Download, why: &fetch::Waiting) -> ApiError {
         let (missing, total) = (download.missing().len(), resolved.tree.unique_chunks().len());
         let message = format!(
             "{} is incomplete: {missing} of {total} chunks came from nobody within {}; what arrived is kept in {}, \
-             run the same command again to go on",
+             run the same command again to go on{}",
             resolved.tree.name.escape_debug(),
             seconds(self.hints.no_progress),
-            download.part_path().display()
+            download.part_path().display(),
+            waiting::verdict(why, Wanted::Chunks)
         );
         ApiError::new(ErrorKind::Incomplete, message)
     }
@@ -184,7 +206,8 @@ impl Get<'_> {
         let store = &self.api.inner.store;
         let name = link.name.clone().unwrap_or_else(|| cid.to_string());
         let out = self.target(request, &name)?;
-        let (data, driver) = self.api.chunk_bytes(cid, &self.hints).await?;
+        let report = self.finding(Wanted::Chunk);
+        let (data, driver) = self.api.chunk_bytes(cid, &self.hints, report).await?;
         let fetch = driver.as_ref().map(Driver::progress).unwrap_or_default();
         let len = data.len() as u64;
         let force = request.force;
@@ -213,12 +236,14 @@ impl Api {
         &self,
         cid: ChunkCid,
         hints: &ParsedHints,
+        report: impl Fn(&FetchProgress, Option<&fetch::Waiting>) + Send + Sync + 'static,
     ) -> Result<(Vec<u8>, Option<Driver>), ApiError> {
         let read = self.inner.store.call(move |s| s.read_chunk(&cid)).await??;
         if let dhtfs_store::ChunkRead::Data(data) = read {
             return Ok((data, None));
         }
         let mut driver = self.driver(cid.into(), Order::InOrder, hints)?;
+        driver.report_to(report);
         driver.want(vec![Want { cid: cid.into(), len: None, place: None }]);
         loop {
             match driver.next().await {
@@ -228,7 +253,8 @@ impl Api {
                 }
                 Turn::Block { id, .. } => driver.bad(id),
                 Turn::Failed(_) | Turn::Finished => {
-                    return Err(self.not_found(cid.into(), hints.no_progress));
+                    let why = driver.why();
+                    return Err(self.not_found(cid.into(), hints.no_progress, Some((&why, Wanted::Chunk))));
                 }
             }
         }

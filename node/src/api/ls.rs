@@ -1,10 +1,14 @@
 //! `ls`, `rm`, `gc`: what is shared here, what a manifest holds, and forgetting it.
 
 use dhtfs_store::{ContentCid, ResolvedFile, Share, ShareState};
+use tokio::sync::watch;
 
 use super::{
     Api, ParsedHints, parse_manifest_link,
-    types::{ApiError, ErrorKind, FileInfo, GcInfo, LsReport, LsRequest, Removed, RmRequest, ShareInfo},
+    types::{
+        ApiError, ErrorKind, FileInfo, GcInfo, LsProgress, LsReport, LsRequest, Removed, RmRequest, ShareInfo,
+    },
+    waiting::{Wanted, report_to},
 };
 
 impl Api {
@@ -13,6 +17,18 @@ impl Api {
     /// # Errors
     /// As [`Api::get`] for a manifest that is not here; [`ErrorKind::Store`] if the store fails.
     pub async fn ls(&self, request: LsRequest) -> Result<LsReport, ApiError> {
+        self.ls_reporting(request, watch::channel(LsProgress::default()).0).await
+    }
+
+    /// The same; `progress` tells why nothing comes.
+    ///
+    /// # Errors
+    /// As [`Api::ls`].
+    pub async fn ls_reporting(
+        &self,
+        request: LsRequest,
+        progress: watch::Sender<LsProgress>,
+    ) -> Result<LsReport, ApiError> {
         let Some(text) = &request.cid else {
             let mut shares = self.inner.store.call(|s| s.shares()).await??;
             shares.sort_by(|a, b| (a.added_unix, &a.name).cmp(&(b.added_unix, &b.name)));
@@ -20,7 +36,7 @@ impl Api {
         };
         let (cid, link) = parse_manifest_link(text)?;
         let hints = ParsedHints::new(&request.hints, &link)?;
-        let tree = self.resolve(cid, &hints).await?.tree;
+        let tree = self.resolve(cid, &hints, report_to(progress, Wanted::Manifest)).await?.tree;
         let files = tree.files.iter().map(|file| file_info(file, &tree.name, request.chunks)).collect();
         let directories = tree.dirs.iter().map(ToString::to_string).collect();
         Ok(LsReport::Manifest {

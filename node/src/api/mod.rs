@@ -12,6 +12,7 @@ mod status;
 pub mod types;
 mod verify;
 mod wait;
+mod waiting;
 
 use std::{
     fmt,

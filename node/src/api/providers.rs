@@ -84,7 +84,7 @@ impl Api {
             }
         }
         if count == 0 {
-            return Err(self.not_found(link.cid, begun.elapsed()));
+            return Err(self.not_found(link.cid, begun.elapsed(), None));
         }
         Ok(LookupReport { found: count, seconds: begun.elapsed().as_secs_f64(), ..report })
     }

@@ -5,6 +5,7 @@
 //! exactly one `done` or `error`.
 
 mod announce;
+mod waiting;
 
 use std::path::PathBuf;
 
@@ -14,6 +15,9 @@ use serde::{Deserialize, Serialize};
 pub use self::announce::{
     AnnounceStatus, Announced, Findable, Have, LookupReport, Provider, ProviderCheck, ProviderState,
     ProvidersRequest, WaitRequest,
+};
+pub use self::waiting::{
+    LookupsWaited, MissingChunks, ProviderGroup, ProvidersWaited, WaitCause, Waiting, WaitingProvider,
 };
 
 /// One line of a streamed answer.
@@ -112,6 +116,10 @@ pub struct HashProgress {
     pub done_len: u64,
     /// Bytes to hash, if known.
     pub total_len: Option<u64>,
+    /// Why nothing of the manifest that a `verify` compares with has come for two seconds or longer; absent if
+    /// something has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waiting: Option<Waiting>,
 }
 
 /// Result of an `add`.
@@ -189,6 +197,24 @@ pub struct GetProgress {
     pub received_len: u64,
     /// Peers in use.
     pub sources: Vec<Source>,
+    /// Why nothing has come for two seconds or longer; absent if something has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waiting: Option<Waiting>,
+}
+
+/// Progress of a `cat`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct CatProgress {
+    /// Why nothing has come for two seconds or longer; absent if something has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waiting: Option<Waiting>,
+}
+
+/// Result of a `cat`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CatDone {
+    /// Bytes that were sent.
+    pub len: u64,
 }
 
 /// Stage of a fetch.
@@ -251,7 +277,7 @@ pub struct GetReport {
 }
 
 /// `POST /v0/cat`: the answer's body is the content. Fails before the first byte with an error status, after it
-/// by ending the body early.
+/// by ending the body early. `POST /v0/cat-frames`: the same with events between the bytes.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct CatRequest {
     /// CID or link of a file or a chunk.
@@ -267,7 +293,7 @@ pub struct CatRequest {
     pub hints: NetworkHints,
 }
 
-/// `POST /v0/ls`: shares (no CID), or what a manifest holds.
+/// `POST /v0/ls` and `POST /v0/ls-events`: shares (no CID), or what a manifest holds.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct LsRequest {
     /// CID or link of a manifest; absent lists the shares of this node.
@@ -279,6 +305,14 @@ pub struct LsRequest {
     /// Where to look if the manifest is not here.
     #[serde(default)]
     pub hints: NetworkHints,
+}
+
+/// Progress of an `ls`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct LsProgress {
+    /// Why nothing of the manifest has come for two seconds or longer; absent if something has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waiting: Option<Waiting>,
 }
 
 /// Answer of `ls`.

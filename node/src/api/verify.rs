@@ -10,6 +10,7 @@ use super::{
     add::{CancelOnDrop, hash_progress, require_absolute},
     parse_link,
     types::{ApiError, ErrorKind, HashProgress, Verified, VerifyRequest},
+    waiting::{Wanted, report_to},
 };
 
 impl Api {
@@ -41,7 +42,7 @@ impl Api {
         progress: watch::Sender<HashProgress>,
     ) -> Result<Verified, ApiError> {
         let (_cancel, cancelled) = CancelOnDrop::new();
-        let report = hash_progress(progress, cancelled);
+        let report = hash_progress(progress.clone(), cancelled);
         let known = match self.resolve_here(root).await? {
             Some(resolved) => Some(resolved),
             None => {
@@ -61,7 +62,12 @@ impl Api {
         };
         let tree = match known {
             Some(resolved) => resolved.tree,
-            None if self.inner.net.is_some() => self.resolve(root, hints).await?.tree,
+            None if self.inner.net.is_some() => {
+                let finding = report_to(progress.clone(), Wanted::Manifest);
+                let resolved = self.resolve(root, hints, finding).await?;
+                progress.send_if_modified(|progress| progress.waiting.take().is_some());
+                resolved.tree
+            }
             None => {
                 return Err(differs(
                     &path,

@@ -6,6 +6,7 @@
 
 mod body;
 mod events;
+mod frames;
 mod socket;
 
 use axum::{
@@ -18,14 +19,15 @@ use axum::{
 };
 use futures::StreamExt;
 use serde::Deserialize;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
+pub use self::frames::{BYTES_FRAME, EVENT_FRAME, FRAME_HEAD_LEN};
 pub(crate) use self::socket::{connect, serve};
 use crate::{
     api::{
         Api,
         types::{
-            AddRequest, AddStreamQuery, ApiError, CatRequest, ErrorKind, GetRequest, LsRequest,
+            AddRequest, AddStreamQuery, ApiError, CatProgress, CatRequest, ErrorKind, GetRequest, LsRequest,
             ProvidersRequest, RmRequest, VerifyRequest, WaitRequest,
         },
     },
@@ -54,7 +56,9 @@ pub fn router(api: Api, executor: Executor) -> Router {
         .route("/v0/wait", post(wait))
         .route("/v0/get", post(fetch))
         .route("/v0/cat", post(cat))
+        .route("/v0/cat-frames", post(cat_frames))
         .route("/v0/ls", post(ls))
+        .route("/v0/ls-events", post(ls_events))
         .route("/v0/rm", post(rm))
         .route("/v0/verify", post(verify))
         .route("/v0/providers", post(providers))
@@ -118,7 +122,8 @@ async fn providers(State(shared): State<Shared>, Json(request): Json<ProvidersRe
 }
 
 async fn cat(State(shared): State<Shared>, Json(request): Json<CatRequest>) -> Result<Response, ApiError> {
-    let answer = shared.api.cat(request, &shared.executor).await?;
+    let (progress, _) = watch::channel(CatProgress::default());
+    let answer = shared.api.cat(request, &shared.executor, progress).await?;
     let len = HeaderValue::from(answer.len);
     let bytes = futures::stream::unfold(answer.bytes, |mut bytes| async move {
         let next = bytes.recv().await?;
@@ -130,8 +135,16 @@ async fn cat(State(shared): State<Shared>, Json(request): Json<CatRequest>) -> R
     Ok(response)
 }
 
+async fn cat_frames(State(shared): State<Shared>, Json(request): Json<CatRequest>) -> Response {
+    frames::cat(shared.api, request, &shared.executor)
+}
+
 async fn ls(State(shared): State<Shared>, Json(request): Json<LsRequest>) -> Result<Response, ApiError> {
     Ok(Json(shared.api.ls(request).await?).into_response())
+}
+
+async fn ls_events(State(shared): State<Shared>, Json(request): Json<LsRequest>) -> Response {
+    events::latest(move |progress| async move { shared.api.ls_reporting(request, progress).await })
 }
 
 async fn rm(State(shared): State<Shared>, Json(request): Json<RmRequest>) -> Result<Response, ApiError> {

@@ -377,6 +377,15 @@ fn chunks_of_other_files_are_copied_instead_of_fetched() {
     assert_eq!((share.paths, share.state), (vec![to.path("file"), to.path("again")], ShareState::Complete));
 }
 
+/// Says that it is done when it is dropped.
+struct Done<'a>(&'a std::sync::atomic::AtomicBool);
+
+impl Drop for Done<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, std::sync::atomic::Ordering::Relaxed);
+    }
+}
+
 #[test]
 fn many_threads_write_and_commit_while_others_read() {
     let (from, to) = (Home::new(), Home::new());
@@ -385,8 +394,12 @@ fn many_threads_write_and_commit_while_others_read() {
     let root = add_copy(&source, &from.write("file", &content)).root;
     let tree = hand_over(&source, &target, &root);
     let download = begin(&target, &tree, &to.path("file"));
+    // Read once: what a thread that begins late would read has its first chunks committed already.
+    let missing = download.missing();
     let is_done = std::sync::atomic::AtomicBool::new(false);
     std::thread::scope(|scope| {
+        // The reader ends however this does.
+        let _done = Done(&is_done);
         scope.spawn(|| {
             while !is_done.load(std::sync::atomic::Ordering::Relaxed) {
                 for cid in &tree.files[0].chunks {
@@ -400,12 +413,12 @@ fn many_threads_write_and_commit_while_others_read() {
         });
         let writers: Vec<_> = (0..3)
             .map(|writer| {
-                let (download, source) = (&download, &source);
+                let (download, source, missing) = (&download, &source, &missing);
                 scope.spawn(move || {
-                    for (index, (cid, _)) in download.missing().into_iter().enumerate() {
+                    for (index, (cid, _)) in missing.iter().enumerate() {
                         // Every chunk is written by two of the three.
                         if index % 3 != writer {
-                            download.write(&cid, &data(source, &cid)).unwrap();
+                            download.write(cid, &data(source, cid)).unwrap();
                         }
                         if index % 7 == writer {
                             download.commit().unwrap();
@@ -416,7 +429,6 @@ fn many_threads_write_and_commit_while_others_read() {
             .collect();
         writers.into_iter().for_each(|writer| writer.join().unwrap());
         download.finish().unwrap();
-        is_done.store(true, std::sync::atomic::Ordering::Relaxed);
     });
     assert!(fs::read(to.path("file")).unwrap() == content);
     assert_sound(&target);

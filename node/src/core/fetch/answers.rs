@@ -8,7 +8,7 @@ use libp2p::PeerId;
 use super::{
     Action, Fetch, RequestId,
     config::MAX_STRIKES,
-    peers::PeerIx,
+    peers::{Pause, PeerIx},
     requests::{Phase, Request, Zombie},
     wants::{Status, WantIx},
 };
@@ -193,6 +193,7 @@ impl Fetch {
             self.ban(ix, now);
         } else {
             peer.paused_until = peer.paused_until.max(Some(now + self.config.cool_down));
+            peer.pause = Pause::WrongData;
         }
         self.release(want, now);
     }
@@ -216,6 +217,7 @@ impl Fetch {
         if peer.paused_until.is_none_or(|until| until <= now) {
             let pause = self.config.busy_backoff.delay(peer.busy_streak, &mut self.rng);
             peer.paused_until = Some(now + pause);
+            peer.pause = Pause::Busy;
             peer.busy_streak += 1;
             peer.pace.on_stall();
             if peer.busy_streak >= MAX_BUSY_STREAK {
@@ -236,6 +238,7 @@ impl Fetch {
         } else if peer.paused_until.is_none_or(|until| until <= now) {
             let pause = self.config.failure_backoff.delay(peer.fail_streak - 1, &mut self.rng);
             peer.paused_until = Some(now + pause);
+            peer.pause = Pause::Failed;
             peer.pace.on_stall();
         }
         self.release(request.want, now);

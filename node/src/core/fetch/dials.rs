@@ -125,7 +125,7 @@ impl Fetch {
     }
 
     /// When a connection to this peer would be of use.
-    fn worth_dialling(&self, peer: &Peer, now: Instant) -> Option<Instant> {
+    pub(super) fn worth_dialling(&self, peer: &Peer, now: Instant) -> Option<Instant> {
         if self.wants.open() == 0 {
             None
         } else if peer.full {

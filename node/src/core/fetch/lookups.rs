@@ -238,6 +238,25 @@ impl Fetch {
         own.map(|at| at.max(lookups.allowed_at)).into_iter().chain(lookups.root_at).min()
     }
 
+    /// When the next lookup begins, as far as that is known. Unlike the deadline it is no moment at which only something is
+    /// looked at.
+    pub(super) fn next_lookup_at(&self) -> Option<Instant> {
+        let lookups = &self.lookups;
+        if !lookups.started || self.wants.open() == 0 {
+            return None;
+        }
+        let mut own = None;
+        if lookups.has_room(&self.config) {
+            // Some of them wait no longer for what they were to be looked up for.
+            let is_queued = lookups.queue.iter().any(|want| self.needs_lookup(*want));
+            let at_once = is_queued.then(|| self.held_back_until().unwrap_or(self.now));
+            let mut retries = lookups.retry.iter().take(MAX_QUEUED);
+            let retry = retries.find(|(_, want)| self.needs_lookup(*want)).map(|(at, _)| *at);
+            own = at_once.into_iter().chain(retry).min();
+        }
+        own.map(|at| at.max(lookups.allowed_at)).into_iter().chain(lookups.root_at).min()
+    }
+
     fn look_up_root(&mut self, now: Instant) {
         let useful = self.peers.iter().filter(|(_, peer)| peer.is_useful()).count();
         if useful >= self.config.max_peers && !self.is_slow(now) {

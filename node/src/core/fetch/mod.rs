@@ -56,6 +56,7 @@ mod requests;
 mod scheduler;
 mod timers;
 mod types;
+mod waiting;
 mod wants;
 
 #[cfg(test)]
@@ -75,6 +76,7 @@ pub use types::{
     Action, FetchFailure, FetchProgress, HaveEnd, HaveId, HaveUpdate, PeerProgress, PeerState, RequestId,
     Want,
 };
+pub use waiting::{Cause, Group, PeerWait, QUIET, Waiting};
 
 use dials::Dials;
 use lookups::Lookups;

@@ -61,6 +61,17 @@ pub(super) enum Link {
     Banned,
 }
 
+/// Why a peer is not asked for a while.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Pause {
+    /// It said that it is overloaded.
+    Busy,
+    /// A request failed in the transport.
+    Failed,
+    /// A block was not what it should be.
+    WrongData,
+}
+
 /// One bit a want.
 #[derive(Debug, Default)]
 pub(super) struct Marks {
@@ -141,6 +152,8 @@ pub(super) struct Peer {
     pub(super) units: u32,
     pub(super) pace: Pace,
     pub(super) paused_until: Option<Instant>,
+    /// Why, the last time.
+    pub(super) pause: Pause,
     pub(super) busy_streak: u32,
     pub(super) fail_streak: u32,
     pub(super) strikes: u32,
@@ -192,6 +205,7 @@ impl Peer {
             units: 0,
             pace: Pace::new(config),
             paused_until: None,
+            pause: Pause::Busy,
             busy_streak: 0,
             fail_streak: 0,
             strikes: 0,

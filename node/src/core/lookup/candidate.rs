@@ -62,6 +62,8 @@ pub(super) struct Candidate {
     is_own: bool,
     /// The numbers of the answers that named it.
     pub(super) named_by: Vec<u16>,
+    /// Of those that named it at other addresses since it was asked: they have a say if it is asked once more.
+    named_since: Vec<u16>,
 }
 
 impl Candidate {
@@ -77,6 +79,7 @@ impl Candidate {
             is_last: false,
             is_own,
             named_by: Vec::new(),
+            named_since: Vec::new(),
         }
     }
 
@@ -112,16 +115,20 @@ impl Candidate {
     /// It was named, with these addresses.
     pub(super) fn named(&mut self, addrs: Vec<Multiaddr>, namer: Option<u16>) {
         let most = if namer.is_some() { MAX_NAMED_ADDRS } else { MAX_ADDRS };
+        let known = self.addrs.len();
         for addr in addrs.into_iter().take(most) {
             if self.addrs.len() < MAX_ADDRS && !self.addrs.contains(&addr) {
                 self.addrs.push(addr);
             }
         }
-        // Who names a peer that was asked before has said nothing that could turn out true or false.
-        if let Some(namer) = namer.filter(|_| self.state == State::New && self.named_by.len() < MAX_NAMERS)
-            && self.named_by.last() != Some(&namer)
-        {
-            self.named_by.push(namer);
+        // Who names a peer that was asked before, and where it was asked, has said nothing that could turn out true or false.
+        let said = match self.state {
+            State::New => &mut self.named_by,
+            State::Asked(_) | State::Failed if self.addrs.len() > known => &mut self.named_since,
+            State::Asked(_) | State::Failed | State::Answered => return,
+        };
+        if let Some(namer) = namer.filter(|namer| said.len() < MAX_NAMERS && said.last() != Some(namer)) {
+            said.push(namer);
         }
     }
 
@@ -145,6 +152,12 @@ impl Candidate {
             State::Asked(at) => Some(at),
             State::New | State::Answered | State::Failed => None,
         }
+    }
+
+    /// It is asked once more, at addresses that others have named.
+    pub(super) fn on_retried(&mut self) {
+        (self.state, self.is_retried) = (State::New, true);
+        self.named_by = std::mem::take(&mut self.named_since);
     }
 
     /// For how long an answer has been awaited.

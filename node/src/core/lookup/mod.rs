@@ -303,7 +303,7 @@ impl Walk {
     fn retry(&mut self, distance: Distance) {
         let candidate = self.candidates.get_mut(&distance);
         if let Some(candidate) = candidate.filter(|candidate| candidate.is_worth_another_try()) {
-            (candidate.state, candidate.is_retried) = (State::New, true);
+            candidate.on_retried();
             self.last -= usize::from(std::mem::take(&mut candidate.is_last));
             self.failed -= 1;
             self.retried += 1;

@@ -267,6 +267,48 @@ fn who_was_named_with_wrong_addresses_is_asked_once_more_at_others() {
 }
 
 #[test]
+fn a_liar_who_came_first_takes_nobody_down_whom_others_name_rightly() {
+    let mut rng = StdRng::seed_from_u64(1);
+    let [liar, honest, local] = std::array::from_fn(|_| peer(&mut rng));
+    let victims: [PeerId; 6] = std::array::from_fn(|_| peer(&mut rng));
+    let now = Instant::now();
+    let seeds = [liar, honest].map(|peer| (peer, Vec::new())).to_vec();
+    let mut walk = Walk::new(WalkConfig::default(), Position::of_peer(&victims[0]), local, seeds);
+    let asks = |walk: &mut Walk| {
+        walk.check_invariants();
+        std::iter::from_fn(|| walk.next_ask(now)).collect::<Vec<Ask>>()
+    };
+    assert_eq!(asks(&mut walk).len(), 2);
+    walk.on_answer(&liar, victims.map(|victim| (victim, vec![addr(1)])).to_vec());
+    let mut lost = 0;
+    loop {
+        let asked = asks(&mut walk);
+        if asked.is_empty() {
+            break;
+        }
+        lost += asked.len();
+        asked.iter().for_each(|(victim, _)| walk.on_unreachable(victim));
+    }
+    assert!(lost >= 3, "the liar is believed no more");
+    walk.on_answer(&honest, victims.map(|victim| (victim, vec![addr(2)])).to_vec());
+    let mut found = BTreeSet::new();
+    loop {
+        let asked = asks(&mut walk);
+        if asked.is_empty() {
+            break;
+        }
+        for (victim, addrs) in asked {
+            assert!(addrs.contains(&addr(2)), "{addrs:?}");
+            walk.on_answer(&victim, Vec::new());
+            found.insert(victim);
+        }
+    }
+    assert_eq!(found, BTreeSet::from(victims));
+    let named: BTreeSet<PeerId> = walk.closest().map(|(peer, _)| peer).collect();
+    assert!(found.is_subset(&named));
+}
+
+#[test]
 fn where_a_peer_answered_comes_before_what_was_said_about_it() {
     let mut rng = StdRng::seed_from_u64(1);
     let [one, local] = std::array::from_fn(|_| peer(&mut rng));

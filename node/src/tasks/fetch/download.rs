@@ -8,7 +8,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at};
 
 use super::{Driver, Turn};
 use crate::{
-    core::fetch::{FetchFailure, FetchProgress, RequestId, Want},
+    core::fetch::{FetchFailure, RequestId, Want},
     env::{StoreGone, StoreHandle},
     tasks::provide::ProvideHandle,
 };
@@ -53,8 +53,6 @@ pub struct Filling<'a> {
     pub provide: Option<&'a ProvideHandle>,
     /// Manifest blocks of the content, announced with the first chunks.
     pub manifests: Vec<ManifestCid>,
-    /// Called after each step.
-    pub on_progress: &'a (dyn Fn(&FetchProgress, Option<u32>) + Send + Sync),
 }
 
 impl Filling<'_> {
@@ -89,7 +87,7 @@ impl Filling<'_> {
         let mut ticks = interval_at(Instant::now() + COMMIT_EVERY, COMMIT_EVERY);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            (self.on_progress)(&self.driver.progress(), self.driver.hops());
+            self.driver.report();
             tokio::select! {
                 turn = self.driver.next() => match turn {
                     Turn::Block { id, cid, data } => writing.push(self.write(id, cid, data)),

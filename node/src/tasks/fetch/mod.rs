@@ -8,7 +8,11 @@ mod lanes;
 pub mod resolve;
 pub mod stream;
 
-use std::{collections::BTreeMap, pin::Pin, time::Duration};
+use std::{
+    collections::{BTreeMap, HashSet},
+    pin::Pin,
+    time::{Duration, Instant},
+};
 
 use dhtfs_store::{ContentCid, ManifestCid};
 use futures::{
@@ -16,14 +20,15 @@ use futures::{
     future::{AbortHandle, Abortable},
     stream::FuturesUnordered,
 };
-use libp2p::{Multiaddr, PeerId};
+use libp2p::{Multiaddr, PeerId, multiaddr::Protocol};
 use tokio::sync::watch;
 use tracing::{debug, info};
 
 use super::{now, sleep_until};
 use crate::{
     core::fetch::{
-        Action, Fetch, FetchConfig, FetchFailure, FetchProgress, HaveEnd, HaveId, HaveUpdate, RequestId, Want,
+        Action, Fetch, FetchConfig, FetchFailure, FetchProgress, HaveEnd, HaveId, HaveUpdate, RequestId,
+        Waiting, Want,
     },
     env::StoreHandle,
     net::{
@@ -37,6 +42,12 @@ const WAIT_FOR_ROUTING: Duration = Duration::from_secs(3);
 
 /// Pause before a peer address given by the user is dialled again.
 const HINT_RETRY: Duration = Duration::from_secs(2);
+
+/// How often a fetch reports how far it is when nothing else happens.
+const REPORT_EVERY: Duration = Duration::from_secs(1);
+
+/// Is told how far a fetch is and, if it waits, why.
+type Reporter = Box<dyn Fn(&FetchProgress, Option<&Waiting>) + Send + Sync>;
 
 /// What a fetch works with.
 #[derive(Debug, Clone)]
@@ -93,6 +104,22 @@ enum Done {
     Told(HaveId, Result<(HaveStream, HaveUpdate), HaveStop>),
 }
 
+/// A peer that the user named: by its ID, so that one with several addresses is one, or by its address alone.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum Hint {
+    Peer(PeerId),
+    Addr(Multiaddr),
+}
+
+impl Hint {
+    fn of(addr: &Multiaddr) -> Self {
+        match addr.iter().last() {
+            Some(Protocol::P2p(peer)) => Self::Peer(peer),
+            _ => Self::Addr(addr.clone()),
+        }
+    }
+}
+
 /// One fetch under way.
 pub struct Driver {
     context: FetchContext,
@@ -104,7 +131,13 @@ pub struct Driver {
     haves: BTreeMap<HaveId, AbortHandle>,
     lanes: lanes::PeerLanes,
     hint_addrs: BTreeMap<PeerId, Multiaddr>,
+    /// Peers that the user named.
+    hints: usize,
+    /// Those of them that did not answer so far.
+    hints_left: HashSet<Hint>,
     hops: Option<u32>,
+    reporter: Option<Reporter>,
+    report_at: Instant,
 }
 
 impl std::fmt::Debug for Driver {
@@ -124,6 +157,7 @@ impl Driver {
     ) -> Self {
         let machine = Fetch::new(config, root, seed, now());
         let running = FuturesUnordered::new();
+        let hints_left: HashSet<Hint> = hints.peers.iter().map(Hint::of).collect();
         let driver = Self {
             context,
             machine,
@@ -133,7 +167,11 @@ impl Driver {
             haves: BTreeMap::new(),
             lanes: lanes::PeerLanes::default(),
             hint_addrs: BTreeMap::new(),
+            hints: hints_left.len(),
+            hints_left,
             hops: None,
+            reporter: None,
+            report_at: now(),
         };
         for addr in hints.bootstrap {
             let client = driver.context.client.clone();
@@ -191,6 +229,30 @@ impl Driver {
         self.machine.progress()
     }
 
+    /// Why no more arrives; also after the fetch has failed.
+    pub fn why(&self) -> Waiting {
+        self.with_hints(self.machine.why(now()))
+    }
+
+    /// Adds what only the driver knows.
+    fn with_hints(&self, waiting: Waiting) -> Waiting {
+        Waiting { hints: self.hints, unreached_hints: self.hints_left.len(), ..waiting }
+    }
+
+    /// Has `reporter` told how far the fetch is, every second while [`Self::next`] is polled and with
+    /// [`Self::report`].
+    pub fn report_to(&mut self, reporter: impl Fn(&FetchProgress, Option<&Waiting>) + Send + Sync + 'static) {
+        self.reporter = Some(Box::new(reporter));
+    }
+
+    /// Tells how far the fetch is.
+    pub fn report(&self) {
+        if let Some(reporter) = &self.reporter {
+            let waiting = self.machine.waiting(now()).map(|waiting| self.with_hints(waiting));
+            reporter(&self.machine.progress(), waiting.as_ref());
+        }
+    }
+
     /// Peers that answered until the first provider was known; `None` while none was found by a lookup.
     pub fn hops(&self) -> Option<u32> {
         self.hops
@@ -203,6 +265,7 @@ impl Driver {
                 return turn;
             }
             let deadline = self.machine.next_deadline();
+            let report_at = self.reporter.is_some().then_some(self.report_at);
             tokio::select! {
                 Some(done) = self.running.next(), if !self.running.is_empty() => {
                     if let Some(turn) = self.on_done(done) {
@@ -210,6 +273,10 @@ impl Driver {
                     }
                 }
                 () = sleep_until(deadline) => self.machine.on_timeout(now()),
+                () = sleep_until(report_at) => {
+                    self.report_at = now() + REPORT_EVERY;
+                    self.report();
+                }
             }
         }
     }
@@ -322,6 +389,7 @@ impl Driver {
             Done::Dialled(peer, true) => self.machine.on_connected(peer, now()),
             Done::Dialled(peer, false) => self.machine.on_dial_failed(peer, now()),
             Done::Hinted(peer, addr) => {
+                self.hints_left.remove(&Hint::of(&addr));
                 self.hint_addrs.insert(peer, addr);
                 if peer != self.context.local {
                     self.machine.on_hint(peer, now());
@@ -404,5 +472,29 @@ async fn dial_hint(client: Client, addr: Multiaddr) -> Done {
             Err(error) => info!(%addr, %error, "the given peer did not answer; trying again"),
         }
         tokio::time::sleep(HINT_RETRY).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_peer_with_several_addresses_is_one_hint() {
+        let peer = PeerId::random();
+        let named = |addr: &str| format!("{addr}/p2p/{peer}").parse::<Multiaddr>();
+        let addrs: Vec<Multiaddr> = [
+            named("/ip4/192.0.2.1/tcp/1"),
+            named("/ip6/2001:db8::1/tcp/1"),
+            "/ip4/192.0.2.2/tcp/1".parse(),
+            "/ip4/192.0.2.2/tcp/2".parse(),
+        ]
+        .into_iter()
+        .flatten()
+        .collect();
+        let mut hints: HashSet<Hint> = addrs.iter().map(Hint::of).collect();
+        assert_eq!((addrs.len(), hints.len()), (4, 3));
+        assert!(hints.remove(&Hint::Peer(peer)), "whichever of them answers");
+        assert!(addrs.last().is_some_and(|addr| hints.contains(&Hint::Addr(addr.clone()))));
     }
 }

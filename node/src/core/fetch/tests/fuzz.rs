@@ -235,6 +235,7 @@ proptest! {
                 driver.drain(&mut fetch, config.clamped().budget_len);
             }
             fetch.check_invariants();
+            super::waiting::check_sums(&fetch, now);
             let progress = fetch.progress();
             prop_assert!(progress.stored <= progress.wanted);
             prop_assert!(progress.peers.len() <= max_known_peers);

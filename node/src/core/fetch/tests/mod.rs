@@ -6,3 +6,4 @@ mod maps;
 mod runs;
 mod sim;
 mod situations;
+mod waiting;

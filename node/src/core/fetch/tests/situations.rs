@@ -26,7 +26,7 @@ impl Hand {
     }
 
     /// A fetch of so many chunks, in order unless said otherwise, of a manifest that is known.
-    fn of_chunks(config: FetchConfig, count: u32) -> Self {
+    pub(super) fn of_chunks(config: FetchConfig, count: u32) -> Self {
         let mut hand = Self::new(config);
         hand.with(|fetch, now| {
             fetch.on_wants(
