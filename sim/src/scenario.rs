@@ -190,6 +190,17 @@ impl Scenario {
         Ok(settings)
     }
 
+    /// Whether this version of the program made `record` with this scenario and these options.
+    pub fn made(&self, options: &Options, record: &RunRecord) -> bool {
+        let plan = match self {
+            Self::Plan(plan) => options.apply((**plan).clone()).map(|plan| plan.to_toml()),
+            Self::GrowthLaw | Self::MassDeath | Self::NatMix | Self::Cost => Ok(String::new()),
+        };
+        record.version == env!("CARGO_PKG_VERSION")
+            && plan.is_ok_and(|plan| plan == record.plan)
+            && self.settings(options).is_ok_and(|settings| settings == record.options)
+    }
+
     /// Runs it on the paused runtime of the current thread.
     ///
     /// # Errors

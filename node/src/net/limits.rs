@@ -38,6 +38,14 @@ pub const MAX_EXCHANGE_STREAMS: usize = 64;
 /// Streams of all protocols on one yamux connection; what QUIC allows by default.
 pub const MAX_MUXER_STREAMS: usize = 256;
 
+/// What a peer may have sent on all streams of one yamux connection without its being read, in bytes: the smallest yamux
+/// takes for so many streams. 20 times what 200 Mbit/s need at a round trip of 100 ms.
+pub const MAX_MUXER_WINDOW: usize = MAX_MUXER_STREAMS * 256 * 1024;
+
+/// Streams a peer opened on one yamux connection that wait to be taken. As many as may be there at all, so that none
+/// is lost because they came together.
+pub const MAX_NEW_STREAMS: usize = MAX_MUXER_STREAMS;
+
 /// How long a dial may take until it is answered as failed, and how long a connected peer may take to identify
 /// itself.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);

@@ -13,10 +13,11 @@ use libp2p::{PeerId, Stream};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::tally::{Count, Place, Tally};
+use super::tally::{Count, Tally};
 use super::wire::{Asking, Head, WantNo, invalid};
 use crate::net::exchange::{ExchangeResponse, MAX_DATA_LEN};
 use crate::net::limits::{LANE_ANSWER, LANE_IDLE, LANE_PIECE_LEN, LANE_PIECE_TIME, MAX_LANE_WANTS};
+use crate::net::places::Place;
 use crate::net::report::{Answering, NetEvent, ServeId, ServeTicket};
 use crate::net::streams::IncomingStreams;
 
