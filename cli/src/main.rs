@@ -28,10 +28,6 @@ use clap::{Parser, error::ErrorKind as TypedWrong};
 
 use crate::{args::Cli, context::Context, error::Result, output::Output, signals::Interrupt};
 
-/// Blocks of a fetch are allocated by one thread and freed by another, all the time; see `docs/dependencies.md`.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 /// Exit code of a command line that makes no sense.
 const EXIT_USAGE: u8 = 2;
 

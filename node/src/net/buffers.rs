@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::exchange::MAX_DATA_LEN;
 
-/// Buffers that wait to be used again, at most.
-const MAX_SPARE: usize = 8;
+/// Buffers that wait to be used again, at most: those of a fetch that has used up its memory.
+const MAX_SPARE: usize = 40;
 
 /// See the module's documentation. All clones are the same.
 #[derive(Debug, Clone, Default)]
