@@ -104,6 +104,8 @@ impl Drop for LaneReply {
 #[derive(Debug)]
 struct Open {
     id: ServeId,
+    /// Whether the reader of events was told of it: only then it is told of its end.
+    told: bool,
     cancelled: bool,
     /// Its answer is being written. To the asker it may be there already.
     answering: bool,
@@ -135,7 +137,7 @@ impl LaneServe {
             tally.count(Count::ServeBroken);
         }
         let left = std::mem::take(&mut *lock(&open));
-        for open in left.into_values() {
+        for open in left.into_values().filter(|open| open.told) {
             // A reader that has gone needs no end.
             let _ = events.send(NetEvent::ResponseFailed(open.id)).await;
         }
@@ -180,7 +182,7 @@ impl Asked {
                     if open.values().filter(|want| !want.answering).count() >= MAX_LANE_WANTS {
                         return Err(invalid("too many wants wait"));
                     }
-                    open.insert(no, Open { id, cancelled: false, answering: false });
+                    open.insert(no, Open { id, told: false, cancelled: false, answering: false });
                     drop(open);
                     let answer = Some(Answered { no, id, response: None });
                     let reply = LaneReply { to: self.answers.clone(), answer };
@@ -200,8 +202,15 @@ impl Asked {
                 }
             };
             // While the reader of events is behind, nothing more is read: whoever asks waits.
+            let want = if let NetEvent::Request { .. } = event { least.checked_sub(1) } else { None };
             if self.events.send(event).await.is_err() {
                 return Ok(());
+            }
+            // It may have been answered already.
+            if let Some(no) = want
+                && let Some(open) = lock(&self.open).get_mut(&no)
+            {
+                open.told = true;
             }
         }
     }
