@@ -174,37 +174,37 @@ impl Runs<'_> {
             return one_object(&self.run(seed, Path::new("/dev/stdout")).map_err(fail)?).map_err(fail);
         };
         let file = dir.join(format!("{}-{seed}.json", self.name));
-        if let Some(record) = self.kept(&file, seed) {
-            return Ok(record);
+        match self.kept(&file, seed) {
+            Ok(Some(record)) => return Ok(record),
+            Ok(None) => {}
+            Err(why) => complain(&format!("{}: {why}; seed {seed} runs again", file.display())),
         }
         self.run(seed, &file).map_err(fail)?;
-        let text = fs::read_to_string(&file).map_err(|_| fail("it wrote no record".to_owned()))?;
-        serde_json::from_str(&text).map_err(|e| fail(e.to_string()))
+        // The file may still be the old one.
+        self.kept(&file, seed).and_then(|record| record.ok_or("it wrote no record".to_owned())).map_err(fail)
     }
 
-    /// The record in `file`, if it is one of this study.
-    fn kept(&self, file: &Path, seed: u64) -> Option<RunRecord> {
+    /// The record in `file`; none if there is no such file. Fails if it is not one of this study.
+    fn kept(&self, file: &Path, seed: u64) -> Result<Option<RunRecord>, String> {
         let text = match fs::read_to_string(file) {
             Ok(text) => text,
-            Err(error) if error.kind() == ErrorKind::NotFound => return None,
-            Err(error) => {
-                complain(&format!("{}: {error}; seed {seed} runs again", file.display()));
-                return None;
-            }
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error.to_string()),
         };
         let options = Options { seed, nodes: self.args.nodes, hours: self.args.hours, ..Options::default() };
-        let record = serde_json::from_str(&text).ok().filter(|it| self.scenario.made(&options, it));
-        if record.is_none() {
-            complain(&format!("{} is not of this study; seed {seed} runs again", file.display()));
-        }
-        record
+        let record: Option<RunRecord> = serde_json::from_str(&text).ok();
+        let record = record.filter(|record| self.scenario.made(&options, record));
+        record.map(Some).ok_or_else(|| "not of this study".to_owned())
     }
 
     /// One run in a process of its own, whose record goes to `json`; what it prints.
     fn run(&self, seed: u64, json: &Path) -> Result<String, String> {
         let program = std::env::current_exe().map_err(|e| e.to_string())?;
         let mut command = Command::new(program);
-        command.args(["run", "--quiet", "--seed", &seed.to_string(), "--json"]).arg(json);
+        command.args(["run", "--quiet", "--seed", &seed.to_string()]);
+        let mut to = std::ffi::OsString::from("--json=");
+        to.push(json);
+        command.arg(to);
         if let Some(nodes) = self.args.nodes {
             command.args(["--nodes", &nodes.to_string()]);
         }

@@ -387,9 +387,9 @@ fn a_study_takes_up_what_it_kept_and_nothing_else() {
     assert!(stderr(&both).is_empty(), "{}", stderr(&both));
     // A record of other options, or one that is none, is made anew.
     let shorter = study(&["--seeds", "1", "--hours", "0.2"]);
-    assert!(stderr(&shorter).contains("kept/small-1.json is not of this study"), "{}", stderr(&shorter));
+    assert!(stderr(&shorter).contains("kept/small-1.json: not of this study"), "{}", stderr(&shorter));
     fs::write(&file, "{").unwrap();
     let whole = study(&["--seeds", "2"]);
-    assert!(stderr(&whole).contains("kept/small-1.json is not of this study"), "{}", stderr(&whole));
+    assert!(stderr(&whole).contains("kept/small-1.json: not of this study"), "{}", stderr(&whole));
     assert!(stdout(&whole).contains("4 of 4, 100.00 %"), "{}", stdout(&whole));
 }

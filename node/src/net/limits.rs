@@ -39,8 +39,8 @@ pub const MAX_EXCHANGE_STREAMS: usize = 64;
 pub const MAX_MUXER_STREAMS: usize = 256;
 
 /// What a peer may have sent on all streams of one yamux connection without its being read, in bytes: the 256 KiB with which
-/// each begins, and 32 MiB by which those grow that are read so fast that a round trip is what they wait for. A single one
-/// grows to 16 MiB: 1 Gbit/s at a round trip of 100 ms.
+/// each begins, and 32 MiB by which those grow that are read so fast that a round trip is what they wait for: enough for
+/// 2.5 Gbit/s at a round trip of 100 ms. The other way yamux queues up to 12 frames of 64 KiB a stream.
 pub const MAX_MUXER_WINDOW: usize = MAX_MUXER_STREAMS * 256 * 1024 + 32 * 1024 * 1024;
 
 /// Streams a peer opened on one yamux connection that wait to be taken. As many as may be there at all, so that none
