@@ -380,8 +380,8 @@ fn a_study_takes_up_what_it_kept_and_nothing_else() {
     // What was kept is counted as it is, so it did not run again; the second seed did.
     let file = dir.path().join("kept/small-1.json");
     let kept = fs::read_to_string(&file).unwrap();
-    assert!(kept.contains(r#""complete":true"#), "{kept}");
-    fs::write(&file, kept.replace(r#""complete":true"#, r#""complete":false"#)).unwrap();
+    assert!(kept.contains(r#""complete": true"#), "{kept}");
+    fs::write(&file, kept.replace(r#""complete": true"#, r#""complete": false"#)).unwrap();
     let both = study(&["--seeds", "2"]);
     assert!(stdout(&both).contains("2 of 4, 50.00 %"), "{}", stdout(&both));
     assert!(stderr(&both).is_empty(), "{}", stderr(&both));
