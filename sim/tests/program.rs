@@ -383,7 +383,7 @@ fn a_study_takes_up_what_it_kept_and_nothing_else() {
     assert!(kept.contains(r#""complete": true"#), "{kept}");
     fs::write(&file, kept.replace(r#""complete": true"#, r#""complete": false"#)).unwrap();
     let both = study(&["--seeds", "2"]);
-    assert!(stdout(&both).contains("2 of 4, 50.00 %"), "{}", stdout(&both));
+    assert!(stdout(&both).contains("3 of 6, 50.00 %"), "{}", stdout(&both));
     assert!(stderr(&both).is_empty(), "{}", stderr(&both));
     // A record of other options, or one that is none, is made anew.
     let shorter = study(&["--seeds", "1", "--hours", "0.2"]);
@@ -391,5 +391,5 @@ fn a_study_takes_up_what_it_kept_and_nothing_else() {
     fs::write(&file, "{").unwrap();
     let whole = study(&["--seeds", "2"]);
     assert!(stderr(&whole).contains("kept/small-1.json: not of this study"), "{}", stderr(&whole));
-    assert!(stdout(&whole).contains("4 of 4, 100.00 %"), "{}", stdout(&whole));
+    assert!(stdout(&whole).contains("6 of 6, 100.00 %"), "{}", stdout(&whole));
 }
