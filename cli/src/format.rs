@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+pub(crate) use dhtfs_node::api::numbers::{count, thousands};
+
 /// Characters that end up on a terminal one after the other in another order than they were written, or that
 /// show nothing at all.
 const INVISIBLE: [std::ops::RangeInclusive<char>; 5] = [
@@ -85,25 +87,6 @@ pub(crate) fn duration(time: Duration) -> String {
 /// The same from seconds as they come over the API; nonsense is shown as zero.
 pub(crate) fn seconds(time: f64) -> String {
     duration(Duration::try_from_secs_f64(time).unwrap_or_default())
-}
-
-/// A whole number with its noun: `1 peer`, `0 peers`, `2,000 files`.
-pub(crate) fn count(number: u64, noun: &str) -> String {
-    let plural = if number == 1 { "" } else { "s" };
-    format!("{} {noun}{plural}", thousands(number))
-}
-
-/// A whole number with separators: `1,048,576`.
-pub(crate) fn thousands(number: u64) -> String {
-    let digits = number.to_string();
-    let mut text = String::with_capacity(digits.len() + digits.len() / 3);
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
 }
 
 /// Text that comes from a peer, a manifest or a file name, made harmless for a terminal: what controls it or

@@ -43,7 +43,12 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let code = runtime.block_on(run(cli));
+    // As a task: this thread would have to be woken for whatever a command waits for, hundreds of times a second.
+    let code =
+        runtime.block_on(runtime.spawn(run(cli))).unwrap_or_else(|error| match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(_) => 1,
+        });
     // A thread may still wait for standard input, or hash for a command that was interrupted.
     runtime.shutdown_background();
     ExitCode::from(code)

@@ -97,6 +97,9 @@ pub(crate) struct Study {
     /// Runs at the same time, each in a process of its own
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=64))]
     pub(crate) jobs: u64,
+    /// Keep the record of each run in this directory, and take from it the runs that an earlier study ended
+    #[arg(long, value_name = "DIR")]
+    pub(crate) keep: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]

@@ -170,12 +170,18 @@ impl Scenario {
                     options.apply(builtin::named("lookups").ok_or("no plan of lookups")?)?;
                 }
                 set("nodes", sizes(options).iter().map(usize::to_string).collect::<Vec<_>>().join(" "));
+                if let Some(hours) = options.hours {
+                    set("hours", hours.to_string());
+                }
             }
             Self::MassDeath => {
                 for name in MASS_DEATHS {
                     options.apply(builtin::named(name).ok_or("no such plan")?)?;
                 }
                 set("nodes", options.nodes.unwrap_or(100).to_string());
+                if let Some(hours) = options.hours {
+                    set("hours", hours.to_string());
+                }
             }
             Self::Cost => {
                 options.only(&["--nodes", "--security"], "cost")?;
@@ -188,6 +194,25 @@ impl Scenario {
         }
         set("seed", options.seed.to_string());
         Ok(settings)
+    }
+
+    /// Whether this version of the program made `record` with this scenario and these options.
+    pub fn made(&self, options: &Options, record: &RunRecord) -> bool {
+        let plan = match self {
+            Self::Plan(plan) => options.apply((**plan).clone()).map(|plan| plan.to_toml()),
+            Self::GrowthLaw | Self::MassDeath | Self::NatMix | Self::Cost => Ok(String::new()),
+        };
+        let name = match self {
+            Self::Plan(plan) => plan.name.as_str(),
+            Self::GrowthLaw => "growth-law",
+            Self::MassDeath => "mass-death",
+            Self::NatMix => "nat-mix",
+            Self::Cost => "cost",
+        };
+        record.version == env!("CARGO_PKG_VERSION")
+            && record.scenario == name
+            && plan.is_ok_and(|plan| plan == record.plan)
+            && self.settings(options).is_ok_and(|settings| settings == record.options)
     }
 
     /// Runs it on the paused runtime of the current thread.

@@ -4,7 +4,9 @@
 
 use std::{
     collections::BTreeSet,
-    io::Read as _,
+    fs,
+    io::{ErrorKind, Read as _},
+    path::Path,
     process::{Command, Stdio},
     sync::{
         Mutex, PoisonError,
@@ -16,10 +18,10 @@ use std::{
 use dhtfs_sim::{
     record::{Probe, RunRecord},
     report::{self, stats},
-    scenario::Options,
+    scenario::{Options, Scenario},
 };
 
-use crate::{Ended, FAILED, args::Study, failed, find_scenario, print, usage};
+use crate::{Ended, FAILED, args::Study, complain, failed, find_scenario, print, usage};
 
 /// What is counted over all runs.
 #[derive(Debug, Default)]
@@ -110,14 +112,28 @@ fn share(what: &str, hits: u64, of: u64) -> String {
     format!("{what:44} {hits} of {of}, {percent:.2} % ({interval})")
 }
 
+/// What every run of a study has in common.
+struct Runs<'a> {
+    args: &'a Study,
+    scenario: Scenario,
+    /// Part of the names of kept records.
+    name: String,
+}
+
 /// Runs the scenario with all seeds and prints what came out.
 pub(crate) fn study(args: &Study) -> Result<u8, Ended> {
     let options = Options { nodes: args.nodes, hours: args.hours, ..Options::default() };
-    find_scenario(&args.scenario)?.settings(&options).map_err(|e| usage(e.to_string()))?;
+    let scenario = find_scenario(&args.scenario)?;
+    scenario.settings(&options).map_err(|e| usage(e.to_string()))?;
     let last = args
         .first_seed
         .checked_add(args.seeds - 1)
         .ok_or_else(|| usage("--first-seed is too large for so many seeds"))?;
+    if let Some(dir) = &args.keep {
+        fs::create_dir_all(dir).map_err(|e| usage(format!("--keep {}: {e}", dir.display())))?;
+    }
+    let name = Path::new(&args.scenario).file_stem().unwrap_or_default().to_string_lossy().into_owned();
+    let runs = Runs { args, scenario, name };
     print(&format!("{}, seeds {} to {last}", args.scenario, args.first_seed));
     let (next, sums) = (AtomicU64::new(0), Mutex::new(Sums::default()));
     let broken = Mutex::new(Vec::new());
@@ -129,7 +145,7 @@ pub(crate) fn study(args: &Study) -> Result<u8, Ended> {
                     if turn >= args.seeds {
                         return;
                     }
-                    match run_one(args, args.first_seed + turn) {
+                    match runs.one(args.first_seed + turn) {
                         Ok(record) => sums.lock().unwrap_or_else(PoisonError::into_inner).add(&record),
                         Err(why) => broken.lock().unwrap_or_else(PoisonError::into_inner).push(why),
                     }
@@ -150,26 +166,65 @@ pub(crate) fn study(args: &Study) -> Result<u8, Ended> {
     }
 }
 
-/// One run in a process of its own; its record comes through a pipe.
-fn run_one(args: &Study, seed: u64) -> Result<RunRecord, String> {
-    let fail = |why: String| format!("the run with seed {seed} failed: {why}");
-    let program = std::env::current_exe().map_err(|e| fail(e.to_string()))?;
-    let mut command = Command::new(program);
-    command.args(["run", "--quiet", "--json", "/dev/stdout", "--seed", &seed.to_string()]);
-    if let Some(nodes) = args.nodes {
-        command.args(["--nodes", &nodes.to_string()]);
+impl Runs<'_> {
+    /// The record of the run with this seed: the one that is kept, or that of a new run.
+    fn one(&self, seed: u64) -> Result<RunRecord, String> {
+        let fail = |why: String| format!("the run with seed {seed} failed: {why}");
+        let Some(dir) = &self.args.keep else {
+            return one_object(&self.run(seed, Path::new("/dev/stdout")).map_err(fail)?).map_err(fail);
+        };
+        let file = dir.join(format!("{}-{seed}.json", self.name));
+        match self.kept(&file, seed) {
+            Ok(Some(record)) => return Ok(record),
+            Ok(None) => {}
+            Err(why) => complain(&format!("{}: {why}; seed {seed} runs again", file.display())),
+        }
+        self.run(seed, &file).map_err(fail)?;
+        // The file may still be the old one.
+        self.kept(&file, seed).and_then(|record| record.ok_or("it wrote no record".to_owned())).map_err(fail)
     }
-    if let Some(hours) = args.hours {
-        command.args(["--hours", &hours.to_string()]);
+
+    /// The record in `file`; none if there is no such file. Fails if it is not one of this study.
+    fn kept(&self, file: &Path, seed: u64) -> Result<Option<RunRecord>, String> {
+        let text = match fs::read_to_string(file) {
+            Ok(text) => text,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error.to_string()),
+        };
+        let options = Options { seed, nodes: self.args.nodes, hours: self.args.hours, ..Options::default() };
+        let record: Option<RunRecord> = serde_json::from_str(&text).ok();
+        let record = record.filter(|record| self.scenario.made(&options, record));
+        record.map(Some).ok_or_else(|| "not of this study".to_owned())
     }
-    command.args(["--", &args.scenario]).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
-    let mut child = command.spawn().map_err(|e| fail(e.to_string()))?;
-    let mut text = String::new();
-    let read = child.stdout.take().map(|mut out| out.read_to_string(&mut text));
-    child.wait().map_err(|e| fail(e.to_string()))?;
-    read.transpose().map_err(|e| fail(e.to_string()))?;
-    // The record is the one line that is an object.
-    let from = text.find("\n{").ok_or_else(|| fail("it printed no record".to_owned()))?;
+
+    /// One run in a process of its own, whose record goes to `json`; what it prints.
+    fn run(&self, seed: u64, json: &Path) -> Result<String, String> {
+        let program = std::env::current_exe().map_err(|e| e.to_string())?;
+        let mut command = Command::new(program);
+        command.args(["run", "--quiet", "--seed", &seed.to_string()]);
+        let mut to = std::ffi::OsString::from("--json=");
+        to.push(json);
+        command.arg(to);
+        if let Some(nodes) = self.args.nodes {
+            command.args(["--nodes", &nodes.to_string()]);
+        }
+        if let Some(hours) = self.args.hours {
+            command.args(["--hours", &hours.to_string()]);
+        }
+        command.args(["--", &self.args.scenario]);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut child = command.spawn().map_err(|e| e.to_string())?;
+        let mut text = String::new();
+        let read = child.stdout.take().map(|mut out| out.read_to_string(&mut text));
+        child.wait().map_err(|e| e.to_string())?;
+        read.transpose().map_err(|e| e.to_string())?;
+        Ok(text)
+    }
+}
+
+/// The record in what a run printed: the one line that is an object.
+fn one_object(text: &str) -> Result<RunRecord, String> {
+    let from = text.find("\n{").ok_or("it printed no record")?;
     let mut records = serde_json::Deserializer::from_str(&text[from..]).into_iter::<RunRecord>();
-    records.next().ok_or_else(|| fail("it printed no record".to_owned()))?.map_err(|e| fail(e.to_string()))
+    records.next().ok_or("it printed no record")?.map_err(|e| e.to_string())
 }

@@ -365,3 +365,31 @@ fn what_makes_no_sense_is_refused_before_anything_runs() {
         assert!(output.stdout.is_empty(), "{args:?}: {}", stdout(&output));
     }
 }
+
+#[test]
+fn a_study_takes_up_what_it_kept_and_nothing_else() {
+    let dir = TempDir::new().unwrap();
+    fs::write(dir.path().join("small.toml"), SMALL).unwrap();
+    let study = |args: &[&str]| {
+        let all = [&["study", "small.toml", "--jobs", "1", "--keep", "kept"], args].concat();
+        let output = sim(dir.path(), &all);
+        assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+        output
+    };
+    study(&["--seeds", "1"]);
+    // What was kept is counted as it is, so it did not run again; the second seed did.
+    let file = dir.path().join("kept/small-1.json");
+    let kept = fs::read_to_string(&file).unwrap();
+    assert!(kept.contains(r#""complete": true"#), "{kept}");
+    fs::write(&file, kept.replace(r#""complete": true"#, r#""complete": false"#)).unwrap();
+    let both = study(&["--seeds", "2"]);
+    assert!(stdout(&both).contains("3 of 6, 50.00 %"), "{}", stdout(&both));
+    assert!(stderr(&both).is_empty(), "{}", stderr(&both));
+    // A record of other options, or one that is none, is made anew.
+    let shorter = study(&["--seeds", "1", "--hours", "0.2"]);
+    assert!(stderr(&shorter).contains("kept/small-1.json: not of this study"), "{}", stderr(&shorter));
+    fs::write(&file, "{").unwrap();
+    let whole = study(&["--seeds", "2"]);
+    assert!(stderr(&whole).contains("kept/small-1.json: not of this study"), "{}", stderr(&whole));
+    assert!(stdout(&whole).contains("6 of 6, 100.00 %"), "{}", stdout(&whole));
+}

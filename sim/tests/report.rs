@@ -1,4 +1,5 @@
 //! The report as files: well-formed, complete, the same twice, and unharmed by records that are empty or hostile.
+#![allow(clippy::expect_used, reason = "a failure is a failed test")]
 
 #[path = "../examples/sample/mod.rs"]
 mod sample;

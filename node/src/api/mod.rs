@@ -7,6 +7,7 @@ mod check;
 mod get;
 mod ls;
 mod manifest;
+pub mod numbers;
 mod providers;
 mod status;
 pub mod types;

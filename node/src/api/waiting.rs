@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
+use super::numbers::{count, thousands};
 use super::types::{
     CatProgress, HashProgress, LookupsWaited, LsProgress, MissingChunks, ProviderGroup, ProvidersWaited,
     WaitCause, Waiting, WaitingProvider,
@@ -176,13 +177,15 @@ fn providers(waiting: &fetch::Waiting, with_times: bool) -> String {
     match (known, groups.as_slice()) {
         (0, _) => "no provider found".to_owned(),
         (1, [(wait, group)]) => format!("1 provider: {}", said(*wait, *group)),
-        (_, [(wait, group)]) => format!("{} providers: all {}", thousands(known), said(*wait, *group)),
+        (_, [(wait, group)]) => {
+            format!("{} providers: all {}", thousands(number(known)), said(*wait, *group))
+        }
         (_, groups) => {
             let each: Vec<String> = groups
                 .iter()
-                .map(|(wait, group)| format!("{} {}", thousands(group.peers), said(*wait, *group)))
+                .map(|(wait, group)| format!("{} {}", thousands(number(group.peers)), said(*wait, *group)))
                 .collect();
-            format!("{} providers: {}", thousands(known), each.join(", "))
+            format!("{} providers: {}", thousands(number(known)), each.join(", "))
         }
     }
 }
@@ -217,12 +220,11 @@ fn without_provider(waiting: &fetch::Waiting, wanted: Wanted) -> Option<String> 
     let at_least = if waiting.at_least { "at least " } else { "" };
     let of = blocks(missing, wanted);
     let have = if without == 1 { "has" } else { "have" };
-    Some(format!("{at_least}{} of {of} {have} no live provider", thousands(without)))
+    Some(format!("{at_least}{} of {of} {have} no live provider", thousands(number(without))))
 }
 
-fn blocks(number: usize, wanted: Wanted) -> String {
-    let noun = if wanted == Wanted::Manifest { "manifest block" } else { "chunk" };
-    format!("{} {noun}{}", thousands(number), if number == 1 { "" } else { "s" })
+fn blocks(blocks: usize, wanted: Wanted) -> String {
+    count(number(blocks), if wanted == Wanted::Manifest { "manifest block" } else { "chunk" })
 }
 
 /// Whole seconds, never none.
@@ -233,19 +235,6 @@ fn whole_seconds(time: Duration) -> String {
 
 fn number(count: usize) -> u64 {
     u64::try_from(count).unwrap_or(u64::MAX)
-}
-
-/// A whole number with separators: `4,096`.
-fn thousands(number: usize) -> String {
-    let digits = number.to_string();
-    let mut text = String::with_capacity(digits.len() + digits.len() / 3);
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
 }
 
 #[cfg(test)]

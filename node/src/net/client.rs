@@ -7,6 +7,7 @@ use dhtfs_store::{ContentCid, ManifestCid};
 use libp2p::{Multiaddr, PeerId};
 use tokio::sync::{Notify, mpsc, oneshot};
 
+use super::buffers::Buffers;
 use super::command::{Command, LookupId, Reply};
 use super::command_queue::CommandSender;
 use super::error::{
@@ -16,7 +17,7 @@ use super::exchange::ExchangeResponse;
 #[cfg(test)]
 use super::have::tally::Tally;
 use super::have::{HaveEnd, HaveStream, Incoming};
-use super::lane::{Lane, LaneWants, Lanes};
+use super::lane::{Lane, LaneEvents, LaneWants, Lanes};
 use super::provide::told::Told;
 use super::provide::{Announcer, BulkStreams};
 use super::records::{Changes, Digest, Page, Restored};
@@ -207,10 +208,13 @@ impl Client {
         (self.streams.control.clone(), self.streams.lane.0.clone())
     }
 
-    /// A lane to a connected peer, for wants of blocks in bulk.
-    pub fn lane(&self, peer: PeerId) -> (LaneWants, Lane) {
+    /// A lane to a connected peer, for wants of blocks in bulk, which arrive in `buffers`. It begins at once.
+    pub fn lane(&self, peer: PeerId, buffers: Buffers) -> (LaneWants, LaneEvents) {
         let (protocol, tally) = self.streams.lane.clone();
-        Lane::new(self.streams.control.clone(), protocol, tally, peer)
+        let (wants, lane) = Lane::new(self.streams.control.clone(), protocol, tally, peer, buffers);
+        let (events, task) = lane.into_task();
+        (self.streams.spawn)(Box::pin(task));
+        (wants, events)
     }
 
     /// The lanes that others open. `None` for all callers but the first.

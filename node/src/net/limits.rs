@@ -38,6 +38,15 @@ pub const MAX_EXCHANGE_STREAMS: usize = 64;
 /// Streams of all protocols on one yamux connection; what QUIC allows by default.
 pub const MAX_MUXER_STREAMS: usize = 256;
 
+/// What a peer may have sent on all streams of one yamux connection without its being read, in bytes: the 256 KiB with which
+/// each begins, and 32 MiB by which those grow that are read so fast that a round trip is what they wait for: enough for
+/// 2.5 Gbit/s at a round trip of 100 ms. The other way yamux queues up to 12 frames of 64 KiB a stream.
+pub const MAX_MUXER_WINDOW: usize = MAX_MUXER_STREAMS * 256 * 1024 + 32 * 1024 * 1024;
+
+/// Streams a peer opened on one yamux connection that wait to be taken. As many as may be there at all, so that none
+/// is lost because they came together.
+pub const MAX_NEW_STREAMS: usize = MAX_MUXER_STREAMS;
+
 /// How long a dial may take until it is answered as failed, and how long a connected peer may take to identify
 /// itself.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);

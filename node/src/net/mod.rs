@@ -32,6 +32,7 @@ use tokio::sync::{mpsc, oneshot};
 mod address_book;
 mod addresses;
 mod behaviour;
+mod buffers;
 mod client;
 mod command;
 mod command_queue;
@@ -41,11 +42,13 @@ mod error;
 mod event_loop;
 pub mod exchange;
 mod exclusive;
+mod gather;
 mod have;
 pub mod identity;
 mod kad;
 mod lane;
 pub mod limits;
+mod muxer;
 mod nat_client;
 mod nat_server;
 mod on_autonat;
@@ -60,6 +63,7 @@ mod on_walk;
 mod outbox;
 mod peers;
 mod pending;
+mod places;
 mod probe;
 pub mod provide;
 pub mod records;
@@ -75,6 +79,7 @@ mod usage;
 mod walks;
 
 pub use self::behaviour::Protocols;
+pub use self::buffers::Buffers;
 pub use self::client::{Client, Lookup};
 pub use self::error::{
     BootstrapFailure, ClosestError, DialFailure, ListenError, NetError, NetGone, ProvideError, RequestError,
@@ -82,7 +87,7 @@ pub use self::error::{
 pub use self::event_loop::EventLoop;
 pub use self::exchange::ExchangeResponse;
 pub use self::have::{Asked, HaveEnd, HaveStream, Incoming, Said, Step};
-pub use self::lane::{Lane, LaneAnswer, LaneEnd, LaneEvent, LaneServe, LaneWants, Lanes};
+pub use self::lane::{LaneAnswer, LaneEnd, LaneEvent, LaneEvents, LaneServe, LaneWants, Lanes};
 pub use self::limits::NetLimits;
 pub use self::provide::{Announcer, Receipt, SendFailure};
 pub use self::records::Digest;
@@ -187,6 +192,7 @@ pub fn new(
         kad: protocols.kad.clone(),
         have: (protocols.have.clone(), have.clone()),
         lane: (protocols.lane.clone(), lanes.clone()),
+        spawn,
     };
     let max_pending = limits.max_pending_outgoing;
     let client = Client::new(commands_tx, local, limits.max_lookup_providers, record_changes, streams);

@@ -1,6 +1,6 @@
 //! How connections over TCP are encrypted: TLS if both ends can, else Noise, which every libp2p program has.
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -112,6 +112,17 @@ impl<C: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Secured<C> {
         match self.get_mut() {
             Self::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
             Self::Noise(stream) => Pin::new(stream).poll_write(cx, buf),
+        }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            Self::Noise(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
         }
     }
 

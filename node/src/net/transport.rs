@@ -8,10 +8,10 @@ use libp2p::core::muxing::StreamMuxerBox;
 use libp2p::core::transport::Boxed;
 use libp2p::core::upgrade::Version;
 use libp2p::identity::Keypair;
-use libp2p::{PeerId, Transport as _, quic, tcp, yamux};
+use libp2p::{PeerId, Transport as _, quic, tcp};
 
 use super::exclusive::Exclusive;
-use super::limits::MAX_MUXER_STREAMS;
+pub use super::muxer::{Muxer, MuxerConfig};
 use super::security::{Security, SecuritySetupError};
 
 /// How long a TCP connection and its handshakes may take.
@@ -45,9 +45,7 @@ pub fn production(keypair: &Keypair) -> Result<Boxed<(PeerId, StreamMuxerBox)>, 
         .boxed())
 }
 
-/// The yamux configuration of every stream transport of a node.
-pub fn muxer() -> yamux::Config {
-    let mut config = yamux::Config::default();
-    config.set_max_num_streams(MAX_MUXER_STREAMS);
-    config
+/// The yamux of every stream transport of a node.
+pub fn muxer() -> MuxerConfig {
+    MuxerConfig::new()
 }

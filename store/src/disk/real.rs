@@ -18,6 +18,9 @@ use crate::disk::{DirEntries, DirEntry, Disk, DiskDir, DiskFile, FileKind, Metad
 /// Unit in which stat(2) counts blocks, in bytes.
 const STAT_BLOCK_LEN: u64 = 512;
 
+/// What statfs(2) calls a file system in memory.
+const TMPFS_MAGIC: u32 = 0x0102_1994;
+
 /// The permission bits of st_mode(3).
 const MODE_MASK: u32 = 0o7777;
 
@@ -200,6 +203,10 @@ impl DiskFile for RealFile {
     }
 
     fn allocate(&self, offset: u64, len: u64) -> io::Result<()> {
+        // A file system in memory reserves by clearing every page, which then is written a second time.
+        if u32::try_from(rustix::fs::fstatfs(&self.0)?.f_type) == Ok(TMPFS_MAGIC) {
+            return Err(Errno::OPNOTSUPP.into());
+        }
         Ok(rustix::fs::fallocate(&self.0, FallocateFlags::empty(), offset, len)?)
     }
 

@@ -9,12 +9,13 @@ use futures::{AsyncRead, AsyncWriteExt as _};
 use libp2p::{PeerId, Stream, StreamProtocol};
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
-use super::tally::{Count, Place, Tally};
+use super::tally::{Count, Tally};
 use super::wire::{Told, read_kind, read_rest, write_question};
 use crate::core::fetch::HaveUpdate;
 use crate::net::limits::{
     HAVE_ANSWER_TIMEOUT, HAVE_FRAME_BURST, HAVE_FRAME_PAUSE, HAVE_FRAME_TIMEOUT, MAX_LATER_FRAMES,
 };
+use crate::net::places::Place;
 use crate::net::streams::{Control, OpenError};
 
 /// How long opening a stream may take.

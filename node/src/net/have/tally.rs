@@ -1,12 +1,12 @@
 //! What have-maps did: counters that are counted beside the event loop, and places for streams.
 
-use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 
 use libp2p::PeerId;
 
 use crate::net::limits::{MAX_HAVE_ASKS, MAX_HAVE_ASKS_PER_PEER};
+use crate::net::places::{Place, Places};
 
 /// What is counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,10 +63,16 @@ pub(crate) const NAMES: [&str; 15] = [
 ];
 
 /// The counters of a node, and the streams it has open to others.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Tally {
     counts: [AtomicU64; NAMES.len()],
-    asks: Mutex<BTreeMap<PeerId, usize>>,
+    asks: Arc<Places>,
+}
+
+impl Default for Tally {
+    fn default() -> Self {
+        Self { counts: Default::default(), asks: Places::new(MAX_HAVE_ASKS, MAX_HAVE_ASKS_PER_PEER) }
+    }
 }
 
 impl Tally {
@@ -92,36 +98,13 @@ impl Tally {
         NAMES.into_iter().zip(&self.counts).map(|(name, count)| (name, count.load(Ordering::Relaxed)))
     }
 
-    /// A place for a stream to `peer`; `None` if there are too many.
-    pub(super) fn place(self: &Arc<Self>, peer: PeerId) -> Option<Place> {
-        let mut asks = self.asks.lock().unwrap_or_else(PoisonError::into_inner);
-        let of_peer = asks.get(&peer).copied().unwrap_or_default();
-        if of_peer >= MAX_HAVE_ASKS_PER_PEER || asks.values().sum::<usize>() >= MAX_HAVE_ASKS {
-            drop(asks);
+    /// A place for a stream to `peer`; `None` if there are too many, which is counted.
+    pub(super) fn place(&self, peer: PeerId) -> Option<Place> {
+        let place = self.asks.take(peer);
+        if place.is_none() {
             self.count(Count::AskRefused);
-            return None;
         }
-        asks.insert(peer, of_peer + 1);
-        Some(Place { tally: self.clone(), peer })
-    }
-}
-
-/// The place of one stream; free again when it is dropped.
-#[derive(Debug)]
-pub(super) struct Place {
-    tally: Arc<Tally>,
-    peer: PeerId,
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let mut asks = self.tally.asks.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(of_peer) = asks.get_mut(&self.peer) {
-            *of_peer = of_peer.saturating_sub(1);
-            if *of_peer == 0 {
-                asks.remove(&self.peer);
-            }
-        }
+        place
     }
 }
 
@@ -148,7 +131,6 @@ mod tests {
         assert_eq!(refused(&tally), 2);
         drop(places);
         assert!(tally.place(peer).is_some());
-        assert_eq!(tally.asks.lock().unwrap().len(), 0);
     }
 
     #[test]

@@ -17,6 +17,7 @@ use tokio::time::{Instant, Sleep, sleep, timeout};
 use super::tally::{Count, Tally};
 use super::wire::{Asking, Head, WantNo, invalid};
 use crate::core::fetch::RequestId;
+use crate::net::buffers::Buffers;
 use crate::net::limits::{LANE_STALL, MAX_LANE_WANTS};
 use crate::net::streams::{Control, OpenError};
 
@@ -25,6 +26,10 @@ const OPEN_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(10);
 
 /// An alarm noticed so late says that the lane was not polled.
 const OVERDUE: std::time::Duration = std::time::Duration::from_secs(1);
+
+/// Events that wait to be heard: a few, so that the lane goes on reading while its owner does something else. They are within
+/// what its owner wanted, and may hold as many blocks.
+const MAX_UNHEARD: usize = 8;
 
 /// Wants and cancels that wait to be written: a cancel for every want.
 const MAX_WAITING: usize = 2 * MAX_LANE_WANTS;
@@ -135,11 +140,23 @@ impl LaneWants {
     }
 }
 
-/// A lane to one peer, as something to be polled.
-pub struct Lane {
+/// What happens on a lane, in order. Dropping it ends the lane.
+#[derive(Debug)]
+pub struct LaneEvents(mpsc::Receiver<LaneEvent>);
+
+impl LaneEvents {
+    /// The next event; [`LaneEvent::Ended`] is the last one. `None` after it, or if the network has gone. Cancel-safe.
+    pub async fn next(&mut self) -> Option<LaneEvent> {
+        self.0.recv().await
+    }
+}
+
+/// A lane to one peer, as something to be run.
+pub(crate) struct Lane {
     state: State,
     open: Shared,
     tally: Arc<Tally>,
+    buffers: Buffers,
 }
 
 enum State {
@@ -154,12 +171,13 @@ impl std::fmt::Debug for Lane {
 }
 
 impl Lane {
-    /// A lane to a connected peer. It is opened when it is polled; what is wanted until then waits.
+    /// A lane to a connected peer. It is opened when it is run; what is wanted until then waits.
     pub(crate) fn new(
         control: Control,
         protocol: StreamProtocol,
         tally: Arc<Tally>,
         peer: PeerId,
+        buffers: Buffers,
     ) -> (LaneWants, Self) {
         let (orders, received) = mpsc::channel(MAX_WAITING);
         let open = Shared::default();
@@ -178,12 +196,35 @@ impl Lane {
             }
         };
         let wants = LaneWants { orders, open: open.clone(), tally: tally.clone() };
-        (wants, Self { state: State::Opening(opening.boxed(), received), open, tally })
+        (wants, Self { state: State::Opening(opening.boxed(), received), open, tally, buffers })
+    }
+
+    /// The lane as a task of its own, and what it tells. A task, because data comes in pieces of 16 KiB, each of which wakes
+    /// whoever reads it: a reader with nothing else to do, which tells of whole answers only.
+    pub(crate) fn into_task(self) -> (LaneEvents, impl Future<Output = ()> + Send + 'static) {
+        let (events, received) = mpsc::channel(MAX_UNHEARD);
+        (LaneEvents(received), self.run(events))
+    }
+
+    /// Runs until it has ended or nobody hears of it.
+    async fn run(self, events: mpsc::Sender<LaneEvent>) {
+        let mut left = Some(self);
+        while let Some(lane) = left {
+            let (event, rest) = tokio::select! {
+                () = events.closed() => return,
+                next = lane.next() => next,
+            };
+            // While nobody hears, nothing more is read, and the holder waits.
+            if events.send(event).await.is_err() {
+                return;
+            }
+            left = rest;
+        }
     }
 
     /// Runs until something happens. The lane comes back unless it has ended. Not cancel-safe: dropping the future ends
     /// the lane.
-    pub async fn next(mut self) -> (LaneEvent, Option<Self>) {
+    async fn next(mut self) -> (LaneEvent, Option<Self>) {
         let (reader, writer) = loop {
             match self.state {
                 State::Open { ref mut reader, ref mut writer } => break (reader, writer),
@@ -194,7 +235,7 @@ impl Lane {
             }
         };
         // The writer first: what is wanted anew must not wait until all that has come is read.
-        let came = match select(writer, pin!(read(reader, &self.open))).await {
+        let came = match select(writer, pin!(read(reader, &self.open, &self.buffers))).await {
             Either::Left(_) => Err(LaneEnd::Closed),
             Either::Right((came, _)) => came,
         };
@@ -236,7 +277,11 @@ async fn write(mut io: WriteHalf<Stream>, mut orders: mpsc::Receiver<Asking>) ->
 }
 
 /// Reads one answer.
-async fn read(io: &mut Watched<ReadHalf<Stream>>, open: &Shared) -> Result<(RequestId, LaneAnswer), LaneEnd> {
+async fn read(
+    io: &mut Watched<ReadHalf<Stream>>,
+    open: &Shared,
+    buffers: &Buffers,
+) -> Result<(RequestId, LaneAnswer), LaneEnd> {
     let ended = |error: &io::Error, id| match error.kind() {
         io::ErrorKind::InvalidData => {
             tracing::debug!(%error, "a lane brings no answers");
@@ -259,7 +304,7 @@ async fn read(io: &mut Watched<ReadHalf<Stream>>, open: &Shared) -> Result<(Requ
             let error = invalid(format!("{len} bytes of at most {max_len}"));
             return Err(ended(&error, Some(id)));
         }
-        Head::Data(len) => match read_data(io, len).await {
+        Head::Data(len) => match read_data(io, len, buffers).await {
             Ok(data) => LaneAnswer::Data(data),
             Err(error) => return Err(ended(&error, Some(id))),
         },
@@ -275,8 +320,8 @@ async fn read(io: &mut Watched<ReadHalf<Stream>>, open: &Shared) -> Result<(Requ
     Ok((id, answer))
 }
 
-async fn read_data<T: AsyncRead + Unpin>(io: &mut T, len: u32) -> io::Result<Vec<u8>> {
-    let mut data = vec![0; usize::try_from(len).map_err(io::Error::other)?];
+async fn read_data<T: AsyncRead + Unpin>(io: &mut T, len: u32, buffers: &Buffers) -> io::Result<Vec<u8>> {
+    let mut data = buffers.take(usize::try_from(len).map_err(io::Error::other)?);
     io.read_exact(&mut data).await?;
     Ok(data)
 }

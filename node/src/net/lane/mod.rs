@@ -16,6 +16,7 @@ mod serve;
 pub(super) mod tally;
 mod wire;
 
-pub use self::ask::{Lane, LaneAnswer, LaneEnd, LaneEvent, LaneWants};
+pub(super) use self::ask::Lane;
+pub use self::ask::{LaneAnswer, LaneEnd, LaneEvent, LaneEvents, LaneWants};
 pub(crate) use self::serve::LaneReply;
 pub use self::serve::{LaneServe, Lanes};

@@ -13,10 +13,11 @@ use libp2p::{PeerId, Stream};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::tally::{Count, Place, Tally};
+use super::tally::{Count, Tally};
 use super::wire::{Asking, Head, WantNo, invalid};
 use crate::net::exchange::{ExchangeResponse, MAX_DATA_LEN};
 use crate::net::limits::{LANE_ANSWER, LANE_IDLE, LANE_PIECE_LEN, LANE_PIECE_TIME, MAX_LANE_WANTS};
+use crate::net::places::Place;
 use crate::net::report::{Answering, NetEvent, ServeId, ServeTicket};
 use crate::net::streams::IncomingStreams;
 
@@ -103,6 +104,8 @@ impl Drop for LaneReply {
 #[derive(Debug)]
 struct Open {
     id: ServeId,
+    /// Whether the reader of events was told of it: only then it is told of its end.
+    told: bool,
     cancelled: bool,
     /// Its answer is being written. To the asker it may be there already.
     answering: bool,
@@ -134,7 +137,7 @@ impl LaneServe {
             tally.count(Count::ServeBroken);
         }
         let left = std::mem::take(&mut *lock(&open));
-        for open in left.into_values() {
+        for open in left.into_values().filter(|open| open.told) {
             // A reader that has gone needs no end.
             let _ = events.send(NetEvent::ResponseFailed(open.id)).await;
         }
@@ -179,7 +182,7 @@ impl Asked {
                     if open.values().filter(|want| !want.answering).count() >= MAX_LANE_WANTS {
                         return Err(invalid("too many wants wait"));
                     }
-                    open.insert(no, Open { id, cancelled: false, answering: false });
+                    open.insert(no, Open { id, told: false, cancelled: false, answering: false });
                     drop(open);
                     let answer = Some(Answered { no, id, response: None });
                     let reply = LaneReply { to: self.answers.clone(), answer };
@@ -199,8 +202,15 @@ impl Asked {
                 }
             };
             // While the reader of events is behind, nothing more is read: whoever asks waits.
+            let want = if let NetEvent::Request { .. } = event { least.checked_sub(1) } else { None };
             if self.events.send(event).await.is_err() {
                 return Ok(());
+            }
+            // It may have been answered already.
+            if let Some(no) = want
+                && let Some(open) = lock(&self.open).get_mut(&no)
+            {
+                open.told = true;
             }
         }
     }

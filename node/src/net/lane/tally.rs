@@ -1,12 +1,12 @@
 //! What lanes did, counted beside the event loop, and places for the lanes of others.
 
-use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 
 use libp2p::PeerId;
 
 use crate::net::limits::{MAX_LANES, MAX_LANES_PER_PEER};
+use crate::net::places::{Place, Places};
 
 /// What is counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,10 +48,16 @@ pub(crate) const NAMES: [&str; 10] = [
 ];
 
 /// The counters of a node, and the lanes that others have open to it.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Tally {
     counts: [AtomicU64; NAMES.len()],
-    served: Mutex<BTreeMap<PeerId, usize>>,
+    served: Arc<Places>,
+}
+
+impl Default for Tally {
+    fn default() -> Self {
+        Self { counts: Default::default(), served: Places::new(MAX_LANES, MAX_LANES_PER_PEER) }
+    }
 }
 
 impl Tally {
@@ -66,38 +72,11 @@ impl Tally {
         NAMES.into_iter().zip(&self.counts).map(|(name, count)| (name, count.load(Ordering::Relaxed)))
     }
 
-    /// A place for a lane of `peer`; `None` if there are too many.
-    pub(super) fn place(self: &Arc<Self>, peer: PeerId) -> Option<Place> {
-        let mut served = self.served.lock().unwrap_or_else(PoisonError::into_inner);
-        let of_peer = served.get(&peer).copied().unwrap_or_default();
-        if of_peer >= MAX_LANES_PER_PEER || served.values().sum::<usize>() >= MAX_LANES {
-            drop(served);
-            self.count(Count::Refused);
-            return None;
-        }
-        served.insert(peer, of_peer + 1);
-        drop(served);
-        self.count(Count::Served);
-        Some(Place { tally: self.clone(), peer })
-    }
-}
-
-/// The place of one lane; free again when it is dropped.
-#[derive(Debug)]
-pub(super) struct Place {
-    tally: Arc<Tally>,
-    peer: PeerId,
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let mut served = self.tally.served.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(of_peer) = served.get_mut(&self.peer) {
-            *of_peer = of_peer.saturating_sub(1);
-            if *of_peer == 0 {
-                served.remove(&self.peer);
-            }
-        }
+    /// A place for a lane of `peer`; `None` if there are too many, which is counted.
+    pub(super) fn place(&self, peer: PeerId) -> Option<Place> {
+        let place = self.served.take(peer);
+        self.count(if place.is_some() { Count::Served } else { Count::Refused });
+        place
     }
 }
 

@@ -17,9 +17,9 @@ use crate::net::addresses::{Scope, plausible, scope_of};
 use crate::net::client::Client;
 use crate::net::error::{DialFailure, NetGone};
 use crate::net::have::tally::Tally;
-use crate::net::lane;
 use crate::net::records::Digest;
 use crate::net::streams::{Control, OpenError};
+use crate::net::{Executor, lane};
 
 /// How long each step may take: connecting, opening a stream, a frame with its answer, a batch of kad messages.
 const FRAME_TIMEOUT: Duration = Duration::from_secs(10);
@@ -70,6 +70,8 @@ pub struct BulkStreams {
     pub(crate) have: (StreamProtocol, Arc<Tally>),
     /// The same of lanes.
     pub(crate) lane: (StreamProtocol, Arc<lane::tally::Tally>),
+    /// Runs what reads them.
+    pub(crate) spawn: Executor,
 }
 
 impl fmt::Debug for BulkStreams {

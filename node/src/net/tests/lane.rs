@@ -9,7 +9,7 @@ use crate::core::fetch::RequestId;
 use crate::net::exchange::MAX_DATA_LEN;
 use crate::net::limits::{LANE_IDLE, LANE_STALL, MAX_LANE_WANTS};
 use crate::net::report::ServeTicket;
-use crate::net::{Lane, LaneAnswer, LaneEnd, LaneEvent, LaneWants};
+use crate::net::{Buffers, LaneAnswer, LaneEnd, LaneEvent, LaneEvents, LaneWants};
 
 fn chunk(n: u8) -> ContentCid {
     ChunkCid::from_digest([n; 32]).into()
@@ -37,43 +37,26 @@ async fn pair() -> (Node, Node, mpsc::Receiver<NetEvent>) {
 }
 
 /// Two connected nodes and a lane between them, of which the test is the holder. Chunk 7 is wanted as request 7.
-async fn lane_to_test() -> (Node, Node, LaneWants, mpsc::Receiver<LaneEvent>, Stream) {
+async fn lane_to_test() -> (Node, Node, LaneWants, LaneEvents, Stream) {
     let (asker, holder) = (Node::new().await, Node::new().await);
     let (control, protocol) = holder.client.lane_streams();
     let mut streams = control.accept(protocol).unwrap();
     asker.client.dial(holder.full_addr()).await.unwrap();
-    let (wants, lane) = asker.client.lane(holder.peer);
+    let (wants, events) = asker.client.lane(holder.peer, Buffers::default());
     assert!(wants.want(RequestId(7), chunk(7), 100));
-    let events = run(lane);
     let (_, stream) = in_time(streams.next()).await.unwrap();
     (asker, holder, wants, events, stream)
 }
 
-/// What happens on a lane until it ends.
-fn run(lane: Lane) -> mpsc::Receiver<LaneEvent> {
-    let (tx, events) = mpsc::channel(1);
-    tokio::spawn(async move {
-        let mut left = Some(lane);
-        while let Some(lane) = left {
-            let (event, lane) = lane.next().await;
-            left = lane;
-            if tx.send(event).await.is_err() {
-                return;
-            }
-        }
-    });
-    events
-}
-
-async fn answer(events: &mut mpsc::Receiver<LaneEvent>) -> (RequestId, LaneAnswer) {
-    match in_time(events.recv()).await.unwrap() {
+async fn answer(events: &mut LaneEvents) -> (RequestId, LaneAnswer) {
+    match in_time(events.next()).await.unwrap() {
         LaneEvent::Answer(id, answer) => (id, answer),
         LaneEvent::Ended(end) => panic!("{end:?}"),
     }
 }
 
-async fn end(events: &mut mpsc::Receiver<LaneEvent>) -> LaneEnd {
-    match in_time(events.recv()).await.unwrap() {
+async fn end(events: &mut LaneEvents) -> LaneEnd {
+    match in_time(events.next()).await.unwrap() {
         LaneEvent::Ended(end) => end,
         LaneEvent::Answer(id, answer) => panic!("{id:?} {answer:?}"),
     }
@@ -89,11 +72,10 @@ async fn request(events: &mut mpsc::Receiver<NetEvent>) -> (ServeTicket, Content
 #[tokio::test]
 async fn every_want_gets_its_answer_whatever_the_order() {
     let (asker, holder, mut asked) = pair().await;
-    let (wants, lane) = asker.client.lane(holder.peer);
+    let (wants, mut events) = asker.client.lane(holder.peer, Buffers::default());
     for n in 0..4u8 {
         assert!(wants.want(RequestId(n.into()), chunk(n), 10));
     }
-    let mut events = run(lane);
     let mut tickets = Vec::new();
     for n in 0..4u8 {
         let (ticket, cid) = request(&mut asked).await;
@@ -121,8 +103,7 @@ async fn every_want_gets_its_answer_whatever_the_order() {
 #[tokio::test]
 async fn what_is_taken_back_in_time_is_not_sent() {
     let (asker, holder, mut asked) = pair().await;
-    let (wants, lane) = asker.client.lane(holder.peer);
-    let mut events = run(lane);
+    let (wants, mut events) = asker.client.lane(holder.peer, Buffers::default());
     assert!(wants.want(RequestId(1), chunk(1), 10));
     assert!(wants.want(RequestId(2), chunk(2), 10));
     let (first, second) = (request(&mut asked).await.0, request(&mut asked).await.0);
@@ -144,8 +125,7 @@ async fn what_is_taken_back_in_time_is_not_sent() {
 #[tokio::test]
 async fn a_want_taken_back_while_it_is_read_is_not_sent_either() {
     let (asker, holder, mut asked) = pair().await;
-    let (wants, lane) = asker.client.lane(holder.peer);
-    let mut events = run(lane);
+    let (wants, mut events) = asker.client.lane(holder.peer, Buffers::default());
     assert!(wants.want(RequestId(1), chunk(1), 10));
     let (ticket, _) = request(&mut asked).await;
     wants.cancel(RequestId(1));
@@ -159,9 +139,9 @@ async fn a_want_taken_back_while_it_is_read_is_not_sent_either() {
 async fn a_peer_without_lanes_is_asked_another_way() {
     let (asker, holder) = (Node::new().await, Node::new().await);
     asker.client.dial(holder.full_addr()).await.unwrap();
-    let (wants, lane) = asker.client.lane(holder.peer);
+    let (wants, mut events) = asker.client.lane(holder.peer, Buffers::default());
     assert!(wants.want(RequestId(1), chunk(1), 10));
-    assert_eq!(end(&mut run(lane)).await, LaneEnd::Unsupported);
+    assert_eq!(end(&mut events).await, LaneEnd::Unsupported);
     assert_eq!(wants.unanswered(), [(RequestId(1), chunk(1), false)]);
     assert_eq!(asker.counter("net_lanes_unsupported").await, 1);
 }
@@ -169,13 +149,12 @@ async fn a_peer_without_lanes_is_asked_another_way() {
 #[tokio::test]
 async fn a_lane_has_room_for_so_many_wants_and_is_closed_to_who_wants_more() {
     let (asker, holder, mut asked) = pair().await;
-    let (wants, lane) = asker.client.lane(holder.peer);
+    let (wants, mut events) = asker.client.lane(holder.peer, Buffers::default());
     let most = u8::try_from(MAX_LANE_WANTS).unwrap();
     for n in 0..most {
         assert!(wants.want(RequestId(n.into()), chunk(n), 10));
     }
     assert!(!wants.want(RequestId(100), chunk(100), 10));
-    let mut events = run(lane);
     let mut tickets = Vec::new();
     for _ in 0..MAX_LANE_WANTS {
         tickets.push(request(&mut asked).await.0);
@@ -214,9 +193,9 @@ async fn a_lane_has_room_for_so_many_wants_and_is_closed_to_who_wants_more() {
 async fn only_so_many_lanes_are_served_and_their_places_are_free_again() {
     let (asker, holder, mut asked) = pair().await;
     let open = || {
-        let (wants, lane) = asker.client.lane(holder.peer);
+        let (wants, events) = asker.client.lane(holder.peer, Buffers::default());
         assert!(wants.want(RequestId(1), chunk(1), 10));
-        (wants, run(lane))
+        (wants, events)
     };
     let mut lanes = Vec::new();
     for _ in 0..crate::net::limits::MAX_LANES_PER_PEER {
@@ -280,7 +259,7 @@ async fn a_lane_that_stands_still_ends_only_if_something_is_wanted() {
     tokio::time::sleep(3 * LANE_STALL).await;
     assert!(wants.want(RequestId(8), chunk(8), 100), "nothing was wanted, so nothing was missed");
     let begun = tokio::time::Instant::now();
-    assert!(matches!(events.recv().await, Some(LaneEvent::Ended(LaneEnd::Stalled))));
+    assert!(matches!(events.next().await, Some(LaneEvent::Ended(LaneEnd::Stalled))));
     assert!(begun.elapsed() >= LANE_STALL, "{:?}", begun.elapsed());
     assert_eq!(asker.counter("net_lanes_stalled").await, 1);
 }
@@ -288,15 +267,14 @@ async fn a_lane_that_stands_still_ends_only_if_something_is_wanted() {
 #[tokio::test(start_paused = true)]
 async fn a_lane_on_which_nothing_is_wanted_is_closed_by_the_holder() {
     let (asker, holder, mut asked) = pair().await;
-    let (wants, lane) = asker.client.lane(holder.peer);
-    let mut events = run(lane);
+    let (wants, mut events) = asker.client.lane(holder.peer, Buffers::default());
     assert!(wants.want(RequestId(1), chunk(1), 10));
     let (ticket, _) = request(&mut asked).await;
     tokio::time::sleep(LANE_STALL / 2).await;
     holder.client.respond(ticket, ExchangeResponse::Missing).await.unwrap();
     assert_eq!(answer(&mut events).await.1, LaneAnswer::Missing);
     let begun = tokio::time::Instant::now();
-    assert!(matches!(events.recv().await, Some(LaneEvent::Ended(LaneEnd::Closed))));
+    assert!(matches!(events.next().await, Some(LaneEvent::Ended(LaneEnd::Closed))));
     assert!(begun.elapsed() >= LANE_IDLE / 2, "{:?}", begun.elapsed());
     assert_eq!(holder.counter("net_lanes_serve_broken").await, 0, "that is no fault");
 }
@@ -337,11 +315,10 @@ async fn every_request_has_its_end_though_nobody_reads_events_when_the_lane_brea
     let (asker, holder) = (Node::new().await, Node::new().await);
     let mut lanes = holder.client.lanes_asked().unwrap();
     asker.client.dial(holder.full_addr()).await.unwrap();
-    let (wants, lane) = asker.client.lane(holder.peer);
+    let (wants, events) = asker.client.lane(holder.peer, Buffers::default());
     for n in 0..4 {
         assert!(wants.want(RequestId(n), chunk(9), 10));
     }
-    let events = run(lane);
     let lane = in_time(lanes.next()).await.unwrap();
     // Room for one event: the reader of the lane waits with the second one.
     let (tx, mut asked) = mpsc::channel(1);

@@ -2,7 +2,7 @@
 
 use std::{pin::Pin, time::Duration};
 
-use dhtfs_store::{ChunkCid, ContentCid, Download, ManifestCid, Written};
+use dhtfs_store::{ChunkCid, ContentCid, Download, ManifestCid, Store, Written};
 use futures::{StreamExt, future::OptionFuture, stream::FuturesUnordered};
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
 
@@ -134,10 +134,16 @@ impl Filling<'_> {
         data: Vec<u8>,
     ) -> Pin<Box<dyn Future<Output = (RequestId, u64, WriteOutcome)> + Send>> {
         let (store, download) = (self.store.clone(), self.download.clone());
+        let buffers = self.driver.buffers().clone();
         let len = data.len() as u64;
         Box::pin(async move {
             let ContentCid::Chunk(cid) = cid else { return (id, len, Ok(Ok(Written::BadHash))) };
-            (id, len, store.call(move |_| download.write(&cid, &data)).await)
+            let write = move |_: &Store| {
+                let written = download.write(&cid, &data);
+                buffers.give(data);
+                written
+            };
+            (id, len, store.call(write).await)
         })
     }
 

@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use super::{Done, Driver, Turn};
 use crate::core::fetch::RequestId;
-use crate::net::{BlockAnswer, Lane, LaneAnswer, LaneEnd, LaneEvent, LaneWants, RequestError};
+use crate::net::{BlockAnswer, LaneAnswer, LaneEnd, LaneEvent, LaneEvents, LaneWants, RequestError};
 use crate::tasks::now;
 
 /// How long a peer whose lane broke off is asked with a stream for each request, before another lane is opened.
@@ -66,18 +66,16 @@ impl Driver {
             Some(Slot::Without(until)) if until.is_none_or(|until| now() < until) => return false,
             Some(Slot::Without(_)) | None => {}
         }
-        let (wants, lane) = self.context.client.lane(peer);
+        let (wants, events) = self.context.client.lane(peer, self.buffers.clone());
         self.lanes.slots.insert(peer, Slot::Open(wants));
-        self.running.push(Box::pin(next_on_lane(peer, lane)));
+        self.running.push(Box::pin(next_on_lane(peer, events)));
         true
     }
 
-    pub(super) fn on_lane(&mut self, peer: PeerId, event: LaneEvent, lane: Option<Lane>) -> Option<Turn> {
-        if let Some(lane) = lane {
-            self.running.push(Box::pin(next_on_lane(peer, lane)));
-        }
+    pub(super) fn on_lane(&mut self, peer: PeerId, event: LaneEvent, events: LaneEvents) -> Option<Turn> {
         match event {
             LaneEvent::Answer(id, answer) => {
+                self.running.push(Box::pin(next_on_lane(peer, events)));
                 let (_, cid) = self.lanes.asked.remove(&id)?;
                 let answer = match answer {
                     LaneAnswer::Data(data) => BlockAnswer::Data(data),
@@ -120,7 +118,7 @@ impl Driver {
     }
 }
 
-async fn next_on_lane(peer: PeerId, lane: Lane) -> Done {
-    let (event, lane) = lane.next().await;
-    Done::Lane(peer, event, lane)
+async fn next_on_lane(peer: PeerId, mut events: LaneEvents) -> Done {
+    let event = events.next().await.unwrap_or(LaneEvent::Ended(LaneEnd::Closed));
+    Done::Lane(peer, event, events)
 }

@@ -32,8 +32,8 @@ use crate::{
     },
     env::StoreHandle,
     net::{
-        BlockAnswer, Client, HaveEnd as HaveStop, HaveStream, Lane, LaneEvent, Lookup, LookupEvent,
-        RequestError,
+        BlockAnswer, Buffers, Client, HaveEnd as HaveStop, HaveStream, LaneEvent, LaneEvents, Lookup,
+        LookupEvent, RequestError,
     },
 };
 
@@ -98,8 +98,8 @@ enum Done {
     Answered(RequestId, PeerId, ContentCid, Result<BlockAnswer, RequestError>),
     /// A block of this length that came too late was wrong.
     BadLate(PeerId, ContentCid, u32),
-    /// Something happened on the lane to a peer, which comes back unless it has ended.
-    Lane(PeerId, LaneEvent, Option<Lane>),
+    /// Something happened on the lane to a peer; with where more is told.
+    Lane(PeerId, LaneEvent, LaneEvents),
     /// A peer told something about what it holds, or tells no more.
     Told(HaveId, Result<(HaveStream, HaveUpdate), HaveStop>),
 }
@@ -130,6 +130,8 @@ pub struct Driver {
     content: Option<(ManifestCid, u32)>,
     haves: BTreeMap<HaveId, AbortHandle>,
     lanes: lanes::PeerLanes,
+    /// Of blocks that arrive on lanes.
+    buffers: Buffers,
     hint_addrs: BTreeMap<PeerId, Multiaddr>,
     /// Peers that the user named.
     hints: usize,
@@ -166,6 +168,7 @@ impl Driver {
             content: None,
             haves: BTreeMap::new(),
             lanes: lanes::PeerLanes::default(),
+            buffers: Buffers::default(),
             hint_addrs: BTreeMap::new(),
             hints: hints_left.len(),
             hints_left,
@@ -222,6 +225,11 @@ impl Driver {
     /// A block was not what its CID says.
     pub fn bad(&mut self, id: RequestId) {
         self.machine.on_bad(id, now());
+    }
+
+    /// Where buffers of blocks go that are not needed any more; they may go elsewhere too.
+    pub fn buffers(&self) -> &Buffers {
+        &self.buffers
     }
 
     /// How far the fetch is.

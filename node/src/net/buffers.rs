@@ -1,0 +1,63 @@
+//! Buffers of blocks that are used again: memory that was touched a moment ago costs nothing, while that of a new mebibyte
+//! is faulted in page by page and then cleared.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::exchange::MAX_DATA_LEN;
+
+/// Buffers that wait to be used again, at most: those of a fetch that has used up its memory.
+const MAX_SPARE: usize = 40;
+
+/// See the module's documentation. All clones are the same.
+#[derive(Debug, Clone, Default)]
+pub struct Buffers(Arc<Mutex<Vec<Vec<u8>>>>);
+
+impl Buffers {
+    fn spare(&self) -> MutexGuard<'_, Vec<Vec<u8>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A buffer of this length in bytes. What is in it means nothing.
+    pub(crate) fn take(&self, len: usize) -> Vec<u8> {
+        let mut buffer = self.spare().pop().unwrap_or_default();
+        buffer.resize(len, 0);
+        buffer
+    }
+
+    /// Takes back a buffer that is not needed any more. What is too large for a block, or one too many, is freed.
+    pub fn give(&self, buffer: Vec<u8>) {
+        let mut spare = self.spare();
+        if spare.len() < MAX_SPARE && u32::try_from(buffer.capacity()).is_ok_and(|len| len <= MAX_DATA_LEN) {
+            spare.push(buffer);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn buffers_come_back_with_the_length_that_is_asked_for() {
+        let buffers = Buffers::default();
+        let first = buffers.take(1000);
+        let place = first.as_ptr();
+        buffers.give(first);
+        let again = buffers.take(10);
+        assert_eq!((again.len(), again.as_ptr()), (10, place));
+        buffers.give(again);
+        assert_eq!(buffers.take(5000), [0; 5000]);
+    }
+
+    #[test]
+    fn few_wait_and_none_is_larger_than_a_block() {
+        let buffers = Buffers::default();
+        for _ in 0..2 * MAX_SPARE {
+            buffers.give(vec![0; 10]);
+        }
+        assert_eq!(buffers.spare().len(), MAX_SPARE);
+        let buffers = Buffers::default();
+        buffers.give(vec![0; 2 * MAX_DATA_LEN as usize]);
+        assert_eq!(buffers.spare().len(), 0);
+    }
+}
