@@ -1,0 +1,1 @@
+"""Whole programs that share and fetch files, measured against each other in one run."""
