@@ -1,11 +1,15 @@
 # Everything CI does, one recipe each. `just check` is what CI runs.
 
 # All checks, in the order in which they fail fastest.
-check: fmt lint doc test demo sim deny audit
+check: fmt test-bench lint doc test demo sim deny audit
 
 # Formatting.
 fmt:
     cargo fmt --all -- --check
+
+# What the comparison with other programs makes of its measurements; measures nothing.
+test-bench:
+    cd bench/peers && PYTHONDONTWRITEBYTECODE=1 python3 -m unittest
 
 # Clippy and the compiler's lints, warnings denied.
 lint:
@@ -45,3 +49,12 @@ audit:
 # Benchmarks; prints each figure as a ratio to the machine's own limit. See docs/benchmarks.md.
 bench:
     cargo bench --workspace --locked
+
+# The same comparison with other programs on any machine: `just bench-peers-install` once, then this. See bench/peers/README.md.
+bench-peers *options:
+    cargo build --release --locked -p dhtfs
+    bench/peers/run --dhtfs "${CARGO_TARGET_DIR:-target}/release/dhtfs" --out "${CARGO_TARGET_DIR:-target}/bench-peers.jsonl" {{options}}
+
+# The programs it compares with (Debian, root): packages, and two built by cargo into target/peers.
+bench-peers-install:
+    bench/peers/install

@@ -3,7 +3,7 @@
 use std::{ffi::OsString, path::PathBuf};
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum, ValueHint};
-use dhtfs_node::api::types::AnnounceScope;
+use dhtfs_node::{api::types::AnnounceScope, core::rate::Limit};
 use libp2p::Multiaddr;
 
 /// Longest `--timeout`: a year, in seconds.
@@ -72,12 +72,18 @@ pub(crate) enum Command {
     Add(AddArgs),
     Get(GetArgs),
     Cat(CatArgs),
+    Transfers(TransfersArgs),
+    Pause(PauseArgs),
+    Resume(ResumeArgs),
+    Abort(AbortArgs),
+    Refresh(RefreshArgs),
     Ls(LsArgs),
     Rm(RmArgs),
     Verify(VerifyArgs),
     Providers(ProvidersArgs),
     Status(StatusArgs),
     Peers(PeersArgs),
+    Limits(LimitsArgs),
     Id(IdArgs),
     Daemon(DaemonArgs),
     Shutdown(ShutdownArgs),
@@ -116,6 +122,17 @@ pub(crate) struct HintArgs {
     pub(crate) timeout: Option<f64>,
 }
 
+/// How fast a node that this command starts may be.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct LimitArgs {
+    /// Fetch no faster than this, like 2MB/s or 500KiB/s; `none` is no limit
+    #[arg(long, value_name = "RATE")]
+    pub(crate) limit_down: Option<Limit>,
+    /// Send no faster than this to all peers together
+    #[arg(long, value_name = "RATE")]
+    pub(crate) limit_up: Option<Limit>,
+}
+
 /// Share files and directories; prints the CID of each
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -146,6 +163,9 @@ pub(crate) struct AddArgs {
     /// Stay and serve until Ctrl-C if no daemon is running
     #[arg(long)]
     pub(crate) seed: bool,
+    /// With --seed: send no faster than this to all peers together, like 2MB/s or 500KiB/s
+    #[arg(long, value_name = "RATE", requires = "seed")]
+    pub(crate) limit_up: Option<Limit>,
     /// What others are told of it [default: all, or what the share has already]
     #[arg(long, value_name = "SCOPE")]
     pub(crate) announce: Option<Announce>,
@@ -190,6 +210,7 @@ Examples:
   dhtfs get bafyrei... -o film.mp4 --force    replace a file
   dhtfs get 'dhtfs:bafyrei...?name=..'        a link; quote it
   dhtfs get bafyrei... -o - | mpv -           like `dhtfs cat`
+  dhtfs get -d bafyrei... -o films/           by the daemon; see `dhtfs transfers`
   dhtfs get bafyrei... --peer /ip4/192.168.1.20/tcp/4343 --timeout 120")]
 pub(crate) struct GetArgs {
     /// CID or dhtfs: link
@@ -204,8 +225,91 @@ pub(crate) struct GetArgs {
     /// Afterwards stay and serve it until Ctrl-C if no daemon is running
     #[arg(long)]
     pub(crate) seed: bool,
+    /// Hand it over to the daemon and end; it goes on until it is done, also after a restart
+    #[arg(short, long, conflicts_with = "seed")]
+    pub(crate) detach: bool,
+    #[command(flatten)]
+    pub(crate) limits: LimitArgs,
     #[command(flatten)]
     pub(crate) hints: HintArgs,
+}
+
+/// Show what the daemon fetches: bar, speed, time left, peers, and why nothing comes
+#[derive(Debug, Args)]
+#[command(after_help = "\
+On a terminal it shows how they move on until none is left, or until Ctrl-C, which ends none of
+them. Elsewhere, and with --once or --json, it is a line each: CID, state, percent, how much, speed,
+time left, peers, path. What `dhtfs cat` reads is not among them.
+
+Examples:
+  dhtfs transfers
+  dhtfs transfers --once
+  dhtfs transfers --json | jq -r 'select(.state == \"paused\") | .cid'")]
+pub(crate) struct TransfersArgs {
+    /// Show them once, also on a terminal
+    #[arg(long)]
+    pub(crate) once: bool,
+}
+
+/// Which transfers are meant.
+#[derive(Debug, Clone, Args)]
+#[group(required = true, multiple = false)]
+pub(crate) struct SteerArgs {
+    /// CID or dhtfs: link of the transfer, as `dhtfs transfers` shows it
+    #[arg(value_name = "CID|LINK")]
+    pub(crate) cid: Option<String>,
+    /// Every transfer
+    #[arg(long)]
+    pub(crate) all: bool,
+}
+
+/// Let a transfer rest: nothing more is asked for, what arrived stays
+#[derive(Debug, Args)]
+#[command(after_help = "\
+The `get` that waits for it goes on waiting. Prints the CIDs of what is paused.
+
+Examples:
+  dhtfs pause bafyrei...
+  dhtfs pause --all")]
+pub(crate) struct PauseArgs {
+    #[command(flatten)]
+    pub(crate) steer: SteerArgs,
+}
+
+/// Let a transfer go on that was paused or has failed
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  dhtfs resume bafyrei...
+  dhtfs resume --all")]
+pub(crate) struct ResumeArgs {
+    #[command(flatten)]
+    pub(crate) steer: SteerArgs,
+}
+
+/// End a transfer; what arrived is kept, and a new `get` goes on from there
+#[derive(Debug, Args)]
+#[command(after_help = "\
+The `get` that waits for it ends with exit code 130. To be rid of what arrived, end the sharing of
+it with `dhtfs rm` and delete the .part file.
+
+Examples:
+  dhtfs abort bafyrei...
+  dhtfs abort --all")]
+pub(crate) struct AbortArgs {
+    #[command(flatten)]
+    pub(crate) steer: SteerArgs,
+}
+
+/// Look for providers of a transfer now, and dial those again that could not be reached
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  dhtfs refresh bafyrei...                after a provider has come back
+  dhtfs refresh --all")]
+pub(crate) struct RefreshArgs {
+    #[command(flatten)]
+    pub(crate) steer: SteerArgs,
 }
 
 /// Print the content of a file, in order, as it arrives
@@ -224,6 +328,9 @@ pub(crate) struct CatArgs {
     /// How many bytes to print; default: up to the end
     #[arg(long, value_name = "BYTES")]
     pub(crate) length: Option<u64>,
+    /// Fetch no faster than this, like 2MB/s or 500KiB/s; `none` is no limit
+    #[arg(long, value_name = "RATE")]
+    pub(crate) limit_down: Option<Limit>,
     #[command(flatten)]
     pub(crate) hints: HintArgs,
 }
@@ -313,6 +420,29 @@ Examples:
   dhtfs peers --json | jq .rtt_ms")]
 pub(crate) struct PeersArgs {}
 
+/// Show how fast the daemon may send and fetch, or change it while it runs
+#[derive(Debug, Args)]
+#[command(after_help = "\
+A change holds at once, also for what runs, and until the daemon ends; what is to hold longer goes
+into the configuration (limit_up, limit_down, limit_up_per_peer, limit_lan). Peers on this machine
+and in the local network are free of limits unless limit_lan is true.
+
+Examples:
+  dhtfs limits
+  dhtfs limits --up 500KiB/s --down 2MB/s
+  dhtfs limits --up none")]
+pub(crate) struct LimitsArgs {
+    /// Send no faster than this to all peers together; `none` is no limit
+    #[arg(long, value_name = "RATE")]
+    pub(crate) up: Option<Limit>,
+    /// Fetch no faster than this
+    #[arg(long, value_name = "RATE")]
+    pub(crate) down: Option<Limit>,
+    /// Send no faster than this to one peer
+    #[arg(long, value_name = "RATE")]
+    pub(crate) up_per_peer: Option<Limit>,
+}
+
 /// Show this node's peer ID and addresses
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -342,6 +472,8 @@ pub(crate) struct DaemonArgs {
     /// Be part of this network; nodes of different networks never meet [default: main]
     #[arg(long, value_name = "NAME")]
     pub(crate) network: Option<String>,
+    #[command(flatten)]
+    pub(crate) limits: LimitArgs,
     /// End when standard input ends: a program that starts a daemon leaves none behind, however it dies
     #[arg(long, hide = true)]
     pub(crate) until_stdin_ends: bool,

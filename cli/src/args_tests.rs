@@ -47,6 +47,11 @@ fn global_flags_stand_before_or_after_every_command() {
         "add x",
         "get x",
         "cat x",
+        "transfers",
+        "pause x",
+        "resume --all",
+        "abort x",
+        "refresh x",
         "ls",
         "rm x",
         "verify p x",
@@ -110,6 +115,23 @@ fn get_takes_hints_an_output_and_a_timeout() {
     assert_eq!((args.hints.peer.len(), args.hints.bootstrap.len()), (2, 1));
     assert_eq!(args.hints.timeout, Some(1.5));
     assert!(args.force && args.seed);
+}
+
+#[test]
+fn a_transfer_is_named_by_its_cid_or_all_are_meant() {
+    let Command::Pause(args) = parse("pause x").command else { panic!() };
+    assert_eq!((args.steer.cid.as_deref(), args.steer.all), (Some("x"), false));
+    let Command::Abort(args) = parse("abort --all").command else { panic!() };
+    assert_eq!((args.steer.cid.as_deref(), args.steer.all), (None, true));
+    for command in ["pause", "resume", "abort", "refresh"] {
+        assert_eq!(refused(command).exit_code(), 2, "{command}");
+        assert_eq!(refused(&format!("{command} x --all")).exit_code(), 2, "{command}");
+    }
+    let Command::Transfers(args) = parse("transfers --once").command else { panic!() };
+    assert!(args.once);
+    let Command::Get(args) = parse("get -d x").command else { panic!() };
+    assert!(args.detach);
+    assert_eq!(refused("get --detach --seed x").exit_code(), 2);
 }
 
 #[test]

@@ -10,7 +10,7 @@ use dhtfs_node::{Config, Node, NodeOptions, Role, api::types::NetworkHints, conf
 use dhtfs_store::Link;
 
 use crate::{
-    args::{Command, GlobalArgs, HintArgs},
+    args::{Command, GlobalArgs, HintArgs, LimitArgs},
     connection::Connection,
     error::{CliError, Result},
     logs::{self, Level},
@@ -68,6 +68,27 @@ impl Context {
             return Ok(daemon);
         }
         let node = self.start_node(self.config.clone(), role).await?;
+        Ok(Connection::embedded(node.router()))
+    }
+
+    /// The same with limits for a node that is started.
+    ///
+    /// # Errors
+    /// A usage error if there are limits and a daemon, which has its own.
+    pub(crate) async fn connect_limited(&self, role: Role, limits: &LimitArgs) -> Result<Connection> {
+        if limits.is_none() {
+            return self.connect(role).await;
+        }
+        if self.connect_daemon().await?.is_some() {
+            return Err(CliError::usage(format!(
+                "a daemon runs on {} and would do this at its own limits; change them with `dhtfs limits`, or leave \
+                 out --limit-up and --limit-down",
+                self.data_dir.display()
+            )));
+        }
+        let mut config = self.config.clone();
+        limits.apply(&mut config);
+        let node = self.start_node(config, role).await?;
         Ok(Connection::embedded(node.router()))
     }
 
@@ -147,6 +168,18 @@ pub(crate) fn check_cid(text: &str) -> Result<String> {
             "{error} (there is a file of that name here: share it with `dhtfs add`, check it with `dhtfs verify`)"
         ))),
         Err(error) => Err(CliError::usage(error.to_string())),
+    }
+}
+
+impl LimitArgs {
+    pub(crate) fn is_none(&self) -> bool {
+        self.limit_up.is_none() && self.limit_down.is_none()
+    }
+
+    /// What was typed goes before what is written in the file.
+    pub(crate) fn apply(&self, config: &mut Config) {
+        config.limit_up = self.limit_up.unwrap_or(config.limit_up);
+        config.limit_down = self.limit_down.unwrap_or(config.limit_down);
     }
 }
 

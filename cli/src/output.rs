@@ -87,12 +87,18 @@ impl Output {
     }
 
     fn result(&self, line: &[u8]) -> Result<()> {
-        self.bars.suspend(|| {
+        self.between_bars(|| {
             let mut stdout = io::stdout().lock();
             // One call for text and line end, so that other processes on the same pipe never cut a line.
             let whole = [line, b"\n"].concat();
             stdout.write_all(&whole).and_then(|()| stdout.flush()).map_err(CliError::Output)
         })
+    }
+
+    /// Writes while no bar is drawn. Whoever reads may take long: the node of this command goes on meanwhile, on
+    /// another thread.
+    fn between_bars<T>(&self, write: impl FnOnce() -> T) -> T {
+        tokio::task::block_in_place(|| self.bars.suspend(write))
     }
 
     /// Something good to know, on stderr; nothing under `-q`.
@@ -128,7 +134,7 @@ impl Output {
 
     fn stderr(&self, text: &str) {
         // A closed stderr leaves nobody to tell.
-        let _ = self.bars.suspend(|| writeln!(io::stderr().lock(), "{text}"));
+        let _ = self.between_bars(|| writeln!(io::stderr().lock(), "{text}"));
     }
 }
 

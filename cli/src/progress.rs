@@ -26,6 +26,7 @@ const SPINNER: &str = "{prefix}{spinner:.cyan} {msg}";
 const BAR: &str = "{prefix:.bold} {wide_bar:.cyan/black.bright} {done} / {total}  {pace}{msg}";
 /// The line under a bar that says why nothing comes.
 const REASON: &str = "{msg:.dim}";
+const BOARD: &str = "{msg}";
 const COUNTER: &str = "{spinner:.cyan} {prefix:.bold} {done}  {pace}";
 
 impl Output {
@@ -67,6 +68,11 @@ impl Output {
         bar.set_prefix(SPINNER_INDENT);
         bar.set_message(message);
         Spinner(bar)
+    }
+
+    /// A picture of as many lines as it needs; it goes away when it is dropped.
+    pub(crate) fn board(&self) -> Spinner {
+        Spinner(self.bars().add(ProgressBar::no_length().with_style(style(BOARD))))
     }
 
     fn bar(&self) -> ProgressBar {
@@ -161,6 +167,7 @@ impl GetBar {
             self.name.clone_from(name);
         }
         match progress.stage {
+            _ if progress.paused => self.spin(self.paused(progress)),
             GetStage::Finding => self.spin(self.finding(&progress.sources)),
             GetStage::Checking => self.spin(self.message("checking what is here of")),
             GetStage::Finishing => self.spin(self.message("saving")),
@@ -212,6 +219,18 @@ impl GetBar {
 
     fn message(&self, doing: &str) -> String {
         format!("{doing} {}", label(&self.name))
+    }
+
+    /// What is said while it rests.
+    fn paused(&self, progress: &GetProgress) -> String {
+        let name = label(&self.name);
+        match progress.total_len {
+            0 => format!("paused {name}"),
+            total => {
+                let (have, total) = (format::bytes(progress.have_len), format::bytes(total));
+                format!("paused {name} at {have} of {total}; `dhtfs resume` lets it go on")
+            }
+        }
     }
 
     /// What is said while there is no manifest yet.

@@ -51,6 +51,11 @@ pub(crate) fn width() -> u16 {
     size().1
 }
 
+/// Rows of the terminal behind stderr.
+pub(crate) fn height() -> u16 {
+    size().0
+}
+
 /// Rows and columns.
 fn size() -> (u16, u16) {
     match rustix::termios::tcgetwinsize(io::stderr()) {

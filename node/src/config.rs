@@ -8,7 +8,10 @@ use std::{
 use libp2p::Multiaddr;
 use serde::{Deserialize, Serialize};
 
-use crate::api::types::{ApiError, ErrorKind};
+use crate::{
+    api::types::{ApiError, ErrorKind},
+    core::rate::{Limit, Limits},
+};
 
 /// Largest configuration file that is read, in bytes. A real one has some hundred.
 pub const MAX_CONFIG_LEN: u64 = 1024 * 1024;
@@ -25,11 +28,27 @@ pub struct Config {
     pub listen: Vec<Multiaddr>,
     /// Addresses of nodes to join through, besides the peers saved by the last run. Default none.
     pub bootstrap: Vec<Multiaddr>,
+    /// How much is sent to all peers together, in bytes a second, at least 20 KiB/s. Default `none`: as much as can be.
+    pub limit_up: Limit,
+    /// How much is sent to one peer. Default `none`.
+    pub limit_up_per_peer: Limit,
+    /// How much is fetched from all peers together. Default `none`.
+    pub limit_down: Limit,
+    /// Whether peers on this machine and in the local network count. Default `false`.
+    pub limit_lan: bool,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { network: "main".to_owned(), listen: Vec::new(), bootstrap: Vec::new() }
+        Self {
+            network: "main".to_owned(),
+            listen: Vec::new(),
+            bootstrap: Vec::new(),
+            limit_up: Limit::NONE,
+            limit_up_per_peer: Limit::NONE,
+            limit_down: Limit::NONE,
+            limit_lan: false,
+        }
     }
 }
 
@@ -58,6 +77,16 @@ impl Config {
             toml::from_str(&text).map_err(|e| fail(e.to_string().trim_end().replace('\n', " ")))?;
         config.check().map_err(|e| fail(e.message))?;
         Ok(config)
+    }
+
+    /// The limits on what is sent and fetched.
+    pub fn limits(&self) -> Limits {
+        Limits {
+            up: self.limit_up,
+            up_per_peer: self.limit_up_per_peer,
+            down: self.limit_down,
+            lan: self.limit_lan,
+        }
     }
 
     /// Checks values that the types cannot.

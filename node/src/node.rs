@@ -2,7 +2,7 @@
 
 use std::{
     path::{Path, PathBuf},
-    sync::atomic::AtomicU64,
+    sync::{Arc, atomic::AtomicU64},
     time::Duration,
 };
 
@@ -16,7 +16,7 @@ use tracing::{debug, warn};
 
 use crate::{
     api::{
-        Api, Inner, Network,
+        Api, Inner, Network, transfers,
         types::{ApiError, ErrorKind, Ready},
     },
     config::Config,
@@ -136,6 +136,9 @@ impl Node {
                 Some(start_network(&config, env, role, &tasks, dialled_out).await?)
             }
         };
+        let (jobs, jobs_received) = transfers::Jobs::new();
+        let is_server = role == Role::Server;
+        let transfers = Arc::new(transfers::Registry::new(wall_clock.clone()));
         let inner = Inner {
             config,
             role,
@@ -145,9 +148,15 @@ impl Node {
             started: Instant::now(),
             net,
             seeds: AtomicU64::new(seed),
+            transfers,
+            jobs: is_server.then_some(jobs),
             shutdown: Notify::new(),
         };
-        Ok(Self { api: Api::new(inner), tasks, dialled, data_dir })
+        let api = Api::new(inner);
+        if is_server {
+            tasks.spawn(transfers::run(api.clone(), jobs_received, tasks.shutdown()));
+        }
+        Ok(Self { api, tasks, dialled, data_dir })
     }
 
     /// The typed API.
@@ -225,6 +234,7 @@ async fn start_network(
     let (client, event_loop, events) = net::new(net_config, net_env).map_err(|error| {
         ApiError::new(ErrorKind::Failed, format!("the network could not be set up: {error}"))
     })?;
+    client.rates().change(|limits| *limits = config.limits());
     tasks.spawn(event_loop.run());
     let (routing_out, routing) = watch::channel(0);
     let (serve_events, serve_received) = mpsc::channel(MAX_WAITING_SERVE_EVENTS);
@@ -284,7 +294,7 @@ async fn start_network(
         seed,
     };
     tasks.spawn(join.run(tasks.shutdown(), wall_clock));
-    Ok(Network { client, routing, provide, served })
+    Ok(Network { client, routing, provide, served, record_life })
 }
 
 /// Connects to the socket of the daemon on `data_dir`; `None` if no process holds it. A daemon that is just

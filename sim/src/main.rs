@@ -126,12 +126,14 @@ fn unknown(name: &str) -> Ended {
 }
 
 fn read_file(path: &Path) -> Result<String, Ended> {
-    let fail = |why: String| usage(format!("cannot read {}: {why}", path.display()));
-    let len = fs::metadata(path).map_err(|e| fail(e.to_string()))?.len();
-    if len > MAX_FILE_LEN {
-        return Err(fail("it is longer than 1 GiB".to_owned()));
+    read_text(path).map_err(|e| usage(format!("cannot read {}: {e}", path.display())))
+}
+
+fn read_text(path: &Path) -> io::Result<String> {
+    if fs::metadata(path)?.len() > MAX_FILE_LEN {
+        return Err(io::Error::other("it is longer than 1 GiB"));
     }
-    fs::read_to_string(path).map_err(|e| fail(e.to_string()))
+    fs::read_to_string(path)
 }
 
 fn find_scenario(name: &str) -> Result<Scenario, Ended> {

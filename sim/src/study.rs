@@ -21,7 +21,7 @@ use dhtfs_sim::{
     scenario::{Options, Scenario},
 };
 
-use crate::{Ended, FAILED, args::Study, complain, failed, find_scenario, print, usage};
+use crate::{Ended, FAILED, args::Study, complain, failed, find_scenario, print, read_text, usage};
 
 /// What is counted over all runs.
 #[derive(Debug, Default)]
@@ -186,7 +186,7 @@ impl Runs<'_> {
 
     /// The record in `file`; none if there is no such file. Fails if it is not one of this study.
     fn kept(&self, file: &Path, seed: u64) -> Result<Option<RunRecord>, String> {
-        let text = match fs::read_to_string(file) {
+        let text = match read_text(file) {
             Ok(text) => text,
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error.to_string()),

@@ -101,6 +101,14 @@ pub enum StoreError {
         /// Longest value in bytes.
         max_value_len: usize,
     },
+    /// There is no room for another transfer.
+    #[error(
+        "{max} transfers are kept already; wait until one is done, or abort one (`dhtfs transfers` lists them)"
+    )]
+    TooManyTransfers {
+        /// How many are kept at most.
+        max: usize,
+    },
 }
 
 macro_rules! store_error_from_redb {

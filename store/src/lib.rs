@@ -33,6 +33,7 @@ mod settings;
 mod shares;
 mod small;
 mod store;
+mod transfers;
 mod verify;
 
 pub use chunk_set::ChunkSet;
@@ -62,4 +63,5 @@ pub use settings::{
 pub use shares::{Removed, Share, ShareState};
 pub use small::{read_small_file, write_file};
 pub use store::Store;
+pub use transfers::{MAX_SAVED_TRANSFERS, SavedTransfer};
 pub use verify::{VerifyReport, verify_path};

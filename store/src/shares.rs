@@ -1,7 +1,7 @@
 //! Shares: what was added or is being fetched, and the keys to provide for them.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use redb::ReadableTable;
 
@@ -93,6 +93,22 @@ impl Store {
             let have = have_lens(&txn.open_table(PROGRESS)?)?;
             Ok(Some(share(*root, decode(record.value(), "share")?, &have)))
         })
+    }
+
+    /// Whether `root` was added from or fetched to `path`, all of it, and something is still there.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub fn is_complete_at(&self, root: &ManifestCid, path: &Path) -> Result<bool, StoreError> {
+        let Some(share) = self.share(root)?.filter(|share| share.state == ShareState::Complete) else {
+            return Ok(false);
+        };
+        let disk = &*self.inner.disk;
+        // As the outputs of downloads are noted.
+        let Some((parent, name)) = path.parent().zip(path.file_name()) else { return Ok(false) };
+        let Ok(parent) = disk.canonicalize(parent) else { return Ok(false) };
+        let path = parent.join(name);
+        Ok(share.paths.contains(&path) && disk.symlink_metadata(&path).is_ok())
     }
 
     /// Forgets a share, and ends its downloads. The user's files stay; copies in the store that no other

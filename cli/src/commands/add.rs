@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use super::{findable, seed};
 use crate::{
-    args::{AddArgs, Announce},
+    args::{AddArgs, Announce, LimitArgs},
     connection::{Connection, Events, read_stream},
     context::{Context, absolute},
     error::{CliError, Result},
@@ -49,7 +49,8 @@ struct Printed<'a> {
 pub(crate) async fn run(context: &Context, args: &AddArgs) -> Result<()> {
     let inputs = inputs(args)?;
     let role = if args.seed || args.wait { Role::Server } else { Role::Offline };
-    let node = context.connect(role).await?;
+    let limits = LimitArgs { limit_down: None, limit_up: args.limit_up };
+    let node = context.connect_limited(role, &limits).await?;
     if let Some(node) = context.node().filter(|_| role == Role::Server) {
         node.serve_socket()?;
     }
@@ -273,6 +274,7 @@ mod tests {
             name: name.map(str::to_owned),
             link: false,
             seed: false,
+            limit_up: None,
             announce: None,
             wait: false,
             timeout: None,

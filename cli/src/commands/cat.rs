@@ -9,7 +9,7 @@ use dhtfs_node::{
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 
 use crate::{
-    args::CatArgs,
+    args::{CatArgs, LimitArgs},
     connection::{Content, Piece},
     context::{Context, check_cid},
     error::{CliError, Result},
@@ -22,7 +22,8 @@ pub(crate) async fn run(context: &Context, args: &CatArgs) -> Result<()> {
     let cid = check_cid(&args.cid)?;
     let hints = args.hints.resolve();
     let request = CatRequest { cid, offset: args.offset, len: args.length, hints };
-    let node = context.connect(Role::Client).await?;
+    let limits = LimitArgs { limit_down: args.limit_down, limit_up: None };
+    let node = context.connect_limited(Role::Client, &limits).await?;
     let content = node.content("/v0/cat-frames", &request).await?;
     let is_terminal = std::io::stdout().is_terminal();
     copy(&context.out, content, tokio::io::stdout(), is_terminal).await

@@ -32,6 +32,7 @@ fn config(base: &Config, args: &DaemonArgs) -> Config {
     if let Some(network) = &args.network {
         config.network.clone_from(network);
     }
+    args.limits.apply(&mut config);
     config
 }
 
@@ -70,6 +71,9 @@ mod tests {
             network: "file".to_owned(),
             listen: vec!["/ip4/10.0.0.1/tcp/1".parse().unwrap()],
             bootstrap: vec!["/ip4/10.0.0.2/tcp/1".parse().unwrap()],
+            limit_up: "1MB/s".parse().unwrap(),
+            limit_down: "2MB/s".parse().unwrap(),
+            ..Config::default()
         };
         assert_eq!(config(&base, &args("dhtfs daemon")), base);
         let typed =
@@ -77,6 +81,12 @@ mod tests {
         let config = config(&base, &typed);
         assert_eq!(config.network, "lab");
         assert_eq!((config.listen, config.bootstrap), (typed.listen, typed.bootstrap));
+        assert_eq!((config.limit_up, config.limit_down), (base.limit_up, base.limit_down));
+        let limited = super::config(&base, &args("dhtfs daemon --limit-up none --limit-down 30KiB/s"));
+        assert_eq!(
+            (limited.limit_up.to_string(), limited.limit_down.to_string()),
+            ("none".into(), "30 KiB/s".into())
+        );
     }
 
     #[test]

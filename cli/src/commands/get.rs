@@ -9,10 +9,10 @@ use std::{
 
 use dhtfs_node::{
     Role,
-    api::types::{GetProgress, GetReport, GetRequest, GetStage},
+    api::types::{GetProgress, GetReport, GetRequest, GetStage, Transfer},
 };
 
-use super::{cat, seed};
+use super::{cat, seed, transfers};
 use crate::{
     args::{CatArgs, GetArgs},
     connection::Connection,
@@ -37,16 +37,30 @@ pub(crate) async fn run(context: &Context, args: &GetArgs) -> Result<()> {
     let cid = check_cid(&args.cid)?;
     let target = Target::resolve(args.output.as_deref())?;
     let (out, into) = match &target {
+        Target::Stdout if args.detach => {
+            return Err(CliError::usage("--detach writes to a file; standard output ends with this command"));
+        }
         Target::Stdout => {
             let hints = args.hints.clone();
-            let args = CatArgs { cid, offset: 0, length: None, hints };
+            let limit_down = args.limits.limit_down;
+            let args = CatArgs { cid, offset: 0, length: None, limit_down, hints };
             return context.interrupt.guard(cat::run(context, &args)).await;
         }
         Target::Exactly(path) => (Some(path.clone()), None),
         Target::Into { dir, .. } => (None, Some(dir.clone())),
     };
     let request = GetRequest { cid, out, into, force: args.force, hints: args.hints.resolve() };
-    let node = context.connect(if args.seed { Role::Server } else { Role::Client }).await?;
+    if args.detach {
+        if !args.limits.is_none() {
+            return Err(CliError::usage(
+                "the daemon fetches at its own limits; change them with `dhtfs limits`, or leave out --limit-up and \
+                 --limit-down",
+            ));
+        }
+        return hand_over(context, &target, &request).await;
+    }
+    let role = if args.seed { Role::Server } else { Role::Client };
+    let node = context.connect_limited(role, &args.limits).await?;
     if let Some(node) = context.node().filter(|_| args.seed) {
         node.serve_socket()?;
     }
@@ -113,11 +127,40 @@ async fn fetch(context: &Context, node: &Connection, request: &GetRequest) -> Re
         };
         events.finish(on_progress).await
     };
-    let result = context.interrupt.guard(work).await;
+    let result = tokio::select! {
+        biased;
+        () = context.interrupt.wait() => None,
+        result = work => Some(result),
+    };
     drop(bar);
-    match result {
-        Err(error) if error.is_interrupted() => Err(CliError::interrupted(kept(&last))),
-        result => result,
+    // Somebody else may have aborted it, which the node says.
+    result.unwrap_or_else(|| Err(CliError::interrupted(kept(&last))))
+}
+
+/// Hands the fetch over to the daemon; prints where the content will be.
+async fn hand_over(context: &Context, target: &Target, request: &GetRequest) -> Result<()> {
+    let daemon = transfers::daemon(context).await?;
+    if let Target::Exactly(path) = target
+        && path.exists()
+        && !request.force
+    {
+        let path = path.display();
+        return Err(CliError::failed(format!(
+            "{path} exists; take another output, or --force to replace it"
+        )));
+    }
+    target.make_dir()?;
+    let handing = daemon.post::<Transfer>("/v0/get-detached", request);
+    let transfer = context.interrupt.guard(handing).await?;
+    context.out.note("handed over to the daemon; `dhtfs transfers` shows how far it is");
+    if context.out.is_json() {
+        return context.out.json(&transfer);
+    }
+    match (&transfer.path, &request.into) {
+        (Some(path), _) => context.out.path(path),
+        // Its name is not known before its manifest is here.
+        (None, Some(dir)) => context.out.path(&dir.join("")),
+        (None, None) => Ok(()),
     }
 }
 

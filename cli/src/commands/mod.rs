@@ -8,6 +8,7 @@ mod findable;
 mod gc;
 mod get;
 mod id;
+mod limits;
 mod ls;
 mod peers;
 mod providers;
@@ -16,6 +17,7 @@ mod seed;
 mod shutdown;
 mod sim;
 mod status;
+mod transfers;
 mod verify;
 
 use crate::{args::Command, context::Context, error::Result};
@@ -34,8 +36,18 @@ pub(crate) async fn run(context: &Context, command: Command) -> Result<()> {
         Command::Providers(args) => guard.guard(providers::run(context, &args)).await,
         Command::Status(args) => guard.guard(status::run(context, &args)).await,
         Command::Peers(_) => guard.guard(peers::run(context)).await,
+        Command::Limits(args) => guard.guard(limits::run(context, &args)).await,
         Command::Id(_) => guard.guard(id::run(context)).await,
         Command::Daemon(args) => daemon::run(context, &args).await,
+        Command::Transfers(args) => guard.guard(transfers::run(context, &args)).await,
+        Command::Pause(args) => guard.guard(transfers::steer(context, "pause", "paused", &args.steer)).await,
+        Command::Resume(args) => {
+            guard.guard(transfers::steer(context, "resume", "resumed", &args.steer)).await
+        }
+        Command::Abort(args) => guard.guard(transfers::steer(context, "abort", "aborted", &args.steer)).await,
+        Command::Refresh(args) => {
+            guard.guard(transfers::steer(context, "refresh", "looking anew for", &args.steer)).await
+        }
         Command::Shutdown(_) => guard.guard(shutdown::run(context)).await,
         Command::Gc(_) => guard.guard(gc::run(context)).await,
         Command::Demo(args) => demo::run(context, &args).await,

@@ -10,7 +10,7 @@ use dhtfs_node::{
 };
 use serde_json::json;
 
-use super::findable;
+use super::{findable, limits};
 use crate::{
     args::StatusArgs,
     context::{Context, check_cid},
@@ -60,6 +60,9 @@ fn lines(status: &Status, is_daemon: bool) -> Vec<String> {
             (format::thousands(status.connected), format::thousands(status.routing_peers));
         rows.push(("peers", one(format!("{connected} connected, {routing} in the routing table"))));
         rows.push(("announced", one(announced(status))));
+    }
+    if status.limits.is_any() {
+        rows.push(("limits", limits::lines(&status.limits)));
     }
     let counted =
         |(name, count): (&String, &u64)| format!("{} {}", format::clean(name), format::thousands(*count));
@@ -181,7 +184,7 @@ fn key_line(key: &Announced) -> String {
 
 #[cfg(test)]
 mod tests {
-    use dhtfs_node::api::types::{Announced, ProvideInfo, TestedAddr};
+    use dhtfs_node::api::types::{Announced, LimitsInfo, ProvideInfo, TestedAddr};
 
     use super::*;
 
@@ -219,6 +222,7 @@ mod tests {
                 withdrawing: 1_500,
                 ..ProvideInfo::default()
             },
+            limits: LimitsInfo::default(),
             counters: [("busy".to_owned(), 0), ("served-len".to_owned(), 1_048_576)].into_iter().collect(),
         }
     }
@@ -240,6 +244,14 @@ mod tests {
             "counters   served-len 1,048,576",
         ];
         assert_eq!(lines(&status(), true), expected);
+    }
+
+    #[test]
+    fn limits_are_told_if_there_are_any() {
+        let limits = LimitsInfo { up: "2MB/s".parse().unwrap_or_default(), ..LimitsInfo::default() };
+        let told = lines(&Status { limits, ..status() }, true);
+        let place = told.iter().position(|line| line == "limits     up 2 MB/s");
+        assert!(place.is_some(), "{told:?}");
     }
 
     #[test]

@@ -1,12 +1,14 @@
 //! What of a share is announced, and how far that is.
 
+use std::time::Duration;
+
 use dhtfs_store::{AnnounceScope, ContentCid, KeySummary, ManifestCid, StoreError};
 
 use super::{
     Api,
     types::{AnnounceStatus, Announced, ApiError, Findable},
 };
-use crate::{core::provide::ProvideConfig, net::limits::PROVIDER_TTL};
+use crate::net::limits::PROVIDER_TTL;
 
 impl Api {
     /// Announces of a share what its scope says, after a download or an import.
@@ -53,13 +55,18 @@ impl Api {
     }
 
     fn announce_status(&self, keys: Announced, findable: Option<Findable>) -> AnnounceStatus {
-        let interval = ProvideConfig::default().interval.as_secs();
+        let life = self.record_life().as_secs();
         AnnounceStatus {
             findable,
             keys,
-            next_unix: keys.oldest_unix.map(|oldest| oldest.saturating_add(interval)),
-            expires_unix: keys.oldest_unix.map(|oldest| oldest.saturating_add(PROVIDER_TTL.as_secs())),
+            next_unix: keys.oldest_unix.map(|oldest| oldest.saturating_add(life / 2)),
+            expires_unix: keys.oldest_unix.map(|oldest| oldest.saturating_add(life)),
             now_unix: (self.inner.wall_clock)(),
         }
+    }
+
+    /// How long records are kept in this network.
+    pub(super) fn record_life(&self) -> Duration {
+        self.inner.net.as_ref().map_or(PROVIDER_TTL, |net| net.record_life)
     }
 }

@@ -104,7 +104,8 @@ impl Api {
         hints: &ParsedHints,
         progress: watch::Sender<CatProgress>,
     ) -> Result<CatAnswer, ApiError> {
-        let (data, _) = self.chunk_bytes(cid, hints, report_to(progress, Wanted::Chunk)).await?;
+        let report = report_to(progress, Wanted::Chunk);
+        let data = self.chunk_bytes(&mut None, cid, hints, report, None).await?;
         let start = usize::try_from(request.offset).unwrap_or(usize::MAX).min(data.len());
         let wanted = request.len.map_or(usize::MAX, |len| usize::try_from(len).unwrap_or(usize::MAX));
         let data: Vec<u8> = data.into_iter().skip(start).take(wanted).collect();

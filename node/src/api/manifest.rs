@@ -11,10 +11,7 @@ use super::{
 };
 use crate::{
     core::fetch::{self, FetchFailure, FetchProgress, Order},
-    tasks::fetch::{
-        Driver,
-        resolve::{self, ResolveError, Resolved},
-    },
+    tasks::fetch::resolve::{self, ResolveError, Resolved},
 };
 
 impl Api {
@@ -30,7 +27,8 @@ impl Api {
         }
         let mut driver = self.driver(root.into(), Order::Spread, hints)?;
         driver.report_to(report);
-        self.resolve_with(&mut driver, root, hints).await
+        let resolved = resolve::from_peers(&mut driver, &self.inner.store, root).await;
+        resolved.map_err(|error| self.resolve_error(root, error, hints.no_progress, Some(&driver.why())))
     }
 
     /// The tree of `root` if the store has all of it.
@@ -39,19 +37,8 @@ impl Api {
         resolved.map_err(|error| self.resolve_error(root, error, Duration::ZERO, None))
     }
 
-    /// The tree of `root`, by a fetch that goes on afterwards.
-    pub(super) async fn resolve_with(
-        &self,
-        driver: &mut Driver,
-        root: ManifestCid,
-        hints: &ParsedHints,
-    ) -> Result<Resolved, ApiError> {
-        let resolved = resolve::from_peers(driver, &self.inner.store, root).await;
-        resolved.map_err(|error| self.resolve_error(root, error, hints.no_progress, Some(&driver.why())))
-    }
-
     /// `why` is what is said of peers that did not have it.
-    fn resolve_error(
+    pub(super) fn resolve_error(
         &self,
         root: ManifestCid,
         error: ResolveError,
@@ -74,6 +61,7 @@ impl Api {
             ResolveError::Failed(FetchFailure::TooLarge) => {
                 ApiError::new(ErrorKind::Failed, format!("{root} is larger than one fetch can hold"))
             }
+            ResolveError::Stopped => ApiError::new(ErrorKind::Interrupted, error.to_string()),
             ResolveError::Malformed { .. } => ApiError::new(ErrorKind::Failed, error.to_string()),
             ResolveError::Store(error) => error.into(),
             ResolveError::Gone(error) => error.into(),

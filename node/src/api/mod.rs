@@ -5,11 +5,13 @@ mod announce;
 mod cat;
 mod check;
 mod get;
+mod limits;
 mod ls;
 mod manifest;
 pub mod numbers;
 mod providers;
 mod status;
+pub(crate) mod transfers;
 pub mod types;
 mod verify;
 mod wait;
@@ -78,6 +80,9 @@ pub(crate) struct Inner {
     pub(crate) started: Instant,
     pub(crate) net: Option<Network>,
     pub(crate) seeds: AtomicU64,
+    pub(crate) transfers: Arc<transfers::Registry>,
+    /// Takes over fetches that nobody waits for; `None` on a node that takes none.
+    pub(crate) jobs: Option<transfers::Jobs>,
     pub(crate) shutdown: Notify,
 }
 
@@ -87,6 +92,8 @@ pub(crate) struct Network {
     pub(crate) routing: watch::Receiver<usize>,
     pub(crate) provide: Option<ProvideHandle>,
     pub(crate) served: watch::Receiver<ServeStats>,
+    /// How long nodes of this network keep a record; providers announce theirs again after half of it.
+    pub(crate) record_life: Duration,
 }
 
 impl Api {
@@ -221,6 +228,10 @@ impl From<StoreGone> for ApiError {
 
 impl From<StoreError> for ApiError {
     fn from(error: StoreError) -> Self {
-        ApiError::new(ErrorKind::Store, error.to_string())
+        let kind = match error {
+            StoreError::TooManyTransfers { .. } => ErrorKind::Failed,
+            _ => ErrorKind::Store,
+        };
+        ApiError::new(kind, error.to_string())
     }
 }

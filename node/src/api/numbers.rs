@@ -18,3 +18,23 @@ pub fn thousands(number: u64) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_three_digits_are_parted() {
+        let cases = [(0, "0"), (999, "999"), (1000, "1,000"), (12_345, "12,345"), (1_048_576, "1,048,576")];
+        for (number, text) in cases {
+            assert_eq!(thousands(number), text);
+        }
+        assert_eq!(thousands(u64::MAX), "18,446,744,073,709,551,615");
+    }
+
+    #[test]
+    fn only_one_is_singular() {
+        let texts = [0, 1, 2, 2000].map(|number| count(number, "file"));
+        assert_eq!(texts, ["0 files", "1 file", "2 files", "2,000 files"]);
+    }
+}

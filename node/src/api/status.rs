@@ -33,7 +33,10 @@ impl Api {
         if let Some(net) = &net {
             counters.extend(net.counters.iter().map(|(name, count)| ((*name).to_owned(), *count)));
         }
+        counters.insert("transfers".to_owned(), inner.transfers.len() as u64);
         if let Some(net) = &inner.net {
+            let limited = net.client.rates().counters();
+            counters.extend(limited.map(|(name, count)| (name.to_owned(), count)));
             let served = net.served.borrow();
             counters.insert("serve_answered".to_owned(), served.served);
             counters.insert("serve_answered_len".to_owned(), served.served_len);
@@ -64,6 +67,7 @@ impl Api {
             shares: shares.len() as u64,
             shares_len: shares.iter().map(|share| share.size).sum(),
             provide: self.provide_info(),
+            limits: self.limits(),
             counters,
         })
     }

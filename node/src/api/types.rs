@@ -5,6 +5,8 @@
 //! exactly one `done` or `error`.
 
 mod announce;
+mod limits;
+mod transfers;
 mod waiting;
 
 use std::path::PathBuf;
@@ -15,6 +17,10 @@ use serde::{Deserialize, Serialize};
 pub use self::announce::{
     AnnounceStatus, Announced, Findable, Have, LookupReport, Provider, ProviderCheck, ProviderState,
     ProvidersRequest, WaitRequest,
+};
+pub use self::limits::{LimitsInfo, LimitsRequest};
+pub use self::transfers::{
+    EndedTransfer, Transfer, TransferList, TransferOutcome, TransferRequest, TransferState, WatchTransfers,
 };
 pub use self::waiting::{
     LookupsWaited, MissingChunks, ProviderGroup, ProvidersWaited, WaitCause, Waiting, WaitingProvider,
@@ -161,8 +167,8 @@ pub struct NetworkHints {
     pub timeout_secs: Option<f64>,
 }
 
-/// `POST /v0/get`: fetch content into a file or directory.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+/// `POST /v0/get`: fetch content into a file or directory. `POST /v0/get-detached`: hand that over to the node.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct GetRequest {
     /// CID or link.
     pub cid: String,
@@ -200,6 +206,9 @@ pub struct GetProgress {
     /// Why nothing has come for two seconds or longer; absent if something has.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub waiting: Option<Waiting>,
+    /// It rests until it is resumed; absent if not.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub paused: bool,
 }
 
 /// Progress of a `cat`.
@@ -467,6 +476,9 @@ pub struct Status {
     pub shares_len: u64,
     /// Announcements.
     pub provide: ProvideInfo,
+    /// How fast it sends and fetches.
+    #[serde(default)]
+    pub limits: LimitsInfo,
     /// Limits and what they did, and totals: name to count. Every limit of the node has its counter here.
     pub counters: std::collections::BTreeMap<String, u64>,
 }

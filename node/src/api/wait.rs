@@ -12,7 +12,7 @@ use super::{
     Api, parse_manifest_link, parse_timeout,
     types::{ApiError, ErrorKind, Findable, WaitRequest},
 };
-use crate::{core::keyspace::REPLICATION, net::limits::PROVIDER_TTL, tasks::provide::ProvideHandle};
+use crate::{core::keyspace::REPLICATION, tasks::provide::ProvideHandle};
 
 /// How long is waited when the caller sets nothing.
 const DEFAULT_WAIT: Duration = Duration::from_secs(120);
@@ -90,7 +90,8 @@ impl Api {
         let Some(known) = self.known(root).await? else { return Ok(None) };
         let net = self.inner.net.as_ref();
         let nodes = net.and_then(|net| Some(Nodes::new(*net.routing.borrow(), net.provide.as_ref()?)));
-        Ok(Some(findable(root, &known, nodes.unwrap_or_default(), (self.inner.wall_clock)())))
+        let ran_out_unix = (self.inner.wall_clock)().saturating_sub(self.record_life().as_secs());
+        Ok(Some(findable(root, &known, nodes.unwrap_or_default(), ran_out_unix)))
     }
 
     async fn known(&self, root: ManifestCid) -> Result<Option<Known>, ApiError> {
@@ -136,8 +137,8 @@ impl Nodes {
     }
 }
 
-/// Judges a share in a network of these nodes.
-fn findable(root: ManifestCid, known: &Known, nodes: Nodes, now_unix: u64) -> Findable {
+/// Judges a share in a network of these nodes, where what was announced until `ran_out_unix` is forgotten.
+fn findable(root: ManifestCid, known: &Known, nodes: Nodes, ran_out_unix: u64) -> Findable {
     let target = nodes.target();
     // A lookup asks the nodes closest to a key until none is closer, so that it comes across half of them. All of them
     // would be too much to ask: nodes leave, or have no room.
@@ -146,7 +147,7 @@ fn findable(root: ManifestCid, known: &Known, nodes: Nodes, now_unix: u64) -> Fi
     let root_holders = u64::from(known.root_holders);
     Findable {
         cid: root.to_string(),
-        findable: enough > 0 && root_holders >= enough && is_held(&all, enough, now_unix),
+        findable: enough > 0 && root_holders >= enough && is_held(&all, enough, ran_out_unix),
         scope: known.scope,
         dht_nodes: nodes.known(),
         // Where a crowd lies around the key, more are told.
@@ -160,11 +161,10 @@ fn findable(root: ManifestCid, known: &Known, nodes: Nodes, now_unix: u64) -> Fi
 }
 
 /// Whether each of these keys is on so many nodes.
-fn is_held(keys: &KeySummary, enough: u64, now_unix: u64) -> bool {
-    let has_run_out = |oldest: u64| oldest.saturating_add(PROVIDER_TTL.as_secs()) <= now_unix;
+fn is_held(keys: &KeySummary, enough: u64, ran_out_unix: u64) -> bool {
     keys.fresh == 0
         && keys.min_holders.is_some_and(|holders| u64::from(holders) >= enough)
-        && !keys.oldest_unix.is_some_and(has_run_out)
+        && keys.oldest_unix.is_none_or(|oldest| oldest > ran_out_unix)
 }
 
 #[cfg(test)]
@@ -172,6 +172,7 @@ mod tests {
     use super::*;
 
     const NOW: u64 = 1_000_000;
+    const LIFE: u64 = 24 * 60 * 60;
 
     fn keys(keys: u64, fresh: u64, holders: u8, age: u64) -> KeySummary {
         let some = fresh < keys;
@@ -186,7 +187,7 @@ mod tests {
     fn judge(root_holders: u8, chunks: KeySummary, nodes: u64) -> Findable {
         let summary = ProvideSummary { manifests: keys(1, 0, root_holders, 60), chunks };
         let known = Known { scope: AnnounceScope::All, root_holders, summary };
-        findable(ManifestCid::from_digest([1; 32]), &known, Nodes { routing: nodes, size: nodes }, NOW)
+        findable(ManifestCid::from_digest([1; 32]), &known, Nodes { routing: nodes, size: nodes }, NOW - LIFE)
     }
 
     #[test]
@@ -228,7 +229,7 @@ mod tests {
 
     #[test]
     fn records_that_have_run_out_do_not_count() {
-        let day = PROVIDER_TTL.as_secs();
+        let day = LIFE;
         assert!(judge(20, keys(3, 0, 20, day - 1), 100).findable);
         assert!(!judge(20, keys(3, 0, 20, day), 100).findable);
     }

@@ -90,6 +90,7 @@ pub(super) fn report_to<P: Explained>(
 fn cause(cause: Cause) -> Option<WaitCause> {
     Some(match cause {
         Cause::Disk => WaitCause::Disk,
+        Cause::Limit => WaitCause::Limit,
         Cause::Reader => return None,
         Cause::NoProvider => WaitCause::NoProvider,
         Cause::Answers => WaitCause::Answers,
@@ -134,6 +135,9 @@ fn groups(waiting: &fetch::Waiting) -> impl Iterator<Item = ProviderGroup> + '_ 
 fn line(waiting: &fetch::Waiting, wanted: Wanted) -> String {
     if waiting.cause == Cause::Disk {
         return format!("{} to be written to the disk", blocks(waiting.received, wanted));
+    }
+    if waiting.cause == Cause::Limit {
+        return "the download limit of this node, which `dhtfs limits` shows".to_owned();
     }
     let mut parts = vec![providers(waiting, true)];
     parts.extend(unreached_hints(waiting));
@@ -308,6 +312,10 @@ mod tests {
     fn what_is_slow_here_is_not_blamed_on_others() {
         let slow = |cause| fetch::Waiting { cause, received: 40, ..waiting("aa", 0, 99) };
         assert_eq!(line(&slow(Cause::Disk), Wanted::Chunks), "40 chunks to be written to the disk");
+        assert_eq!(
+            line(&slow(Cause::Limit), Wanted::Chunks),
+            "the download limit of this node, which `dhtfs limits` shows"
+        );
         assert_eq!(
             Waiting::of(&slow(Cause::Reader), Wanted::Chunks),
             None,

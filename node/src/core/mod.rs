@@ -21,8 +21,10 @@ pub mod lookup;
 pub mod offers;
 pub mod profile;
 pub mod provide;
+pub mod rate;
 pub mod routing;
 pub mod serve;
+pub mod transfers;
 pub mod unreachable;
 
 /// Longest block (chunk or manifest) that is ever requested or sent, in bytes: the cap of the exchange protocol,

@@ -61,6 +61,27 @@ pub fn scope(addr: &Multiaddr) -> Option<NetworkProfile> {
     found
 }
 
+/// Whether an address is on this machine or in the network that it is in: loopback, link-local, and what RFC 1918 and
+/// RFC 4193 leave to local networks. Narrower than [`NetworkProfile::Private`]: shared address space (RFC 6598) belongs
+/// to a provider, or to a network laid over the internet.
+pub fn is_local(addr: &Multiaddr) -> bool {
+    addr.iter().find_map(|part| match part {
+        Protocol::Ip4(ip) => Some(ip4_is_local(ip)),
+        Protocol::Ip6(ip) => Some(match ip.to_ipv4_mapped() {
+            Some(ip) => ip4_is_local(ip),
+            None => ip.is_loopback() || ip.is_unique_local() || ip.is_unicast_link_local(),
+        }),
+        Protocol::Memory(_) => Some(true),
+        Protocol::Dns(_) | Protocol::Dns4(_) | Protocol::Dns6(_) | Protocol::Dnsaddr(_) => Some(false),
+        _ => None,
+    }) == Some(true)
+        && !addr.iter().any(|part| part == Protocol::P2pCircuit)
+}
+
+fn ip4_is_local(ip: Ipv4Addr) -> bool {
+    ip.is_loopback() || ip.is_private() || ip.is_link_local()
+}
+
 /// Which listen addresses are told to others: if any reaches beyond this machine, all that do; else the loopback
 /// ones. Each at most once, in the given order.
 pub fn announced_addrs<'a>(listen: impl IntoIterator<Item = &'a Multiaddr>) -> Vec<Multiaddr> {
@@ -164,6 +185,37 @@ mod tests {
         ];
         for (text, expected) in table {
             assert_eq!(scope(&text.parse().unwrap()), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn only_this_machine_and_its_own_network_are_local() {
+        let local = [
+            "/ip4/127.0.0.1/tcp/1",
+            "/ip6/::1/udp/1/quic-v1",
+            "/ip4/10.1.2.3/tcp/1",
+            "/ip4/172.31.0.1/tcp/1",
+            "/ip4/192.168.1.1/udp/1/quic-v1",
+            "/ip4/169.254.3.3/tcp/1",
+            "/ip6/fd00::1/tcp/1",
+            "/ip6/fe80::1/tcp/1",
+            "/ip6/::ffff:10.0.0.1/tcp/1",
+            "/memory/5",
+        ];
+        let far = [
+            "/ip4/8.8.8.8/tcp/1",
+            "/ip4/172.32.0.1/tcp/1",
+            "/ip4/100.64.0.1/tcp/1",
+            "/ip4/203.0.113.9/tcp/1",
+            "/ip6/2a00::1/tcp/1",
+            "/ip6/::ffff:8.8.8.8/tcp/1",
+            "/dns/localhost/tcp/1",
+            "/ip4/10.0.0.1/tcp/1/p2p-circuit",
+            "/unix/%2Ftmp%2Fx",
+        ];
+        assert!(addrs(&local).iter().all(is_local));
+        for addr in addrs(&far) {
+            assert!(!is_local(&addr), "{addr}");
         }
     }
 

@@ -27,8 +27,9 @@ use crate::{
     api::{
         Api,
         types::{
-            AddRequest, AddStreamQuery, ApiError, CatProgress, CatRequest, ErrorKind, GetRequest, LsRequest,
-            ProvidersRequest, RmRequest, VerifyRequest, WaitRequest,
+            AddRequest, AddStreamQuery, ApiError, CatProgress, CatRequest, ErrorKind, GetRequest,
+            LimitsRequest, LsRequest, ProvidersRequest, RmRequest, TransferRequest, VerifyRequest,
+            WaitRequest, WatchTransfers,
         },
     },
     env::Executor,
@@ -55,6 +56,13 @@ pub fn router(api: Api, executor: Executor) -> Router {
         .route("/v0/add", post(add))
         .route("/v0/wait", post(wait))
         .route("/v0/get", post(fetch))
+        .route("/v0/get-detached", post(get_detached))
+        .route("/v0/transfers", get(transfers))
+        .route("/v0/transfers-events", post(transfers_events))
+        .route("/v0/pause", post(pause))
+        .route("/v0/resume", post(resume))
+        .route("/v0/abort", post(abort))
+        .route("/v0/refresh", post(refresh))
         .route("/v0/cat", post(cat))
         .route("/v0/cat-frames", post(cat_frames))
         .route("/v0/ls", post(ls))
@@ -66,6 +74,7 @@ pub fn router(api: Api, executor: Executor) -> Router {
         .route("/v0/status-of", post(status_of))
         .route("/v0/peers", get(peers))
         .route("/v0/id", get(id))
+        .route("/v0/limits", get(limits).post(set_limits))
         .route("/v0/gc", post(gc))
         .route("/v0/shutdown", post(shutdown))
         .layer(DefaultBodyLimit::max(MAX_REQUEST_LEN))
@@ -110,6 +119,49 @@ async fn wait(State(shared): State<Shared>, Json(request): Json<WaitRequest>) ->
 
 async fn fetch(State(shared): State<Shared>, Json(request): Json<GetRequest>) -> Response {
     events::latest(move |progress| async move { shared.api.get(request, progress).await })
+}
+
+async fn get_detached(
+    State(shared): State<Shared>,
+    Json(request): Json<GetRequest>,
+) -> Result<Response, ApiError> {
+    Ok(Json(shared.api.get_detached(request).await?).into_response())
+}
+
+async fn transfers(State(shared): State<Shared>) -> Response {
+    Json(shared.api.transfers().await).into_response()
+}
+
+async fn transfers_events(State(shared): State<Shared>, Json(request): Json<WatchTransfers>) -> Response {
+    events::latest(move |progress| async move { shared.api.watch_transfers(request, progress).await })
+}
+
+async fn pause(
+    State(shared): State<Shared>,
+    Json(request): Json<TransferRequest>,
+) -> Result<Response, ApiError> {
+    Ok(Json(shared.api.pause(request).await?).into_response())
+}
+
+async fn resume(
+    State(shared): State<Shared>,
+    Json(request): Json<TransferRequest>,
+) -> Result<Response, ApiError> {
+    Ok(Json(shared.api.resume(request).await?).into_response())
+}
+
+async fn abort(
+    State(shared): State<Shared>,
+    Json(request): Json<TransferRequest>,
+) -> Result<Response, ApiError> {
+    Ok(Json(shared.api.abort(request).await?).into_response())
+}
+
+async fn refresh(
+    State(shared): State<Shared>,
+    Json(request): Json<TransferRequest>,
+) -> Result<Response, ApiError> {
+    Ok(Json(shared.api.refresh(request).await?).into_response())
 }
 
 async fn verify(State(shared): State<Shared>, Json(request): Json<VerifyRequest>) -> Response {
@@ -173,6 +225,17 @@ async fn peers(State(shared): State<Shared>) -> Result<Response, ApiError> {
 
 async fn id(State(shared): State<Shared>) -> Response {
     Json(shared.api.id().await).into_response()
+}
+
+async fn limits(State(shared): State<Shared>) -> Response {
+    Json(shared.api.limits()).into_response()
+}
+
+async fn set_limits(
+    State(shared): State<Shared>,
+    Json(request): Json<LimitsRequest>,
+) -> Result<Response, ApiError> {
+    Ok(Json(shared.api.set_limits(&request)?).into_response())
 }
 
 async fn gc(State(shared): State<Shared>) -> Result<Response, ApiError> {

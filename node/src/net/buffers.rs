@@ -5,8 +5,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::exchange::MAX_DATA_LEN;
 
-/// Buffers that wait to be used again, at most: those of a fetch that has used up its memory.
-const MAX_SPARE: usize = 40;
+/// Buffers that wait to be used again, at most: 8 MiB beside the memory of a fetch. A block is written as soon as it is there,
+/// so that as many come back as are taken.
+const MAX_SPARE: usize = 8;
 
 /// See the module's documentation. All clones are the same.
 #[derive(Debug, Clone, Default)]
@@ -19,7 +20,9 @@ impl Buffers {
 
     /// A buffer of this length in bytes. What is in it means nothing.
     pub(crate) fn take(&self, len: usize) -> Vec<u8> {
-        let mut buffer = self.spare().pop().unwrap_or_default();
+        let spare = self.spare().pop();
+        // Memory that is new is clear already.
+        let Some(mut buffer) = spare else { return vec![0; len] };
         buffer.resize(len, 0);
         buffer
     }

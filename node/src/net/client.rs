@@ -20,6 +20,7 @@ use super::have::{HaveEnd, HaveStream, Incoming};
 use super::lane::{Lane, LaneEvents, LaneWants, Lanes};
 use super::provide::told::Told;
 use super::provide::{Announcer, BulkStreams};
+use super::rates::Rates;
 use super::records::{Changes, Digest, Page, Restored};
 use super::report::{Answering, BlockAnswer, LookupEvent, NetStatus, PeerInfo, ServeTicket};
 use super::usage::NetUsage;
@@ -37,6 +38,7 @@ pub struct Client {
     streams: BulkStreams,
     /// Peers that were told about records of this node.
     told: Arc<Mutex<Told>>,
+    rates: Arc<Rates>,
 }
 
 impl Client {
@@ -47,8 +49,13 @@ impl Client {
         record_changes: Arc<Notify>,
         streams: BulkStreams,
     ) -> Self {
-        let (next_lookup, told) = (Arc::default(), Arc::default());
-        Self { commands, next_lookup, max_lookup_providers, local, record_changes, streams, told }
+        let (next_lookup, told, rates) = (Arc::default(), Arc::default(), Arc::default());
+        Self { commands, next_lookup, max_lookup_providers, local, record_changes, streams, told, rates }
+    }
+
+    /// The limits of what is sent and asked for.
+    pub fn rates(&self) -> &Arc<Rates> {
+        &self.rates
     }
 
     pub(super) fn told(&self) -> &Mutex<Told> {
@@ -221,7 +228,7 @@ impl Client {
     pub fn lanes_asked(&self) -> Option<Lanes> {
         let (protocol, tally) = self.streams.lane.clone();
         let streams = self.streams.control.clone().accept(protocol)?;
-        Some(Lanes::new(streams, tally))
+        Some(Lanes::new(streams, tally, self.rates.clone()))
     }
 
     /// Answers a request. Its end is told by an event.

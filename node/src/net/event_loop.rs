@@ -36,6 +36,7 @@ use super::outbox::Outbox;
 use super::peers::Peers;
 use super::pending::Pending;
 use super::probe::Probed;
+use super::rates::Rates;
 use super::records::near::Neighbourhood;
 use super::walks::Walks;
 
@@ -89,6 +90,8 @@ pub struct EventLoop {
     pub(super) have: Arc<Tally>,
     /// The same of lanes.
     pub(super) lanes: Arc<lane::tally::Tally>,
+    /// What is sent and asked for.
+    pub(super) rates: Arc<Rates>,
     /// When the next step of the sweep of foreign records is due; `None` while there are none.
     pub(super) next_sweep: Option<Instant>,
     /// Dropped with the loop, which ends the task that answers the provide protocol.

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-/// Established connections in total. A connection costs a task, buffers and up to one yamux window per stream;
+/// Established connections in total. A connection costs a task, and up to [`MAX_MUXER_WINDOW`] and twice [`MAX_SEND_QUEUE`] bytes;
 /// 512 keep a whole bucket row of a large DHT connected and stay below the usual 1,024 descriptors.
 pub const MAX_CONNECTIONS: u32 = 512;
 
@@ -40,12 +40,16 @@ pub const MAX_MUXER_STREAMS: usize = 256;
 
 /// What a peer may have sent on all streams of one yamux connection without its being read, in bytes: the 256 KiB with which
 /// each begins, and 32 MiB by which those grow that are read so fast that a round trip is what they wait for: enough for
-/// 2.5 Gbit/s at a round trip of 100 ms. The other way yamux queues up to 12 frames of 64 KiB a stream.
+/// 2.5 Gbit/s at a round trip of 100 ms.
 pub const MAX_MUXER_WINDOW: usize = MAX_MUXER_STREAMS * 256 * 1024 + 32 * 1024 * 1024;
 
-/// Streams a peer opened on one yamux connection that wait to be taken. As many as may be there at all, so that none
-/// is lost because they came together.
-pub const MAX_NEW_STREAMS: usize = MAX_MUXER_STREAMS;
+/// Longest body of a yamux frame in bytes: with its head of 12 bytes it fills four TLS records, which is also how much rustls
+/// takes at once.
+pub const MAX_FRAME_BODY: usize = 64 * 1024 - 12;
+
+/// Bytes that wait to be sent on all streams of one yamux connection before larger writes wait for their turn: eight
+/// frames, so that the socket never waits for the streams. For writes of up to 4 KiB it is twice as much.
+pub const MAX_SEND_QUEUE: usize = 512 * 1024;
 
 /// How long a dial may take until it is answered as failed, and how long a connected peer may take to identify
 /// itself.
@@ -138,6 +142,10 @@ pub const MAX_LANES_PER_PEER: usize = 16;
 
 /// Wants on one lane without an answer: twice what a fetch asks one peer for at a time.
 pub const MAX_LANE_WANTS: usize = 64;
+
+/// Answers on one lane that wait to be heard: a few, so that the lane goes on reading while its owner does something else.
+/// They are within what its owner wanted, and may hold as many blocks.
+pub const MAX_UNHEARD: usize = 8;
 
 /// How long nothing may come on a lane while something is wanted on it. Longer than a request waits to be served (15 s),
 /// and so short that a fetch asks another way before it gives up (30 s).

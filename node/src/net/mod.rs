@@ -11,6 +11,7 @@
 //! | `dials`, `pending`, `outbox`, `probe` | who waits for what, and events on their way out            |
 //! | `behaviour`, `kad`, `nat_*`   | the protocols of a node                                            |
 //! | `records`, `peers`, `address_book`, `addresses` | bounded state, and what enters it                |
+//! | `rates`                       | keeps to the limits of what is sent and asked for                  |
 //! | `exchange`                    | the bytes of the exchange protocol                                 |
 //! | `provide`, `have`, `lane`     | protocols with streams of their own: records in bulk, have-maps, chunks in bulk |
 //! | `identity`, `transport`, `exclusive` | what a real node puts into [`NetEnv`]                              |
@@ -66,9 +67,11 @@ mod pending;
 mod places;
 mod probe;
 pub mod provide;
+mod rates;
 pub mod records;
 mod report;
 mod security;
+mod send_queue;
 mod status;
 mod streams;
 #[cfg(test)]
@@ -90,6 +93,7 @@ pub use self::have::{Asked, HaveEnd, HaveStream, Incoming, Said, Step};
 pub use self::lane::{LaneAnswer, LaneEnd, LaneEvent, LaneEvents, LaneServe, LaneWants, Lanes};
 pub use self::limits::NetLimits;
 pub use self::provide::{Announcer, Receipt, SendFailure};
+pub use self::rates::Rates;
 pub use self::records::Digest;
 pub use self::report::{
     BlockAnswer, Direction, LookupEvent, LookupOutcome, LookupStats, NetEvent, NetStatus, PeerInfo,
@@ -196,6 +200,7 @@ pub fn new(
     };
     let max_pending = limits.max_pending_outgoing;
     let client = Client::new(commands_tx, local, limits.max_lookup_providers, record_changes, streams);
+    let rates = client.rates().clone();
     let event_loop = EventLoop {
         swarm: Swarm::new(transport, behaviour, local, swarm_config),
         commands,
@@ -227,6 +232,7 @@ pub fn new(
         next_serve: 0,
         have,
         lanes,
+        rates,
         next_sweep: None,
         _ended: loop_ended,
     };

@@ -19,6 +19,7 @@ use super::dials::{AfterFailure, Waiter};
 use super::error::{DialFailure, ListenError, root_cause};
 use super::event_loop::{EventLoop, Failing};
 use super::limits::{LISTEN_SETTLE, LISTEN_TIMEOUT, MAX_FAILED_DIALS, MAX_FAILED_PINGS};
+use super::peers::Peer;
 use super::pending::PendingListen;
 use super::walks::DialPlace;
 
@@ -150,7 +151,9 @@ impl EventLoop {
 
     pub(super) fn on_established(&mut self, peer: PeerId, id: ConnectionId, endpoint: &ConnectedPoint) {
         let now = Instant::now();
-        if self.peers.on_established(peer, id, endpoint, now) {
+        let is_first = self.peers.on_established(peer, id, endpoint, now);
+        self.note_far(peer);
+        if is_first {
             self.outbox.connected(peer);
             if is_from_the_internet(endpoint) {
                 self.on_dialled();
@@ -171,6 +174,12 @@ impl EventLoop {
             self.outbox.disconnected(peer);
             self.dials.on_identified(peer, &Err(DialFailure::Closed));
         }
+        self.note_far(peer);
+    }
+
+    /// Tells those who keep to limits whether they count for a peer, whose connections have changed.
+    fn note_far(&self, peer: PeerId) {
+        self.rates.set_far(peer, self.peers.get(&peer).is_some_and(Peer::is_far));
     }
 
     pub(super) fn on_dial_failed(&mut self, id: ConnectionId, peer: Option<PeerId>, error: &DialError) {

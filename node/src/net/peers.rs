@@ -10,6 +10,8 @@ use libp2p::swarm::ConnectionId;
 use libp2p::{Multiaddr, PeerId};
 use tokio::time::Instant;
 
+use crate::core::profile::is_local;
+
 use super::addresses::{Scope, scope_of};
 use super::limits::MAX_AGENT_LEN;
 use super::records::token_bucket::TokenBucket;
@@ -63,6 +65,11 @@ impl Peer {
         let mut groups = self.connections.iter().map(|connection| group_of(&connection.addr));
         let oldest = groups.next().flatten()?;
         groups.all(|group| group.is_some()).then_some(oldest)
+    }
+
+    /// Whether a connection of it goes beyond this machine and the local network.
+    pub(crate) fn is_far(&self) -> bool {
+        !self.connections.iter().all(|connection| is_local(&connection.addr))
     }
 
     /// The addresses under which we dialled it.
@@ -204,10 +211,13 @@ mod tests {
         let id = ConnectionId::new_unchecked;
         assert!(peers.on_established(peer, id(1), &from("/ip4/8.8.8.8/tcp/1"), now));
         assert_eq!(peers.get(&peer).unwrap().scope(), Scope::Public);
+        assert!(peers.get(&peer).unwrap().is_far());
         assert!(!peers.on_established(peer, id(2), &from("/ip4/10.0.0.1/tcp/1"), now));
         assert_eq!(peers.get(&peer).unwrap().scope(), Scope::Private);
         assert_eq!((peers.len(), peers.connections()), (1, 2));
+        assert!(peers.get(&peer).unwrap().is_far(), "what goes over one of them counts");
         assert!(!peers.on_closed(&peer, id(1)));
+        assert!(!peers.get(&peer).unwrap().is_far());
         assert!(peers.on_closed(&peer, id(2)));
         assert!(!peers.on_closed(&peer, id(2)));
         assert_eq!((peers.len(), peers.connections()), (0, 0));

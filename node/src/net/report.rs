@@ -200,6 +200,11 @@ impl ServeTicket {
     pub fn id(&self) -> ServeId {
         self.id
     }
+
+    /// Whether the answer goes to a lane, which keeps to the limits of what is sent by itself.
+    pub fn is_on_lane(&self) -> bool {
+        matches!(self.channel, Answering::Lane(_))
+    }
 }
 
 /// What happens in the network without being asked for.

@@ -18,7 +18,7 @@ use libp2p::identity::Keypair;
 use libp2p::tls::certificate;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::CryptoProvider;
-use rustls::crypto::aws_lc_rs::{self, cipher_suite};
+use rustls::crypto::ring::{self, cipher_suite};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
@@ -62,7 +62,7 @@ impl Tls {
     }
 
     fn with_suites(keypair: &Keypair, suites: Vec<SupportedCipherSuite>) -> Result<Self, TlsSetupError> {
-        let provider = Arc::new(CryptoProvider { cipher_suites: suites, ..aws_lc_rs::default_provider() });
+        let provider = Arc::new(CryptoProvider { cipher_suites: suites, ..ring::default_provider() });
         let (certificate, key) = certificate::generate(keypair)?;
         let key = provider.key_provider.load_private_key(key)?;
         let resolver = Arc::new(SingleCertAndKey::from(CertifiedKey::new(vec![certificate], key)));
@@ -341,7 +341,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_certificate_that_no_peer_has_signed_is_refused() {
-        let provider = Arc::new(aws_lc_rs::default_provider());
+        let provider = Arc::new(ring::default_provider());
         // Two peers, the key of one and the certificate of the other.
         let (certificate, _) = certificate::generate(&Keypair::generate_ed25519()).unwrap();
         let (_, key) = certificate::generate(&Keypair::generate_ed25519()).unwrap();
@@ -364,7 +364,7 @@ mod tests {
     #[tokio::test]
     async fn who_shows_no_certificate_is_refused() {
         let (own, _) = tls(true);
-        let mut client = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        let mut client = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
             .with_protocol_versions(&[&TLS13])
             .unwrap()
             .dangerous()

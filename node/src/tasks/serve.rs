@@ -1,6 +1,6 @@
 //! Driver of [`Serve`]: answers peers' requests from the store.
 
-use std::{collections::HashMap, pin::Pin};
+use std::{collections::HashMap, pin::Pin, sync::Arc};
 
 use dhtfs_store::{ChunkRead, ContentCid, Withdrawal};
 use futures::{StreamExt, stream::FuturesUnordered};
@@ -12,7 +12,7 @@ use super::{ended, now, provide::ProvideHandle, sleep_until};
 use crate::{
     core::serve::{Admit, Serve, ServeAction, ServeConfig, ServeId, ServeStats},
     env::StoreHandle,
-    net::{self, Client, ExchangeResponse, ServeTicket},
+    net::{self, Client, ExchangeResponse, Rates, ServeTicket},
 };
 
 /// What the network tells the driver.
@@ -74,6 +74,9 @@ impl ServeTask {
     /// Runs until `shutdown` turns true or the network ends.
     pub async fn run(mut self, mut shutdown: watch::Receiver<bool>) {
         let mut reading = Reading::new();
+        let mut limits = self.client.rates().watch();
+        let first = *limits.borrow_and_update();
+        self.machine.on_limits(&first, now());
         loop {
             self.act(&mut reading).await;
             let deadline = self.machine.next_deadline();
@@ -85,6 +88,11 @@ impl ServeTask {
                     None => return,
                 },
                 () = sleep_until(deadline) => self.machine.on_timeout(now()),
+                // The sender is as long-lived as the client.
+                Ok(()) = limits.changed() => {
+                    let limits = *limits.borrow_and_update();
+                    self.machine.on_limits(&limits, now());
+                }
             }
         }
     }
@@ -92,8 +100,12 @@ impl ServeTask {
     async fn act(&mut self, reading: &mut Reading) {
         while let Some(action) = self.machine.next_action() {
             match action {
-                ServeAction::Read { id, .. } => match self.waiting.remove(&id) {
-                    Some((ticket, cid)) => reading.push(Box::pin(read(self.store.clone(), id, ticket, cid))),
+                ServeAction::Read { id, peer } => match self.waiting.remove(&id) {
+                    Some((ticket, cid)) => {
+                        // A lane keeps to the limits as it writes.
+                        let paced = (!ticket.is_on_lane()).then(|| (self.client.rates().clone(), peer));
+                        reading.push(Box::pin(read(self.store.clone(), id, ticket, cid, paced)));
+                    }
                     None => {
                         self.machine.on_read(id, 0, now());
                         self.machine.on_dropped(id, now());
@@ -118,7 +130,8 @@ impl ServeTask {
         match event {
             ServeEvent::Request { ticket, peer, cid } => {
                 let id = ServeId(ticket.id().0);
-                match self.machine.on_request(peer, id, now()) {
+                let metered = self.client.rates().is_metered(&peer);
+                match self.machine.on_request(peer, id, metered, now()) {
                     Admit::Queued => {
                         self.waiting.insert(id, (ticket, cid));
                     }
@@ -162,8 +175,17 @@ pub async fn withdraw(withdrawal: Withdrawal, provide: Option<&ProvideHandle>) {
     }
 }
 
-async fn read(store: StoreHandle, id: ServeId, ticket: ServeTicket, cid: ContentCid) -> Answer {
+async fn read(
+    store: StoreHandle,
+    id: ServeId,
+    ticket: ServeTicket,
+    cid: ContentCid,
+    paced: Option<(Arc<Rates>, PeerId)>,
+) -> Answer {
     let (response, withdrawal) = look(&store, cid).await;
+    if let (ExchangeResponse::Data(data), Some((rates, peer))) = (&response, paced) {
+        rates.send_all(peer, data.len()).await;
+    }
     Answer { id, ticket, response, withdrawal }
 }
 

@@ -6,7 +6,7 @@ use redb::WriteTransaction;
 
 use crate::db::Db;
 use crate::db::schedule;
-use crate::db::tables::{META, SCHEMA_KEY, Tables, create_foreign};
+use crate::db::tables::{META, SCHEMA_KEY, Tables, create_foreign, create_transfers};
 use crate::error::{OpenError, StoreError};
 
 /// Rewrites the tables of one version into those of the next.
@@ -14,7 +14,7 @@ type Step = fn(&WriteTransaction) -> Result<(), StoreError>;
 
 /// `STEPS[n]` leads from version n + 1 to version n + 2. A new version of the layout is a new step, a new set
 /// of table names for the rows that changed, and a store of the old version in the test data.
-const STEPS: &[Step] = &[add_schedule];
+const STEPS: &[Step] = &[add_schedule, create_transfers_table];
 
 /// The layout this program writes.
 pub(crate) const SCHEMA: u64 = STEPS.len() as u64 + 1;
@@ -54,6 +54,11 @@ fn migrate_by(db: &Db, steps: &[Step]) -> Result<(), StoreError> {
 fn add_schedule(txn: &WriteTransaction) -> Result<(), StoreError> {
     create_foreign(txn)?;
     schedule::build(&mut Tables::open(txn)?)
+}
+
+/// Version 3 keeps transfers that go on after a restart.
+fn create_transfers_table(txn: &WriteTransaction) -> Result<(), StoreError> {
+    Ok(create_transfers(txn)?)
 }
 
 #[cfg(test)]

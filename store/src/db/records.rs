@@ -13,6 +13,7 @@ use crate::db::tables::SourceId;
 use crate::error::StoreError;
 use crate::fsutil::{FileId, FileStamp};
 use crate::options::AnnounceScope;
+use crate::transfers::SavedTransfer;
 
 /// Whose file a source is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -160,6 +161,58 @@ pub(crate) struct ForeignProviderRecord {
 pub(crate) struct PeerRecord {
     pub(crate) addrs: Vec<String>,
     pub(crate) last_seen_unix: u64,
+}
+
+/// A transfer that goes on after a restart.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct TransferRecord {
+    link: String,
+    out: Option<serde_bytes::ByteBuf>,
+    into: Option<serde_bytes::ByteBuf>,
+    force: bool,
+    peers: Vec<String>,
+    bootstrap: Vec<String>,
+    timeout_ms: Option<u64>,
+    added_unix: u64,
+    paused: bool,
+    failed: Option<String>,
+}
+
+impl From<&SavedTransfer> for TransferRecord {
+    fn from(transfer: &SavedTransfer) -> Self {
+        let bytes =
+            |path: &Option<PathBuf>| path.as_ref().map(|path| serde_bytes::ByteBuf::from(path_bytes(path)));
+        Self {
+            link: transfer.link.clone(),
+            out: bytes(&transfer.out),
+            into: bytes(&transfer.into),
+            force: transfer.force,
+            peers: transfer.peers.clone(),
+            bootstrap: transfer.bootstrap.clone(),
+            timeout_ms: transfer.timeout_ms,
+            added_unix: transfer.added_unix,
+            paused: transfer.paused,
+            failed: transfer.failed.clone(),
+        }
+    }
+}
+
+impl From<TransferRecord> for SavedTransfer {
+    fn from(record: TransferRecord) -> Self {
+        let path = |bytes: Option<serde_bytes::ByteBuf>| bytes.map(|bytes| bytes_path(&bytes));
+        Self {
+            link: record.link,
+            out: path(record.out),
+            into: path(record.into),
+            force: record.force,
+            peers: record.peers,
+            bootstrap: record.bootstrap,
+            timeout_ms: record.timeout_ms,
+            added_unix: record.added_unix,
+            paused: record.paused,
+            failed: record.failed,
+        }
+    }
 }
 
 /// A path as a key or a value.

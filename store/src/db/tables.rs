@@ -33,7 +33,8 @@ pub(crate) type FreshKey = [u8; 33];
 /// Number of a provider, then the digest of a key that it provides.
 pub(crate) type ForeignKey = [u8; 36];
 
-/// Single numbers: [`SCHEMA_KEY`], [`NEXT_SOURCE_KEY`], [`PROVIDE_ROOTS_KEY`], [`FRESH_ROOTS_KEY`].
+/// Single numbers: [`SCHEMA_KEY`], [`NEXT_SOURCE_KEY`], [`NEXT_TRANSFER_KEY`], [`PROVIDE_ROOTS_KEY`],
+/// [`FRESH_ROOTS_KEY`].
 pub(crate) const META: TableDefinition<&str, u64> = TableDefinition::new("meta");
 /// Manifest blocks, pinned or merely cached: digest -> bytes.
 pub(crate) const MANIFESTS: TableDefinition<&Digest, &[u8]> = TableDefinition::new("manifests_v1");
@@ -66,6 +67,8 @@ pub(crate) const FOREIGN_PROVIDERS: TableDefinition<u32, &[u8]> =
     TableDefinition::new("foreign_providers_v1");
 /// Peers to try after a restart: peer id -> `PeerRecord`.
 pub(crate) const PEERS: TableDefinition<&[u8], &[u8]> = TableDefinition::new("peers_v1");
+/// Transfers that go on after a restart: number -> `TransferRecord`.
+pub(crate) const TRANSFERS: TableDefinition<u64, &[u8]> = TableDefinition::new("transfers_v1");
 /// Small values that other packages keep here.
 pub(crate) const SETTINGS: TableDefinition<&str, &[u8]> = TableDefinition::new("settings_v1");
 
@@ -73,6 +76,9 @@ pub(crate) const SETTINGS: TableDefinition<&str, &[u8]> = TableDefinition::new("
 pub(crate) const SCHEMA_KEY: &str = "schema";
 /// Row of [`META`]: the id the next source gets.
 pub(crate) const NEXT_SOURCE_KEY: &str = "next_source";
+
+/// Row of [`META`]: the number the next transfer gets; absent is 0.
+pub(crate) const NEXT_TRANSFER_KEY: &str = "next_transfer";
 
 /// Row of [`META`]: how many rows of [`PROVIDE`] are roots of shares.
 pub(crate) const PROVIDE_ROOTS_KEY: &str = "provide_roots";
@@ -121,6 +127,7 @@ pub(crate) fn create_all(txn: &WriteTransaction, schema: u64) -> Result<(), Tabl
     txn.open_table(PEERS)?;
     txn.open_table(SETTINGS)?;
     create_foreign(txn)?;
+    create_transfers(txn)?;
     tables.meta.insert(SCHEMA_KEY, schema)?;
     Ok(())
 }
@@ -129,6 +136,12 @@ pub(crate) fn create_all(txn: &WriteTransaction, schema: u64) -> Result<(), Tabl
 pub(crate) fn create_foreign(txn: &WriteTransaction) -> Result<(), TableError> {
     txn.open_table(FOREIGN_RECORDS)?;
     txn.open_table(FOREIGN_PROVIDERS)?;
+    Ok(())
+}
+
+/// Creates the table of transfers.
+pub(crate) fn create_transfers(txn: &WriteTransaction) -> Result<(), TableError> {
+    txn.open_table(TRANSFERS)?;
     Ok(())
 }
 

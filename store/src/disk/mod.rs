@@ -230,7 +230,8 @@ pub trait DiskFile: Debug + Send + Sync {
     /// Reserves space, so that writes to this range cannot fail for want of it.
     ///
     /// # Errors
-    /// `ENOSPC` if there is not enough. `EOPNOTSUPP` if the file system cannot do that.
+    /// `ENOSPC` if there is not enough. `EOPNOTSUPP` if the file system cannot do that, or pays for it with a second write
+    /// of every page, as tmpfs does: then any write may find the disk full.
     fn allocate(&self, offset: u64, len: u64) -> io::Result<()>;
 
     /// Whether anything was ever written to a range. Where the file system does not know: true.

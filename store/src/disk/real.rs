@@ -330,3 +330,34 @@ impl DiskDir for RealDir {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// How much of a disk a file in `dir` takes after a mebibyte was reserved in it; how that was refused.
+    fn reserved(dir: &Path) -> Result<u64, Option<Errno>> {
+        let file = RealFile(tempfile::tempfile_in(dir).unwrap());
+        let result = file.allocate(0, 1 << 20);
+        result.map_err(|error| Errno::from_io_error(&error))?;
+        Ok(file.metadata().unwrap().allocated_len)
+    }
+
+    fn is_memory(dir: &Path) -> bool {
+        u32::try_from(rustix::fs::statfs(dir).unwrap().f_type) == Ok(TMPFS_MAGIC)
+    }
+
+    #[test]
+    fn space_is_reserved_where_that_costs_nothing() {
+        for dir in [std::env::temp_dir(), "/dev/shm".into()].iter().filter(|dir| dir.is_dir()) {
+            match reserved(dir) {
+                Ok(len) => assert!(!is_memory(dir) && len >= 1 << 20, "{}: {len}", dir.display()),
+                Err(errno) => {
+                    // Some file systems on disks can't either; they say so the same way.
+                    assert_eq!(errno, Some(Errno::OPNOTSUPP), "{}", dir.display());
+                }
+            }
+            assert!(!is_memory(dir) || reserved(dir).is_err(), "{} is memory", dir.display());
+        }
+    }
+}

@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::fs;
 
 use dhtfs_store::{
-    ContentCid, GcReport, ImportOptions, MAX_SAVED_ADDRS, MAX_SAVED_PEERS, MAX_SETTING_LEN, ManifestCid,
-    SavedPeer, ShareState, StoreError, no_progress,
+    ContentCid, GcReport, ImportOptions, MAX_SAVED_ADDRS, MAX_SAVED_PEERS, MAX_SAVED_TRANSFERS,
+    MAX_SETTING_LEN, ManifestCid, SavedPeer, SavedTransfer, ShareState, StoreError, no_progress,
 };
 
 use crate::common::{
@@ -264,4 +264,40 @@ fn peers_and_settings_are_kept_within_their_limits() {
     assert_eq!(loaded[0].addrs, peers[0].addrs[..MAX_SAVED_ADDRS]);
     assert_eq!(store.setting("key").unwrap().as_deref(), Some(&b"new value"[..]));
     assert_eq!(store.setting("long").unwrap(), None);
+}
+
+#[test]
+fn transfers_are_kept_as_they_were_asked_for_until_they_are_removed_and_not_too_many() {
+    let home = Home::new();
+    let whole = SavedTransfer {
+        link: "dhtfs:bafy?name=x".to_owned(),
+        out: Some("/out".into()),
+        into: Some("/into".into()),
+        force: true,
+        peers: vec!["/ip4/192.0.2.1/tcp/1".to_owned()],
+        bootstrap: vec!["/ip4/192.0.2.2/tcp/2".to_owned()],
+        timeout_ms: Some(1_500),
+        added_unix: 7,
+        paused: true,
+        failed: Some("no room".to_owned()),
+    };
+    let store = home.open();
+    assert_eq!(store.add_transfer(&whole).unwrap(), 0);
+    for number in 1..MAX_SAVED_TRANSFERS as u64 {
+        assert_eq!(store.add_transfer(&SavedTransfer::default()).unwrap(), number);
+    }
+    let refused = store.add_transfer(&whole);
+    assert!(matches!(refused, Err(StoreError::TooManyTransfers { max: MAX_SAVED_TRANSFERS })), "{refused:?}");
+    store.update_transfer(1, |transfer| transfer.paused = true).unwrap();
+    store.update_transfer(999, |transfer| transfer.paused = true).unwrap();
+    for number in 2..MAX_SAVED_TRANSFERS as u64 {
+        store.remove_transfer(number).unwrap();
+    }
+    store.remove_transfer(999).unwrap();
+    drop(store);
+    let store = home.open();
+    let paused = SavedTransfer { paused: true, ..SavedTransfer::default() };
+    assert_eq!(store.transfers().unwrap(), [(0, whole), (1, paused)]);
+    let next = store.add_transfer(&SavedTransfer::default()).unwrap();
+    assert_eq!(next, MAX_SAVED_TRANSFERS as u64, "a number is never used twice");
 }

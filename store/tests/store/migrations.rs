@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use dhtfs_store::disk::{Fault, MemoryDisk, PagePool};
-use dhtfs_store::{ContentCid, KeyPosition, OpenOptions, ProvideCounts, Store};
+use dhtfs_store::{ContentCid, KeyPosition, OpenOptions, ProvideCounts, SavedTransfer, Store};
 use redb::{ReadableDatabase, TableDefinition};
 
 use crate::common::{CHUNK, Home, add, add_copy, assert_sound, begin, fetch, hand_over, noise};
@@ -17,6 +17,7 @@ const PROVIDE: TableDefinition<&[u8; 32], &[u8; 38]> = TableDefinition::new("pro
 const FRESH: TableDefinition<&[u8; 33], ()> = TableDefinition::new("provide_fresh_v1");
 const FOREIGN_RECORDS: TableDefinition<&[u8; 36], u64> = TableDefinition::new("foreign_records_v1");
 const FOREIGN_PROVIDERS: TableDefinition<u32, &[u8]> = TableDefinition::new("foreign_providers_v1");
+const TRANSFERS: TableDefinition<u64, &[u8]> = TableDefinition::new("transfers_v1");
 
 /// Turns a closed store into what the first layout was: the same tables but those that came later. Rows of shares
 /// that are announced whole are the same bytes in both.
@@ -28,6 +29,7 @@ fn make_old(database: &Path) {
         transaction.delete_table(FRESH).unwrap(),
         transaction.delete_table(FOREIGN_RECORDS).unwrap(),
         transaction.delete_table(FOREIGN_PROVIDERS).unwrap(),
+        transaction.delete_table(TRANSFERS).unwrap(),
     ] {
         assert!(is_there);
     }
@@ -95,8 +97,30 @@ fn a_store_of_the_first_layout_gets_a_schedule_of_everything_it_holds() {
     drop(store);
     let database = redb::Database::open(home.data().join("store.redb")).unwrap();
     let transaction = database.begin_read().unwrap();
-    assert_eq!(transaction.open_table(META).unwrap().get("schema").unwrap().unwrap().value(), 2);
+    assert_eq!(transaction.open_table(META).unwrap().get("schema").unwrap().unwrap().value(), 3);
     assert!(transaction.open_table(SHARES).is_ok());
+}
+
+#[test]
+fn a_store_of_the_second_layout_keeps_everything_and_gets_room_for_transfers() {
+    let home = Home::new();
+    let store = home.open();
+    fill(&home, &store);
+    let (before, counts) = (held(&store), store.provide_counts().unwrap());
+    drop(store);
+    let database = redb::Database::open(home.data().join("store.redb")).unwrap();
+    let transaction = database.begin_write().unwrap();
+    assert!(transaction.delete_table(TRANSFERS).unwrap());
+    transaction.open_table(META).unwrap().insert("schema", 2).unwrap();
+    transaction.commit().unwrap();
+    drop(database);
+    let store = home.open();
+    assert_sound(&store);
+    assert_eq!((held(&store), store.provide_counts().unwrap()), (before, counts));
+    assert!(store.transfers().unwrap().is_empty());
+    assert_eq!(store.add_transfer(&SavedTransfer::default()).unwrap(), 0);
+    drop(store);
+    assert_eq!(home.open().transfers().unwrap(), [(0, SavedTransfer::default())]);
 }
 
 #[test]

@@ -141,7 +141,7 @@ fn a_newer_store_is_refused_and_not_a_byte_of_it_changes() {
     let before = fs::read(&file).unwrap();
     for _ in 0..2 {
         let error = Store::open(&home.data(), OpenOptions::default()).unwrap_err();
-        assert!(matches!(error, OpenError::Newer { found: 99, supported: 2 }), "{error}");
+        assert!(matches!(error, OpenError::Newer { found: 99, supported: 3 }), "{error}");
         assert!(fs::read(&file).unwrap() == before);
     }
 }

@@ -32,6 +32,8 @@ pub struct Waiting {
 pub enum WaitCause {
     /// What arrived is being written to the disk here.
     Disk,
+    /// The download limit of this node.
+    Limit,
     /// No provider is known.
     #[default]
     NoProvider,

@@ -31,7 +31,7 @@ impl Fetch {
         self.received_len += u64::from(len);
         if let Some(zombie) = self.settle_zombie(id, now) {
             let request = zombie.request;
-            self.note_length(request.want, request.max_len, len);
+            self.note_length(request.peer, request.want, request.max_len, len);
             self.wasted_len += u64::from(len);
             if self.wants[request.want].may_have_len(len) {
                 self.note_time(&request, len, true, now);
@@ -46,7 +46,7 @@ impl Fetch {
             self.wasted_len += u64::from(len);
             return false;
         };
-        self.note_length(request.want, request.max_len, len);
+        self.note_length(request.peer, request.want, request.max_len, len);
         if !self.wants[request.want].may_have_len(len) {
             self.wasted_len += u64::from(len);
             self.spoilt(id, len, now);
@@ -85,8 +85,9 @@ impl Fetch {
     }
 
     /// A block of a want without a known length arrived: only now is it known how much was asked for.
-    fn note_length(&mut self, want: WantIx, max_len: u32, len: u32) {
+    fn note_length(&mut self, peer: PeerIx, want: WantIx, max_len: u32, len: u32) {
         if self.wants[want].exact_len().is_none() {
+            self.refund(peer, max_len.saturating_sub(len));
             self.requested_len -= u64::from(max_len.saturating_sub(len));
         }
     }
@@ -202,6 +203,7 @@ impl Fetch {
     pub(super) fn missing(&mut self, id: RequestId, now: Instant) {
         let Some(request) = self.settle(id, now) else { return };
         self.requests.remove(id);
+        self.refund(request.peer, request.max_len);
         self.peers[request.peer].pace.on_missing();
         self.trust(request.peer);
         self.mark_missing(request.peer, request.want, true, now);
@@ -211,7 +213,10 @@ impl Fetch {
     /// See [`Fetch::on_busy`].
     pub(super) fn busy(&mut self, id: RequestId, now: Instant) {
         let Some(request) = self.settle(id, now) else { return };
+        // Who says to come back is not silent: others are served before.
+        self.moved_at = now;
         self.requests.remove(id);
+        self.refund(request.peer, request.max_len);
         let peer = &mut self.peers[request.peer];
         // Several answers to one overload count once.
         if peer.paused_until.is_none_or(|until| until <= now) {

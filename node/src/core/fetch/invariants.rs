@@ -18,6 +18,7 @@ impl Fetch {
         self.wants.check_invariants();
         self.requests.check_invariants();
         self.check_lookups();
+        self.credit.check_invariants();
         self.check_budget();
         self.check_statuses();
         self.check_peers();

@@ -183,6 +183,24 @@ impl Fetch {
         self.wants[ix].lookups_done = done.saturating_add(1);
     }
 
+    /// Looks for the root now, unless that is under way, and for everything that waits to be looked up again.
+    pub(super) fn refresh_lookups(&mut self, now: Instant) {
+        let is_open = self.wants.open() > 0;
+        let lookups = &mut self.lookups;
+        lookups.root_attempt = 0;
+        lookups.more_attempt = 0;
+        if lookups.started && is_open && !lookups.root_running {
+            lookups.root_at = None;
+            lookups.root_running = true;
+            self.actions.push_back(Action::Lookup(self.root));
+        }
+        for (_, want) in std::mem::take(&mut self.lookups.retry) {
+            self.wants[want].lookups_done = 0;
+            self.lookups.retry.insert((now, want));
+        }
+        self.sources_changed(now);
+    }
+
     /// Starts the lookups that are due.
     pub(super) fn pump_lookups(&mut self, now: Instant) {
         if !self.lookups.started || self.wants.open() == 0 {

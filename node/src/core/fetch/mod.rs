@@ -45,6 +45,7 @@
 
 mod answers;
 mod config;
+mod credit;
 mod dials;
 mod invariants;
 mod links;
@@ -78,12 +79,17 @@ pub use types::{
 };
 pub use waiting::{Cause, Group, PeerWait, QUIET, Waiting};
 
+use credit::Credit;
 use dials::Dials;
 use lookups::Lookups;
 use maps::Coverage;
 use peers::{Link, PeerIx, Peers};
 use requests::Requests;
 use wants::{Status, WantIx, Wants};
+
+/// How many times as long as without any sign of life a fetch goes on while answers move, or peers say that they are busy, but
+/// no block comes.
+const MAX_MOVED: u32 = 4;
 
 /// The machine. See the module's documentation.
 #[derive(Debug)]
@@ -102,11 +108,14 @@ pub struct Fetch {
     lookups: Lookups,
     dials: Dials,
     coverage: Coverage,
+    credit: Credit,
     next_have: u64,
     actions: VecDeque<Action>,
-    /// When something was last stored, moved on by the times in which the own store or reader was slow.
+    /// When something was last stored, moved on by the times in which the own store, reader or limit was slow.
     progress_at: Instant,
-    /// Since when a received block waits for the own store or reader.
+    /// When a part of a block that is waited for came last: then the fetch does not fail yet.
+    moved_at: Instant,
+    /// Since when a received block waits for the own store or reader, or the next request for the own limit.
     waiting_since: Option<Instant>,
     /// When an idle peer may make the next copy.
     hedge_at: Option<Instant>,
@@ -140,9 +149,11 @@ impl Fetch {
             lookups: Lookups::new(now),
             dials: Dials::default(),
             coverage: Coverage::default(),
+            credit: Credit::default(),
             next_have: 0,
             actions: VecDeque::new(),
             progress_at: now,
+            moved_at: now,
             waiting_since: None,
             hedge_at: None,
             now,
@@ -286,6 +297,22 @@ impl Fetch {
         self.pump(now);
     }
 
+    /// The user wants another look: providers are looked for now, those that could not be reached are dialled now, and
+    /// those that lacked something are asked again. Who sent wrong data stays out. The time after which the fetch fails
+    /// begins anew.
+    pub fn on_refresh(&mut self, now: Instant) {
+        if self.ended {
+            return;
+        }
+        for (_, peer) in self.peers.iter_mut() {
+            peer.refresh(now);
+        }
+        self.dials.dirty = true;
+        self.refresh_lookups(now);
+        self.note_progress(now);
+        self.pump(now);
+    }
+
     /// There is a connection to this peer.
     pub fn on_connected(&mut self, peer: PeerId, now: Instant) {
         if self.ended {
@@ -334,6 +361,18 @@ impl Fetch {
         let wanted = self.block(id, len, now);
         self.pump(now);
         wanted
+    }
+
+    /// A part of the block came: enough of it since this was said last that it will come in the end. Over a slow line a block may
+    /// take longer than a fetch goes on without progress.
+    pub fn on_moved(&mut self, id: RequestId, now: Instant) {
+        if self.ended {
+            return;
+        }
+        if self.requests.get(id).is_some_and(|request| !request.is_received()) {
+            self.moved_at = now;
+        }
+        self.pump(now);
     }
 
     /// A received block has the right hash. To be reported when it then waits to be consumed, because its peer is
@@ -471,7 +510,12 @@ impl Fetch {
     /// When the fetch fails unless something is stored before.
     fn failing_at(&self) -> Option<Instant> {
         let running = self.wants.open() > 0 && self.waiting_since.is_none();
-        running.then(|| self.progress_at + self.config.no_progress)
+        running.then(|| {
+            let no_progress = self.config.no_progress;
+            // What moves brings a block in the end, or it is no better than nothing.
+            let moved_at = self.moved_at.min(self.progress_at + MAX_MOVED * no_progress);
+            self.progress_at.max(moved_at) + no_progress
+        })
     }
 
     fn note_progress(&mut self, now: Instant) {
@@ -496,17 +540,23 @@ impl Fetch {
             return;
         }
         self.pump_requests(now);
+        self.watch_waiting(now);
         self.pump_maps(now);
         self.pump_dials(now);
         self.pump_lookups(now);
     }
 
-    /// Stops the clock while the own store or reader is what everything waits for.
-    fn watch_progress(&mut self, now: Instant) {
-        let waiting = match self.wants.head() {
+    /// Whether a received block waits for the own store or reader.
+    fn has_received(&self) -> bool {
+        match self.wants.head() {
             Some(head) => self.wants[head].status == Status::Received,
             None => self.requests.received() > 0,
-        };
+        }
+    }
+
+    /// Stops the clock while the own store or reader is what everything waits for, or the own limit.
+    fn watch_waiting(&mut self, now: Instant) {
+        let waiting = self.has_received() || self.credit.holds();
         match (waiting, self.waiting_since) {
             (true, None) => self.waiting_since = Some(now),
             (false, Some(since)) => {
@@ -515,6 +565,10 @@ impl Fetch {
             }
             _ => {}
         }
+    }
+
+    fn watch_progress(&mut self, now: Instant) {
+        self.watch_waiting(now);
         if self.wants.open() == 0 {
             self.progress_at = now;
         }

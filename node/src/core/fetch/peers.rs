@@ -130,6 +130,8 @@ pub(super) struct Peer {
     pub(super) link: Link,
     pub(super) full: bool,
     pub(super) hint: bool,
+    /// Whether the own limit counts for it.
+    pub(super) metered: bool,
     /// Connections in a row that failed or ended without a stored block.
     pub(super) tries: u32,
     pub(super) missing: Marks,
@@ -182,6 +184,7 @@ impl Peer {
             link: Link::Known,
             full: false,
             hint: false,
+            metered: false,
             tries: 0,
             missing: Marks::default(),
             believed: BTreeSet::new(),
@@ -425,6 +428,16 @@ impl Peer {
                 self.unmark(rank.want(), rank);
             }
         }
+    }
+
+    /// What kept it from being dialled or asked again is void, except that it sent wrong data.
+    pub(super) fn refresh(&mut self, now: Instant) {
+        self.tries = 0;
+        if let Link::Backoff { until } = &mut self.link {
+            *until = now;
+        }
+        self.recheck.at = self.recheck.at.min(now);
+        self.recheck.attempt = 0;
     }
 
     /// A block for this want arrived: if its mark had been lifted, the peer has grown.

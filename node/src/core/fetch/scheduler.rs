@@ -27,7 +27,7 @@ use super::{
     pace,
     peers::PeerIx,
     requests::{Phase, Request},
-    wants::{Status, WantIx},
+    wants::{Rank, Status, WantIx},
 };
 
 /// Bytes that came and were of use, for each byte that may come twice: with what copies beyond the budget cost, a
@@ -71,8 +71,14 @@ impl Fetch {
             .collect();
         let mut blocked = false;
         let mut doubled = None;
+        self.clear_lack();
         while let Some(place) = self.least_loaded(&ready) {
             let ix = ready[place];
+            if !self.is_covered(ix) {
+                self.note_uncovered(ix);
+                ready.swap_remove(place);
+                continue;
+            }
             let asked = self.hedge_late(ix, &mut doubled, now) || self.ask_pending(ix, &mut blocked, now);
             if !asked || !self.peers[ix].has_room(slow) {
                 ready.swap_remove(place);
@@ -82,6 +88,18 @@ impl Fetch {
             }
         }
         self.hedge_oldest(blocked, now);
+    }
+
+    /// Notes what the own limit keeps this peer from being asked for.
+    fn note_uncovered(&mut self, ix: PeerIx) {
+        let slow = self.is_slow(self.now);
+        let next = self.next_pending(ix).filter(|want| self.fits(*want, false));
+        let has_room = |slow| next.is_some_and(|want| self.peers[ix].has_room_for(self.units(want), slow));
+        if has_room(false) {
+            self.note_lack(false);
+        } else if has_room(slow) || self.requests.late().iter().any(|want| self.may_copy(ix, *want)) {
+            self.note_lack(true);
+        }
     }
 
     fn least_loaded(&self, ready: &[PeerIx]) -> Option<usize> {
@@ -159,13 +177,7 @@ impl Fetch {
 
     /// Asks this peer for its next pending want. `blocked` is set when only the budget is in the way.
     fn ask_pending(&mut self, ix: PeerIx, blocked: &mut bool, now: Instant) -> bool {
-        let was_exhausted = self.peers[ix].exhausted;
-        let Some(rank) = self.peers[ix].peek(&self.wants) else {
-            // A peer that lacks something has stopped being useful: there may be a place for another.
-            self.dials.dirty |= !was_exhausted && !self.peers[ix].missing.is_empty();
-            return false;
-        };
-        let want = rank.want();
+        let Some(want) = self.next_pending(ix) else { return false };
         if !self.peers[ix].has_room_for(self.units(want), self.is_slow(now)) {
             return false;
         }
@@ -175,6 +187,17 @@ impl Fetch {
         }
         self.request(ix, want, false, now);
         true
+    }
+
+    /// The next pending want that this peer may hold.
+    fn next_pending(&mut self, ix: PeerIx) -> Option<WantIx> {
+        let was_exhausted = self.peers[ix].exhausted;
+        let rank = self.peers[ix].peek(&self.wants);
+        if rank.is_none() {
+            // A peer that lacks something has stopped being useful: there may be a place for another.
+            self.dials.dirty |= !was_exhausted && !self.peers[ix].missing.is_empty();
+        }
+        rank.map(Rank::want)
     }
 
     /// Asks idle peers for second copies of what has been in flight for long, and notes when that may be next.
@@ -202,6 +225,11 @@ impl Fetch {
         let usual = [1, pace::UNITS_PER_CHUNK].map(|units| self.usual_time(units));
         while let Some(place) = self.least_loaded(&idle) {
             let ix = idle[place];
+            if !self.is_covered(ix) {
+                self.note_lack(true);
+                idle.swap_remove(place);
+                continue;
+            }
             match self.oldest_to_copy(ix, usual, now).or_else(|| self.oldest_to_rotate(ix, usual, now)) {
                 Some(want) => self.request_copy(ix, want, true, now),
                 None => {
@@ -390,6 +418,7 @@ impl Fetch {
             self.wants.set_status(want, Status::InFlight);
         }
         self.requested_len += u64::from(max_len);
+        self.pay(ix, max_len);
         let (peer, cid) = (self.peers[ix].id, self.wants[want].cid);
         self.actions.push_back(Action::Request { id, peer, cid, max_len });
     }

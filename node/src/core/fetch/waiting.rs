@@ -24,6 +24,8 @@ const MAX_COUNTED: usize = 4096;
 pub enum Cause {
     /// Blocks arrived and are not yet written.
     Disk,
+    /// The own limit on what is asked for.
+    Limit,
     /// The block that is consumed next is here and nobody takes it.
     Reader,
     /// No provider is known.
@@ -174,6 +176,9 @@ impl Fetch {
     fn cause(&self, any: impl Fn(PeerWait) -> bool, now: Instant) -> Cause {
         // A block that has just arrived is no reason yet.
         if self.waiting_since.is_some_and(|since| now.saturating_duration_since(since) >= QUIET) {
+            if !self.has_received() {
+                return Cause::Limit;
+            }
             return if self.config.order == Order::InOrder { Cause::Reader } else { Cause::Disk };
         }
         // What is nearest to bringing something comes first.

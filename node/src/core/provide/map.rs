@@ -113,6 +113,12 @@ impl NetworkMap {
         }
     }
 
+    /// A peer that was counted on no longer took what it was told after all.
+    pub fn on_answer(&mut self, peer: FoundPeer, now: Instant) {
+        self.see(Position::of_peer(&peer.peer), peer, now);
+        self.bound();
+    }
+
     /// The parts of the keyspace in which every peer is known since `since`.
     pub fn covered(&self, since: Instant) -> PrefixSet {
         self.covered.iter().filter(|(_, at)| **at >= since).map(|(prefix, _)| *prefix).collect()

@@ -6,14 +6,19 @@
 //! nor loses by having been away). Equal peers so get equal bytes, whatever the sizes of their chunks and however
 //! many requests each has queued.
 //!
+//! With a limit on what is sent, metered peers (those that count towards it) are given a turn only as the limit covers
+//! the bytes of the answers before; the others do not wait for it.
+//!
 //! # Invariants
 //! - Bytes read and not yet handed to the socket, each read charged with [`MAX_BLOCK_LEN`] until its true length
 //!   is known, never exceed the budget.
 //! - No peer is given more of the budget once it holds its share, `budget / (peers + 1)` and at least one block,
 //!   so that a peer that does not drain its socket cannot stop the others.
+//! - In no time more is read for metered peers than the limit allows, one block and a quarter of a second ahead.
 //! - Every admitted request ends in exactly one of: read (then sent or dropped by the driver), refused, dropped.
 
 mod config;
+mod pace;
 #[cfg(test)]
 mod tests;
 
@@ -24,9 +29,10 @@ use std::{
 
 use libp2p::PeerId;
 
-use crate::core::MAX_BLOCK_LEN;
+use crate::core::{MAX_BLOCK_LEN, rate::Limits};
 
 pub use config::ServeConfig;
+use pace::Pace;
 
 /// What a request costs its peer in virtual time at least, in bytes: who asks for what is not here would otherwise always be
 /// next, and every such question is a look into the database.
@@ -103,6 +109,8 @@ enum Stage {
 #[derive(Debug, Clone, Copy)]
 struct Entry {
     peer: PeerId,
+    /// Whether it was read as the limit allowed.
+    metered: bool,
     stage: Stage,
 }
 
@@ -113,6 +121,8 @@ struct PeerQueue {
     in_flight: usize,
     charged_len: u64,
     virtual_time: u64,
+    /// Whether what it is sent counts towards the limits.
+    metered: bool,
 }
 
 /// The machine. See the module's documentation.
@@ -125,8 +135,12 @@ pub struct Serve {
     /// Reads under way for nobody.
     gone: usize,
     used_len: u64,
-    /// Virtual time of the peer served last: where newcomers start.
-    virtual_now: u64,
+    /// Virtual time of the peer served last, of those without a limit and of those with one: where newcomers start. The two
+    /// kinds are served at rates so different that one time would let one of them wait for hours.
+    virtual_now: [u64; 2],
+    /// Of which kind that was: the other one is next.
+    served_metered: bool,
+    pace: Pace,
     actions: VecDeque<ServeAction>,
     counters: ServeStats,
 }
@@ -141,14 +155,22 @@ impl Serve {
             queued: 0,
             gone: 0,
             used_len: 0,
-            virtual_now: 0,
+            virtual_now: [0; 2],
+            served_metered: false,
+            pace: Pace::new(),
             actions: VecDeque::new(),
             counters: ServeStats::default(),
         }
     }
 
-    /// A peer asks for something.
-    pub fn on_request(&mut self, peer: PeerId, id: ServeId, now: Instant) -> Admit {
+    /// These limits hold from now on; [`ServeStats`] and order are as before.
+    pub fn on_limits(&mut self, limits: &Limits, now: Instant) {
+        self.pace.set(limits, now);
+        self.pump(now);
+    }
+
+    /// A peer asks for something; if it is `metered`, the limits count for it.
+    pub fn on_request(&mut self, peer: PeerId, id: ServeId, metered: bool, now: Instant) -> Admit {
         let waiting = self.peers.get(&peer).map_or(0, |queue| queue.waiting.len());
         if waiting >= self.config.max_queued_per_peer
             || self.queued >= self.config.max_queued
@@ -157,39 +179,50 @@ impl Serve {
             self.counters.busy += 1;
             return Admit::Busy;
         }
-        let virtual_now = self.virtual_now;
-        let queue = self
-            .peers
-            .entry(peer)
-            .or_insert_with(|| PeerQueue { virtual_time: virtual_now, ..PeerQueue::default() });
-        if queue.waiting.is_empty() && queue.in_flight == 0 {
-            queue.virtual_time = queue.virtual_time.max(virtual_now);
+        let start = self.start(metered);
+        let queue = self.peers.entry(peer).or_default();
+        if queue.waiting.is_empty() && queue.in_flight == 0 || queue.metered != metered {
+            queue.virtual_time = start;
         }
         queue.waiting.push_back((id, now));
+        queue.metered = metered;
         self.queued += 1;
-        self.requests.insert(id, Entry { peer, stage: Stage::Queued });
-        self.pump();
+        self.requests.insert(id, Entry { peer, metered, stage: Stage::Queued });
+        self.pump(now);
         Admit::Queued
     }
 
+    /// Where a newcomer starts: with those of its kind that wait, so that who goes and comes again is not before them.
+    fn start(&self, metered: bool) -> u64 {
+        let of_kind =
+            self.peers.values().filter(|queue| queue.metered == metered && !queue.waiting.is_empty());
+        let least = of_kind.map(|queue| queue.virtual_time).min().unwrap_or(0);
+        self.virtual_now[usize::from(metered)].max(least)
+    }
+
     /// The content of a request has been read: `len` bytes, 0 if it is not here.
-    pub fn on_read(&mut self, id: ServeId, len: u32, _now: Instant) {
-        let Some(Entry { peer, stage: Stage::Reading { is_gone } }) = self.requests.get(&id).copied() else {
+    pub fn on_read(&mut self, id: ServeId, len: u32, now: Instant) {
+        let Some(Entry { peer, metered, stage: Stage::Reading { is_gone } }) =
+            self.requests.get(&id).copied()
+        else {
             return;
         };
         let charge = u64::from(MAX_BLOCK_LEN);
         let len = u64::from(len).min(charge);
-        self.requests.insert(id, Entry { peer, stage: Stage::Read { len } });
+        self.requests.insert(id, Entry { peer, metered, stage: Stage::Read { len } });
         self.used_len -= charge - len;
+        if metered {
+            self.pace.on_shorter(charge - len, now);
+        }
         if let Some(queue) = self.peers.get_mut(&peer) {
             queue.charged_len -= charge - len;
             queue.virtual_time = queue.virtual_time.saturating_sub(charge - len.max(MIN_COST));
         }
         if is_gone {
             self.gone -= 1;
-            self.remove(id);
+            self.forget_unsent(id, now);
         }
-        self.pump();
+        self.pump(now);
     }
 
     /// The answer to a request has been handed to the socket.
@@ -205,12 +238,12 @@ impl Serve {
             Some(Stage::Queued | Stage::Reading { .. }) => self.on_dropped(id, now),
             None => {}
         }
-        self.pump();
+        self.pump(now);
     }
 
     /// The request can no longer be answered: its stream or connection is gone. What is being read keeps its part of the
     /// budget until the read ends.
-    pub fn on_dropped(&mut self, id: ServeId, _now: Instant) {
+    pub fn on_dropped(&mut self, id: ServeId, now: Instant) {
         match self.requests.get_mut(&id).map(|entry| &mut entry.stage) {
             Some(Stage::Reading { is_gone: true }) | None => {}
             Some(Stage::Reading { is_gone }) => {
@@ -219,11 +252,22 @@ impl Serve {
                 self.counters.dropped += 1;
             }
             Some(Stage::Queued | Stage::Read { .. }) => {
-                self.remove(id);
+                self.forget_unsent(id, now);
                 self.counters.dropped += 1;
             }
         }
-        self.pump();
+        self.pump(now);
+    }
+
+    /// Forgets what nobody was sent, or not all of: others may have what it took of the limit. Whoever writes keeps to the
+    /// limit too.
+    fn forget_unsent(&mut self, id: ServeId, now: Instant) {
+        let metered = self.requests.get(&id).is_some_and(|entry| entry.metered);
+        if let Some(Stage::Read { len }) = self.remove(id)
+            && metered
+        {
+            self.pace.on_shorter(len, now);
+        }
     }
 
     /// Whoever asked wants it no more. True if its turn had not come: then the machine has forgotten the id. What is
@@ -249,7 +293,7 @@ impl Serve {
             self.counters.busy += 1;
             self.actions.push_back(ServeAction::Refuse { id, peer });
         }
-        self.pump();
+        self.pump(now);
     }
 
     /// The next thing to do; call until `None` after every input.
@@ -257,11 +301,11 @@ impl Serve {
         self.actions.pop_front()
     }
 
-    /// When the oldest waiting request has to be refused.
+    /// When the oldest waiting request has to be refused, or the limit lets the next one go.
     pub fn next_deadline(&self) -> Option<Instant> {
-        let oldest =
-            self.peers.values().filter_map(|queue| queue.waiting.front()).map(|(_, at)| *at).min()?;
-        Some(oldest + self.config.max_queue_time)
+        let oldest = self.peers.values().filter_map(|queue| queue.waiting.front()).map(|(_, at)| *at).min();
+        let refused_at = oldest.map(|at| at + self.config.max_queue_time);
+        refused_at.into_iter().chain(self.pace.held_until).min()
     }
 
     /// Counters since the start, and what is going on now.
@@ -306,29 +350,43 @@ impl Serve {
             assert!(queue.waiting.len() <= self.config.max_queued_per_peer, "one peer has too many queued");
         }
         if self.requests.len() == self.queued {
-            assert_eq!(self.queued, 0, "nothing is in flight, yet requests wait");
+            let is_held = self.pace.held_until.is_some();
+            assert!(is_held || self.queued == 0, "nothing is in flight, yet requests wait");
         }
     }
 
-    /// Gives the budget out while it has room for one more block.
-    fn pump(&mut self) {
-        while let Some((peer, id)) = self.pick() {
+    /// Gives the budget out while it has room for one more block, as the limit allows.
+    fn pump(&mut self, now: Instant) {
+        loop {
+            let held_until = self.pace.free_at(now);
+            let Some((peer, id)) = self.pick(held_until.is_some()) else {
+                self.pace.held_until = held_until.filter(|_| self.pick(false).is_some());
+                return;
+            };
             let charge = u64::from(MAX_BLOCK_LEN);
             let Some(queue) = self.peers.get_mut(&peer) else { return };
             queue.waiting.pop_front();
             queue.in_flight += 1;
             queue.charged_len += charge;
-            self.virtual_now = self.virtual_now.max(queue.virtual_time);
+            let metered = queue.metered;
+            let virtual_now = &mut self.virtual_now[usize::from(metered)];
+            *virtual_now = queue.virtual_time.max(*virtual_now);
+            self.served_metered = metered;
             queue.virtual_time += charge;
+            if metered {
+                self.pace.on_release(now);
+            }
             self.queued -= 1;
             self.used_len += charge;
-            self.requests.insert(id, Entry { peer, stage: Stage::Reading { is_gone: false } });
+            self.requests.insert(id, Entry { peer, metered, stage: Stage::Reading { is_gone: false } });
             self.actions.push_back(ServeAction::Read { id, peer });
         }
     }
 
-    /// The peer with the least virtual time among those that wait and have not used up their share.
-    fn pick(&self) -> Option<(PeerId, ServeId)> {
+    /// The peer with the least virtual time among those that wait and have not used up their share, first of the kind that
+    /// was not served last; if the limit is `held`, among those that do not count towards it. Of equal ones the one that
+    /// has waited longest.
+    fn pick(&self, held: bool) -> Option<(PeerId, ServeId)> {
         let block = u64::from(MAX_BLOCK_LEN);
         if self.queued == 0 || self.used_len + block > self.config.budget_len {
             return None;
@@ -337,10 +395,17 @@ impl Serve {
         let share = (self.config.budget_len / (peers + 1)).max(block);
         self.peers
             .iter()
-            .filter(|(_, queue)| queue.charged_len < share)
-            .filter_map(|(peer, queue)| Some((queue.virtual_time, *peer, queue.waiting.front()?.0)))
+            .filter(|(_, queue)| !(held && queue.metered))
+            .filter(|(_, queue)| {
+                queue.charged_len < if queue.metered { self.pace.share(share) } else { share }
+            })
+            .filter_map(|(peer, queue)| {
+                let (id, at) = *queue.waiting.front()?;
+                let is_again = queue.metered == self.served_metered;
+                Some((is_again, queue.virtual_time, at, *peer, id))
+            })
             .min()
-            .map(|(_, peer, id)| (peer, id))
+            .map(|(.., peer, id)| (peer, id))
     }
 
     fn remove(&mut self, id: ServeId) -> Option<Stage> {

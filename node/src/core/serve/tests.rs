@@ -7,6 +7,7 @@ use libp2p::multihash::Multihash;
 use proptest::prelude::*;
 
 use super::*;
+use crate::core::rate::{Limit, MIN_LIMIT};
 
 const MIB: u32 = 1 << 20;
 
@@ -34,7 +35,7 @@ fn reads(serve: &mut Serve) -> Vec<(u64, PeerId)> {
 fn a_request_is_read_at_once_when_nothing_else_is_going_on() {
     let now = Instant::now();
     let mut serve = Serve::new(ServeConfig::default());
-    assert_eq!(serve.on_request(peer(1), ServeId(7), now), Admit::Queued);
+    assert_eq!(serve.on_request(peer(1), ServeId(7), false, now), Admit::Queued);
     assert_eq!(reads(&mut serve), [(7, peer(1))]);
     serve.on_read(ServeId(7), 1000, now);
     serve.on_sent(ServeId(7), now);
@@ -47,7 +48,7 @@ fn a_request_is_read_at_once_when_nothing_else_is_going_on() {
 fn a_read_of_nothing_counts_as_missing() {
     let now = Instant::now();
     let mut serve = Serve::new(ServeConfig::default());
-    let _ = serve.on_request(peer(1), ServeId(7), now);
+    let _ = serve.on_request(peer(1), ServeId(7), false, now);
     drain(&mut serve);
     serve.on_read(ServeId(7), 0, now);
     serve.on_sent(ServeId(7), now);
@@ -62,7 +63,7 @@ fn the_queue_of_one_peer_and_the_whole_queue_are_bounded() {
     let mut id = 0;
     let mut ask = |serve: &mut Serve, n| {
         id += 1;
-        let admit = serve.on_request(peer(n), ServeId(id), now);
+        let admit = serve.on_request(peer(n), ServeId(id), false, now);
         drain(serve);
         admit
     };
@@ -79,8 +80,8 @@ fn the_queue_of_one_peer_and_the_whole_queue_are_bounded() {
 fn an_id_used_twice_is_refused() {
     let now = Instant::now();
     let mut serve = Serve::new(ServeConfig::default());
-    let _ = serve.on_request(peer(1), ServeId(1), now);
-    assert_eq!(serve.on_request(peer(2), ServeId(1), now), Admit::Busy);
+    let _ = serve.on_request(peer(1), ServeId(1), false, now);
+    assert_eq!(serve.on_request(peer(2), ServeId(1), false, now), Admit::Busy);
     assert_eq!(drain(&mut serve).len(), 1);
 }
 
@@ -89,10 +90,10 @@ fn a_peer_that_does_not_drain_its_socket_leaves_room_for_others() {
     let now = Instant::now();
     let mut serve = Serve::new(ServeConfig::default());
     for id in 0..60 {
-        let _ = serve.on_request(peer(1), ServeId(id), now);
+        let _ = serve.on_request(peer(1), ServeId(id), false, now);
     }
     assert_eq!(reads(&mut serve).len(), 6, "half of the budget for the only peer");
-    let _ = serve.on_request(peer(2), ServeId(100), now);
+    let _ = serve.on_request(peer(2), ServeId(100), false, now);
     assert_eq!(reads(&mut serve), [(100, peer(2))]);
 }
 
@@ -101,7 +102,7 @@ fn what_waited_too_long_is_refused() {
     let now = Instant::now();
     let mut serve = Serve::new(ServeConfig { budget_len: 2 << 20, ..ServeConfig::default() });
     for id in 0..3 {
-        let _ = serve.on_request(peer(1), ServeId(id), now);
+        let _ = serve.on_request(peer(1), ServeId(id), false, now);
     }
     assert_eq!(reads(&mut serve), [(0, peer(1))]);
     let deadline = serve.next_deadline().unwrap();
@@ -121,7 +122,7 @@ fn what_is_read_for_nobody_keeps_its_part_of_the_budget_until_the_read_ends() {
     for round in 0..20 {
         let ids = (0..20).map(|n| ServeId(round * 100 + n));
         for id in ids.clone() {
-            let _ = serve.on_request(peer(1), id, now);
+            let _ = serve.on_request(peer(1), id, false, now);
         }
         reading += drain(&mut serve).len();
         ids.for_each(|id| serve.on_dropped(id, now));
@@ -146,7 +147,7 @@ fn what_is_taken_back_in_time_is_not_read_and_the_rest_goes_on() {
     let now = Instant::now();
     let mut serve = Serve::new(ServeConfig { budget_len: 2 << 20, ..ServeConfig::default() });
     for id in 0..3 {
-        let _ = serve.on_request(peer(1), ServeId(id), now);
+        let _ = serve.on_request(peer(1), ServeId(id), false, now);
     }
     assert_eq!(reads(&mut serve), [(0, peer(1))]);
     assert!(!serve.on_cancelled(ServeId(0), now), "it is being read");
@@ -171,7 +172,10 @@ fn serve_all(peers: &[(u32, usize)], rounds: usize) -> Vec<u64> {
             while open[n] < *depth {
                 id += 1;
                 open[n] += 1;
-                assert_eq!(serve.on_request(peer(u8::try_from(n).unwrap()), ServeId(id), now), Admit::Queued);
+                assert_eq!(
+                    serve.on_request(peer(u8::try_from(n).unwrap()), ServeId(id), false, now),
+                    Admit::Queued
+                );
             }
         }
         for action in drain(&mut serve) {
@@ -227,7 +231,7 @@ proptest! {
             let now = start + Duration::from_secs(step);
             match event {
                 0..=2 => {
-                    let admit = serve.on_request(peer(n), ServeId(step + 1000), now);
+                    let admit = serve.on_request(peer(n), ServeId(step + 1000), false, now);
                     admitted += u64::from(admit == Admit::Queued);
                 }
                 3 => serve.on_read(ServeId(id + 1000), len, now),
@@ -247,5 +251,250 @@ proptest! {
         let ended = stats.served + stats.missing + stats.dropped;
         prop_assert!(reads <= admitted);
         prop_assert!(ended + u64::try_from(stats.queued + stats.in_flight).unwrap() <= admitted);
+    }
+}
+
+/// Limits of so many bytes a second on what is sent.
+fn limits(up: u64, up_per_peer: Option<u64>) -> Limits {
+    let limit = |rate| Limit::of(rate).unwrap();
+    Limits { up: limit(up), up_per_peer: up_per_peer.map(limit).unwrap_or_default(), ..Limits::default() }
+}
+
+#[test]
+fn metered_answers_are_read_as_the_limit_covers_them() {
+    let now = Instant::now();
+    let mut serve = Serve::new(ServeConfig::default());
+    serve.on_limits(&limits(100 * 1024, None), now);
+    for id in 0..3 {
+        let _ = serve.on_request(peer(1), ServeId(id), true, now);
+    }
+    assert_eq!(reads(&mut serve), [(0, peer(1))], "the first one at once");
+    serve.on_read(ServeId(0), MIB, now);
+    // A quarter of a second before the first one is through.
+    let at = now + Duration::from_millis(10_240 - 250);
+    assert_eq!(serve.next_deadline(), Some(at));
+    serve.on_timeout(at - Duration::from_millis(1));
+    assert_eq!(reads(&mut serve), []);
+    serve.on_timeout(at);
+    assert_eq!(reads(&mut serve), [(1, peer(1))], "whether or not the first one was taken");
+    serve.on_limits(&Limits::default(), at);
+    assert_eq!(reads(&mut serve), [(2, peer(1))], "without a limit the rest follows");
+}
+
+#[test]
+fn who_is_not_metered_does_not_wait_for_the_limit() {
+    let now = Instant::now();
+    let mut serve = Serve::new(ServeConfig::default());
+    serve.on_limits(&limits(MIN_LIMIT, None), now);
+    for id in 0..3 {
+        let _ = serve.on_request(peer(1), ServeId(id), true, now);
+    }
+    for id in 10..13 {
+        let _ = serve.on_request(peer(2), ServeId(id), false, now);
+    }
+    assert_eq!(reads(&mut serve), [(0, peer(1)), (10, peer(2)), (11, peer(2)), (12, peer(2))]);
+}
+
+#[test]
+fn what_is_not_here_costs_nothing_of_the_limit() {
+    let now = Instant::now();
+    let mut serve = Serve::new(ServeConfig::default());
+    serve.on_limits(&limits(MIN_LIMIT, None), now);
+    for id in 0..50 {
+        let _ = serve.on_request(peer(1), ServeId(id), true, now);
+        assert_eq!(reads(&mut serve), [(id, peer(1))]);
+        serve.on_read(ServeId(id), 0, now);
+        serve.on_sent(ServeId(id), now);
+    }
+}
+
+#[test]
+fn who_breaks_off_and_comes_again_does_not_keep_others_from_the_limit() {
+    let mut now = Instant::now();
+    let mut serve = Serve::new(ServeConfig::default());
+    serve.on_limits(&limits(1 << 20, None), now);
+    let (patient, breaking) = (peer(9), peer(1));
+    for id in 0..8 {
+        let _ = serve.on_request(patient, ServeId(id), true, now);
+    }
+    let mut id = 100;
+    let mut served = 0;
+    for _ in 0..6 {
+        id += 1;
+        let _ = serve.on_request(breaking, ServeId(id), true, now);
+        for (read, reader) in reads(&mut serve) {
+            serve.on_read(ServeId(read), MAX_BLOCK_LEN, now);
+            if reader == patient {
+                served += 1;
+                serve.on_sent(ServeId(read), now);
+            } else {
+                serve.on_dropped(ServeId(read), now);
+            }
+        }
+        serve.check_invariants();
+        now = serve.next_deadline().unwrap();
+        serve.on_timeout(now);
+    }
+    assert!(served >= 3, "{served} of 6");
+}
+
+#[test]
+fn a_free_peer_that_had_much_keeps_no_metered_newcomer_waiting() {
+    let now = Instant::now();
+    let mut serve = Serve::new(ServeConfig::default());
+    serve.on_limits(&limits(512 * 1024, None), now);
+    let mut ids = 0..;
+    let mut ask = |serve: &mut Serve, who, metered| {
+        let id = ServeId(ids.next().unwrap());
+        let _ = serve.on_request(who, id, metered, now);
+    };
+    let answer = |serve: &mut Serve, now| {
+        let reading = reads(serve);
+        for (read, _) in &reading {
+            serve.on_read(ServeId(*read), MAX_BLOCK_LEN, now);
+            serve.on_sent(ServeId(*read), now);
+        }
+        reading
+    };
+    for _ in 0..2 {
+        ask(&mut serve, peer(1), true);
+    }
+    for _ in 0..1000 {
+        ask(&mut serve, peer(2), false);
+        answer(&mut serve, now);
+    }
+    for _ in 0..4 {
+        ask(&mut serve, peer(3), true);
+        ask(&mut serve, peer(1), true);
+    }
+    let (mut later, mut newcomer) = (now, 0);
+    for _ in 0..4 {
+        later += Duration::from_secs(3);
+        serve.on_timeout(later);
+        newcomer += answer(&mut serve, later).iter().filter(|(_, reader)| *reader == peer(3)).count();
+    }
+    assert!(newcomer >= 1, "{newcomer}");
+}
+
+#[test]
+fn a_limit_for_each_peer_bounds_what_one_holds_and_not_the_others() {
+    let now = Instant::now();
+    let mut serve = Serve::new(ServeConfig::default());
+    serve.on_limits(&Limits { up: Limit::NONE, ..limits(MIN_LIMIT, Some(MIN_LIMIT)) }, now);
+    for id in 0..4 {
+        let _ = serve.on_request(peer(1), ServeId(id), true, now);
+    }
+    for id in 10..12 {
+        let _ = serve.on_request(peer(2), ServeId(id), true, now);
+    }
+    assert_eq!(reads(&mut serve), [(0, peer(1)), (10, peer(2))]);
+    serve.on_read(ServeId(0), MIB, now);
+    serve.on_sent(ServeId(0), now);
+    assert_eq!(reads(&mut serve), [(1, peer(1))], "as soon as the one before is sent");
+}
+
+#[test]
+fn what_the_limit_delays_is_refused_no_sooner_and_no_later_than_anything_else() {
+    let now = Instant::now();
+    let mut serve = Serve::new(ServeConfig::default());
+    serve.on_limits(&limits(MIN_LIMIT, None), now);
+    for n in 1..3 {
+        let _ = serve.on_request(peer(n), ServeId(n.into()), true, now);
+    }
+    assert_eq!(reads(&mut serve), [(1, peer(1))]);
+    let patience = ServeConfig::default().max_queue_time;
+    assert_eq!(serve.next_deadline(), Some(now + patience));
+    serve.on_timeout(now + patience - Duration::from_millis(1));
+    assert_eq!(drain(&mut serve), []);
+    serve.on_timeout(now + patience);
+    assert_eq!(drain(&mut serve), [ServeAction::Refuse { id: ServeId(2), peer: peer(2) }]);
+}
+
+/// What metered peers with such requests, length and depth, are given within so many seconds of a limit, each taking what
+/// it is given at once; and when what was read.
+fn serve_limited(rate: u64, peers: &[(u32, usize)], secs: u64) -> (Vec<u64>, Vec<(Duration, u64)>) {
+    let start = Instant::now();
+    let mut now = start;
+    let mut serve = Serve::new(ServeConfig::default());
+    serve.on_limits(&limits(rate, None), now);
+    let (mut sent, mut open, mut id, mut log) = (vec![0; peers.len()], vec![0; peers.len()], 0, Vec::new());
+    while now < start + Duration::from_secs(secs) {
+        for (n, (_, depth)) in peers.iter().enumerate() {
+            while open[n] < *depth {
+                id += 1;
+                open[n] += 1;
+                let _ = serve.on_request(peer(u8::try_from(n).unwrap()), ServeId(id), true, now);
+            }
+        }
+        let actions = drain(&mut serve);
+        for action in &actions {
+            let (ServeAction::Read { id, peer: who } | ServeAction::Refuse { id, peer: who }) = *action;
+            let n = (0..peers.len()).find(|n| peer(u8::try_from(*n).unwrap()) == who).unwrap();
+            open[n] -= 1;
+            if matches!(action, ServeAction::Read { .. }) {
+                serve.on_read(id, peers[n].0, now);
+                serve.on_sent(id, now);
+                sent[n] += u64::from(peers[n].0);
+                log.push((now - start, u64::from(peers[n].0)));
+            }
+        }
+        if actions.is_empty() {
+            now = serve.next_deadline().unwrap();
+            serve.on_timeout(now);
+        }
+    }
+    (sent, log)
+}
+
+#[test]
+fn under_a_limit_equal_peers_get_equal_bytes_whatever_they_ask_for() {
+    let rate = 2 << 20;
+    let (sent, _) = serve_limited(rate, &[(MIB, 60), (MIB, 2), (MIB / 8, 30)], 600);
+    assert_near(&sent, 1.1);
+    let total: u64 = sent.iter().sum();
+    assert!(total >= 590 * rate, "the limit is used: {total}");
+}
+
+proptest! {
+    #[test]
+    fn in_no_time_more_is_read_than_the_limit_allows(
+        rate in MIN_LIMIT..(8 << 20),
+        peers in prop::collection::vec((MIB / 4..=MIB, 1_usize..20), 1..5),
+    ) {
+        let (_, log) = serve_limited(rate, &peers, 20);
+        let burst = u64::from(MAX_BLOCK_LEN) + rate / 4;
+        for (place, (from, _)) in log.iter().enumerate() {
+            let mut sum = 0;
+            for (to, len) in &log[place..] {
+                sum += u128::from(*len);
+                let allowed = (*to - *from).as_nanos() * u128::from(rate) / 1_000_000_000;
+                prop_assert!(sum <= allowed + u128::from(burst) + 1);
+            }
+        }
+    }
+
+    #[test]
+    fn the_books_balance_under_limits_that_change(
+        events in prop::collection::vec((0_u8..8, 0_u8..5, 0_u64..80, 0_u32..=MIB), 1..300),
+    ) {
+        let start = Instant::now();
+        let mut serve = Serve::new(ServeConfig { max_queued: 40, ..ServeConfig::default() });
+        for (step, (event, n, id, len)) in (0_u64..).zip(events) {
+            let now = start + Duration::from_secs(step);
+            match event {
+                0..=2 => drop(serve.on_request(peer(n), ServeId(step + 1000), n < 3, now)),
+                3 => serve.on_read(ServeId(id + 1000), len, now),
+                4 => serve.on_sent(ServeId(id + 1000), now),
+                5 => serve.on_dropped(ServeId(id + 1000), now),
+                6 => drop(serve.on_cancelled(ServeId(id + 1000), now)),
+                _ if len == 0 => serve.on_limits(&Limits::default(), now),
+                _ => serve.on_limits(&limits(MIN_LIMIT + u64::from(len), Some(MIN_LIMIT + id)), now),
+            }
+            if serve.next_deadline().is_some_and(|deadline| deadline <= now) {
+                serve.on_timeout(now);
+                prop_assert!(serve.next_deadline().is_none_or(|deadline| deadline > now));
+            }
+            drain(&mut serve);
+        }
     }
 }

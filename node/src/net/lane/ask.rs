@@ -18,7 +18,7 @@ use super::tally::{Count, Tally};
 use super::wire::{Asking, Head, WantNo, invalid};
 use crate::core::fetch::RequestId;
 use crate::net::buffers::Buffers;
-use crate::net::limits::{LANE_STALL, MAX_LANE_WANTS};
+use crate::net::limits::{LANE_STALL, MAX_LANE_WANTS, MAX_UNHEARD};
 use crate::net::streams::{Control, OpenError};
 
 /// How long opening a lane may take.
@@ -27,9 +27,12 @@ const OPEN_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(10);
 /// An alarm noticed so late says that the lane was not polled.
 const OVERDUE: std::time::Duration = std::time::Duration::from_secs(1);
 
-/// Events that wait to be heard: a few, so that the lane goes on reading while its owner does something else. They are within
-/// what its owner wanted, and may hold as many blocks.
-const MAX_UNHEARD: usize = 8;
+/// How often it is told that an answer moves, if it takes so long.
+const MOVED_EVERY: std::time::Duration = std::time::Duration::from_secs(5);
+
+/// So much has to come until that is told again: who sends less in the time that a fetch goes on without progress, does
+/// not send.
+const MOVED_LEN: usize = 64 * 1024;
 
 /// Wants and cancels that wait to be written: a cancel for every want.
 const MAX_WAITING: usize = 2 * MAX_LANE_WANTS;
@@ -65,6 +68,8 @@ pub enum LaneEnd {
 pub enum LaneEvent {
     /// A want has its answer.
     Answer(RequestId, LaneAnswer),
+    /// A part of the answer to a want came; told of long answers on slow lines, not each time.
+    Moved(RequestId),
     /// Nothing follows. What was wanted and not answered is still in [`LaneWants`].
     Ended(LaneEnd),
 }
@@ -212,7 +217,7 @@ impl Lane {
         while let Some(lane) = left {
             let (event, rest) = tokio::select! {
                 () = events.closed() => return,
-                next = lane.next() => next,
+                next = lane.next(&events) => next,
             };
             // While nobody hears, nothing more is read, and the holder waits.
             if events.send(event).await.is_err() {
@@ -224,7 +229,7 @@ impl Lane {
 
     /// Runs until something happens. The lane comes back unless it has ended. Not cancel-safe: dropping the future ends
     /// the lane.
-    async fn next(mut self) -> (LaneEvent, Option<Self>) {
+    async fn next(mut self, events: &mpsc::Sender<LaneEvent>) -> (LaneEvent, Option<Self>) {
         let (reader, writer) = loop {
             match self.state {
                 State::Open { ref mut reader, ref mut writer } => break (reader, writer),
@@ -235,7 +240,7 @@ impl Lane {
             }
         };
         // The writer first: what is wanted anew must not wait until all that has come is read.
-        let came = match select(writer, pin!(read(reader, &self.open, &self.buffers))).await {
+        let came = match select(writer, pin!(read(reader, &self.open, &self.buffers, events))).await {
             Either::Left(_) => Err(LaneEnd::Closed),
             Either::Right((came, _)) => came,
         };
@@ -281,6 +286,7 @@ async fn read(
     io: &mut Watched<ReadHalf<Stream>>,
     open: &Shared,
     buffers: &Buffers,
+    events: &mpsc::Sender<LaneEvent>,
 ) -> Result<(RequestId, LaneAnswer), LaneEnd> {
     let ended = |error: &io::Error, id| match error.kind() {
         io::ErrorKind::InvalidData => {
@@ -304,7 +310,7 @@ async fn read(
             let error = invalid(format!("{len} bytes of at most {max_len}"));
             return Err(ended(&error, Some(id)));
         }
-        Head::Data(len) => match read_data(io, len, buffers).await {
+        Head::Data(len) => match read_data(io, len, buffers, || tell_moved(events, id)).await {
             Ok(data) => LaneAnswer::Data(data),
             Err(error) => return Err(ended(&error, Some(id))),
         },
@@ -320,9 +326,28 @@ async fn read(
     Ok((id, answer))
 }
 
-async fn read_data<T: AsyncRead + Unpin>(io: &mut T, len: u32, buffers: &Buffers) -> io::Result<Vec<u8>> {
+fn tell_moved(events: &mpsc::Sender<LaneEvent>, id: RequestId) {
+    // Who has not heard all of the last ones hears of something soon enough.
+    let _ = events.try_send(LaneEvent::Moved(id));
+}
+
+/// Reads the bytes of an answer; says that they move if it takes long.
+async fn read_data<T: AsyncRead + Unpin>(
+    io: &mut T,
+    len: u32,
+    buffers: &Buffers,
+    moved: impl Fn(),
+) -> io::Result<Vec<u8>> {
     let mut data = buffers.take(usize::try_from(len).map_err(io::Error::other)?);
-    io.read_exact(&mut data).await?;
+    let mut told = Instant::now();
+    for piece in data.chunks_mut(MOVED_LEN) {
+        let now = Instant::now();
+        if told + MOVED_EVERY <= now {
+            moved();
+            told = now;
+        }
+        io.read_exact(piece).await?;
+    }
     Ok(data)
 }
 

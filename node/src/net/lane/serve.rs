@@ -6,6 +6,7 @@ use std::io;
 use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use futures::future::{Either, select};
 use futures::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, StreamExt as _};
@@ -18,6 +19,7 @@ use super::wire::{Asking, Head, WantNo, invalid};
 use crate::net::exchange::{ExchangeResponse, MAX_DATA_LEN};
 use crate::net::limits::{LANE_ANSWER, LANE_IDLE, LANE_PIECE_LEN, LANE_PIECE_TIME, MAX_LANE_WANTS};
 use crate::net::places::Place;
+use crate::net::rates::Rates;
 use crate::net::report::{Answering, NetEvent, ServeId, ServeTicket};
 use crate::net::streams::IncomingStreams;
 
@@ -28,6 +30,7 @@ const FIRST_ID: u64 = 1 << 63;
 pub struct Lanes {
     streams: IncomingStreams,
     tally: Arc<Tally>,
+    rates: Arc<Rates>,
     next_id: Arc<AtomicU64>,
 }
 
@@ -38,8 +41,8 @@ impl fmt::Debug for Lanes {
 }
 
 impl Lanes {
-    pub(crate) fn new(streams: IncomingStreams, tally: Arc<Tally>) -> Self {
-        Self { streams, tally, next_id: Arc::new(AtomicU64::new(FIRST_ID)) }
+    pub(crate) fn new(streams: IncomingStreams, tally: Arc<Tally>, rates: Arc<Rates>) -> Self {
+        Self { streams, tally, rates, next_id: Arc::new(AtomicU64::new(FIRST_ID)) }
     }
 
     /// The next lane that has a place; `None` when the network has gone.
@@ -52,6 +55,7 @@ impl Lanes {
                 peer,
                 stream,
                 tally: self.tally.clone(),
+                rates: self.rates.clone(),
                 next_id: self.next_id.clone(),
                 _place: place,
             });
@@ -65,6 +69,7 @@ pub struct LaneServe {
     peer: PeerId,
     stream: Stream,
     tally: Arc<Tally>,
+    rates: Arc<Rates>,
     next_id: Arc<AtomicU64>,
     _place: Place,
 }
@@ -104,8 +109,6 @@ impl Drop for LaneReply {
 #[derive(Debug)]
 struct Open {
     id: ServeId,
-    /// Whether the reader of events was told of it: only then it is told of its end.
-    told: bool,
     cancelled: bool,
     /// Its answer is being written. To the asker it may be there already.
     answering: bool,
@@ -120,7 +123,7 @@ fn lock(open: &Shared) -> MutexGuard<'_, BTreeMap<WantNo, Open>> {
 impl LaneServe {
     /// Runs until the lane ends. What is asked for goes to `events`, each with one end.
     pub async fn run(self, events: mpsc::Sender<NetEvent>) {
-        let Self { peer, stream, tally, next_id, _place } = self;
+        let Self { peer, stream, tally, rates, next_id, _place } = self;
         let open = Shared::default();
         let (reader, writer) = stream.split();
         let (answers, answered) = mpsc::channel(MAX_LANE_WANTS);
@@ -128,6 +131,7 @@ impl LaneServe {
         // Both are dropped here: one that waits for a place among the events would be given it and keep it.
         let ended = {
             let reading = pin!(asked.read(reader));
+            let writer = Writer { io: writer, peer, rates: &rates };
             let writing = pin!(write(writer, answered, &events, &open, &tally));
             let (Either::Left((ended, _)) | Either::Right((ended, _))) = select(reading, writing).await;
             ended
@@ -137,7 +141,7 @@ impl LaneServe {
             tally.count(Count::ServeBroken);
         }
         let left = std::mem::take(&mut *lock(&open));
-        for open in left.into_values().filter(|open| open.told) {
+        for open in left.into_values() {
             // A reader that has gone needs no end.
             let _ = events.send(NetEvent::ResponseFailed(open.id)).await;
         }
@@ -168,57 +172,59 @@ impl Asked {
                     Err(_) => idle_at = Instant::now() + LANE_IDLE,
                 }
             };
-            let event = match asking {
-                None => return Ok(()),
-                Some(Asking::Want(no, cid)) => {
+            let Some(asking) = asking else { return Ok(()) };
+            // While the reader of events is behind, nothing more is read: whoever asks waits.
+            match asking {
+                Asking::Want(no, cid) => {
                     if no < least {
                         return Err(invalid("the numbers of wants do not grow"));
                     }
                     least = no.checked_add(1).ok_or_else(|| invalid("no numbers are left"))?;
                     idle_at = Instant::now() + LANE_IDLE;
                     cancels += 1;
-                    let id = ServeId(self.next_id.fetch_add(1, Ordering::Relaxed));
-                    let mut open = lock(&self.open);
-                    if open.values().filter(|want| !want.answering).count() >= MAX_LANE_WANTS {
-                        return Err(invalid("too many wants wait"));
-                    }
-                    open.insert(no, Open { id, told: false, cancelled: false, answering: false });
-                    drop(open);
-                    let answer = Some(Answered { no, id, response: None });
-                    let reply = LaneReply { to: self.answers.clone(), answer };
-                    let ticket = ServeTicket { id, channel: Answering::Lane(reply) };
-                    NetEvent::Request { ticket, peer: self.peer, cid }
+                    // With a place for it, it becomes open and is told of in one step: what is open is told of its end.
+                    let Ok(place) = self.events.reserve().await else { return Ok(()) };
+                    let ticket = self.open(no)?;
+                    place.send(NetEvent::Request { ticket, peer: self.peer, cid });
                 }
-                Some(Asking::Cancel(no)) => {
+                Asking::Cancel(no) => {
                     cancels = cancels
                         .checked_sub(1)
                         .filter(|_| no < least)
                         .ok_or_else(|| invalid("more is taken back than was wanted"))?;
-                    let mut open = lock(&self.open);
                     // It may have been answered meanwhile.
-                    let Some(want) = open.get_mut(&no).filter(|want| !want.cancelled) else { continue };
-                    want.cancelled = true;
-                    NetEvent::RequestCancelled(want.id)
+                    let Some(id) = self.cancel(no) else { continue };
+                    if self.events.send(NetEvent::RequestCancelled(id)).await.is_err() {
+                        return Ok(());
+                    }
                 }
-            };
-            // While the reader of events is behind, nothing more is read: whoever asks waits.
-            let want = if let NetEvent::Request { .. } = event { least.checked_sub(1) } else { None };
-            if self.events.send(event).await.is_err() {
-                return Ok(());
-            }
-            // It may have been answered already.
-            if let Some(no) = want
-                && let Some(open) = lock(&self.open).get_mut(&no)
-            {
-                open.told = true;
             }
         }
+    }
+
+    /// From now on it is not answered with data; none if it was cancelled before, or answered.
+    fn cancel(&self, no: WantNo) -> Option<ServeId> {
+        let mut open = lock(&self.open);
+        let want = open.get_mut(&no).filter(|want| !want.cancelled)?;
+        want.cancelled = true;
+        Some(want.id)
+    }
+
+    fn open(&self, no: WantNo) -> io::Result<ServeTicket> {
+        let id = ServeId(self.next_id.fetch_add(1, Ordering::Relaxed));
+        let mut open = lock(&self.open);
+        if open.values().filter(|want| !want.answering).count() >= MAX_LANE_WANTS {
+            return Err(invalid("too many wants wait"));
+        }
+        open.insert(no, Open { id, cancelled: false, answering: false });
+        let reply = LaneReply { to: self.answers.clone(), answer: Some(Answered { no, id, response: None }) };
+        Ok(ServeTicket { id, channel: Answering::Lane(reply) })
     }
 }
 
 /// Writes answers in the order in which they come.
 async fn write<T: AsyncWrite + Unpin>(
-    mut io: T,
+    mut writer: Writer<'_, T>,
     mut answers: mpsc::Receiver<Answered>,
     events: &mpsc::Sender<NetEvent>,
     open: &Shared,
@@ -243,14 +249,7 @@ async fn write<T: AsyncWrite + Unpin>(
             }
             Some(ExchangeResponse::Busy) | None => (Head::Busy, Vec::new()),
         };
-        let is_last = answers.is_empty();
-        let written = async {
-            write_all(&mut io, &head.bytes(no)).await?;
-            write_all(&mut io, &data).await?;
-            if is_last { in_time(io.flush()).await } else { Ok(()) }
-        };
-        // However steadily it trickles: it takes a part of the budget of all.
-        timeout(LANE_ANSWER, written).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+        writer.answer(&head.bytes(no), &data, answers.is_empty()).await?;
         drop(data);
         let end = if was_sent { NetEvent::ResponseSent(id) } else { NetEvent::ResponseFailed(id) };
         // A reader that has gone needs no end.
@@ -261,14 +260,43 @@ async fn write<T: AsyncWrite + Unpin>(
     Ok(())
 }
 
-/// Writes in pieces, each of which has to move in time.
-async fn write_all<T: AsyncWrite + Unpin>(io: &mut T, bytes: &[u8]) -> io::Result<()> {
-    for piece in bytes.chunks(LANE_PIECE_LEN) {
-        in_time(io.write_all(piece)).await?;
-    }
-    Ok(())
+/// Writes to one peer, as fast as the limits allow.
+struct Writer<'a, T> {
+    io: T,
+    peer: PeerId,
+    rates: &'a Rates,
 }
 
-async fn in_time(written: impl Future<Output = io::Result<()>>) -> io::Result<()> {
-    timeout(LANE_PIECE_TIME, written).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
+impl<T: AsyncWrite + Unpin> Writer<'_, T> {
+    /// Writes one answer, in pieces, each of which has to move in time. However steadily it trickles, the whole has to
+    /// as well: it takes a part of the budget of all. Time in which our own limits stood against it does not count.
+    async fn answer(&mut self, head: &[u8], data: &[u8], is_last: bool) -> io::Result<()> {
+        let mut left = LANE_ANSWER;
+        in_time(&mut left, self.io.write_all(head)).await?;
+        let mut rest = data;
+        while !rest.is_empty() {
+            let limited = self.rates.piece_len(&self.peer);
+            let (piece, after) = rest.split_at(limited.unwrap_or(LANE_PIECE_LEN).min(rest.len()));
+            if limited.is_some() {
+                self.rates.send(self.peer, piece.len()).await;
+            }
+            in_time(&mut left, self.io.write_all(piece)).await?;
+            if limited.is_some() {
+                // The next one may be a while.
+                in_time(&mut left, self.io.flush()).await?;
+            }
+            rest = after;
+        }
+        if is_last { in_time(&mut left, self.io.flush()).await } else { Ok(()) }
+    }
+}
+
+/// Lets a write take as long as a piece may, and all of them no longer than is `left`.
+async fn in_time(left: &mut Duration, written: impl Future<Output = io::Result<()>>) -> io::Result<()> {
+    let begun = Instant::now();
+    timeout(LANE_PIECE_TIME.min(*left), written)
+        .await
+        .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+    *left = left.saturating_sub(begun.elapsed());
+    Ok(())
 }

@@ -6,8 +6,9 @@ use libp2p::Stream;
 
 use super::*;
 use crate::core::fetch::RequestId;
+use crate::core::rate::{Limit, MIN_LIMIT};
 use crate::net::exchange::MAX_DATA_LEN;
-use crate::net::limits::{LANE_IDLE, LANE_STALL, MAX_LANE_WANTS};
+use crate::net::limits::{LANE_IDLE, LANE_STALL, MAX_LANE_WANTS, MAX_UNHEARD};
 use crate::net::report::ServeTicket;
 use crate::net::{Buffers, LaneAnswer, LaneEnd, LaneEvent, LaneEvents, LaneWants};
 
@@ -51,6 +52,7 @@ async fn lane_to_test() -> (Node, Node, LaneWants, LaneEvents, Stream) {
 async fn answer(events: &mut LaneEvents) -> (RequestId, LaneAnswer) {
     match in_time(events.next()).await.unwrap() {
         LaneEvent::Answer(id, answer) => (id, answer),
+        LaneEvent::Moved(id) => panic!("{id:?} takes long"),
         LaneEvent::Ended(end) => panic!("{end:?}"),
     }
 }
@@ -58,6 +60,7 @@ async fn answer(events: &mut LaneEvents) -> (RequestId, LaneAnswer) {
 async fn end(events: &mut LaneEvents) -> LaneEnd {
     match in_time(events.next()).await.unwrap() {
         LaneEvent::Ended(end) => end,
+        LaneEvent::Moved(id) => panic!("{id:?} takes long"),
         LaneEvent::Answer(id, answer) => panic!("{id:?} {answer:?}"),
     }
 }
@@ -279,6 +282,52 @@ async fn a_lane_on_which_nothing_is_wanted_is_closed_by_the_holder() {
     assert_eq!(holder.counter("net_lanes_serve_broken").await, 0, "that is no fault");
 }
 
+/// The lowest limit there is: the asker sees bytes all the time, and the holder does not take its own limit for an asker
+/// that does not read.
+#[tokio::test(start_paused = true)]
+async fn an_answer_at_the_lowest_limit_comes_whole_and_moves_all_the_time() {
+    let (asker, holder, mut asked) = pair().await;
+    let limit = Limit::of(MIN_LIMIT).unwrap();
+    holder.client.rates().change(|limits| (limits.up, limits.lan) = (limit, true));
+    let (wants, mut events) = asker.client.lane(holder.peer, Buffers::default());
+    let content = vec![5; MAX_DATA_LEN as usize];
+    let begun = tokio::time::Instant::now();
+    for n in 1..=3 {
+        assert!(wants.want(RequestId(n), chunk(9), MAX_DATA_LEN));
+        let (ticket, _) = request(&mut asked).await;
+        holder.client.respond(ticket, ExchangeResponse::Data(content.clone())).await.unwrap();
+    }
+    let (mut moved, mut came) = (0, Vec::new());
+    while came.len() < 3 {
+        match events.next().await {
+            Some(LaneEvent::Moved(_)) => moved += 1,
+            Some(LaneEvent::Answer(id, LaneAnswer::Data(data))) if data == content => came.push(id.0),
+            other => panic!("{other:?}"),
+        }
+    }
+    let secs = begun.elapsed().as_secs();
+    let least = u64::from(3 * MAX_DATA_LEN) / MIN_LIMIT - 1;
+    assert!((least..least + 10).contains(&secs), "{secs} s, at least {least} s");
+    assert!((20..35).contains(&moved), "told {moved} times");
+    assert_eq!(came, [1, 2, 3]);
+    assert_eq!(asker.counter("net_lanes_stalled").await, 0);
+    assert_eq!(holder.counter("net_lanes_serve_broken").await, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_to_who_is_near_does_not_wait_for_the_limit() {
+    let (asker, holder, mut asked) = pair().await;
+    let limit = Limit::of(MIN_LIMIT).unwrap();
+    holder.client.rates().change(|limits| limits.up = limit);
+    let (wants, mut events) = asker.client.lane(holder.peer, Buffers::default());
+    assert!(wants.want(RequestId(1), chunk(9), MAX_DATA_LEN));
+    let (ticket, _) = request(&mut asked).await;
+    let data = vec![5; MAX_DATA_LEN as usize];
+    holder.client.respond(ticket, ExchangeResponse::Data(data.clone())).await.unwrap();
+    assert_eq!(answer(&mut events).await, (RequestId(1), LaneAnswer::Data(data)));
+    assert_eq!(holder.client.rates().counters()[0], ("limited_up_len", 0));
+}
+
 #[tokio::test]
 async fn a_lane_ends_to_who_takes_back_more_than_was_wanted_or_counts_backwards() {
     let want = |no: u8| [&[1, 0, 0, 0, no, 1][..], &[7; 32]].concat();
@@ -336,4 +385,71 @@ async fn every_request_has_its_end_though_nobody_reads_events_when_the_lane_brea
     }
     assert_eq!(open, 0, "each has one end");
     in_time(running).await.unwrap();
+}
+
+/// A lane on which so many answers have come and none was heard. Chunk `n` is wanted as request `n`, the first one as 7.
+async fn unheard_lane(answers: u8) -> (Node, Node, LaneWants, LaneEvents, Stream) {
+    let (asker, holder, wants, events, mut stream) = lane_to_test().await;
+    for n in 1..answers {
+        assert!(wants.want(RequestId(n.into()), chunk(n), 100));
+    }
+    let missing = (0..answers).flat_map(|no| [1, 0, 0, 0, no]);
+    stream.write_all(&missing.collect::<Vec<_>>()).await.unwrap();
+    stream.flush().await.unwrap();
+    (asker, holder, wants, events, stream)
+}
+
+#[tokio::test]
+async fn a_lane_reads_no_further_than_it_is_heard() {
+    const ANSWERS: u8 = 40;
+    let (_asker, _holder, wants, mut events, mut stream) = unheard_lane(ANSWERS).await;
+    // One more than wait: it is what the lane wants to tell next.
+    for heard in 0..usize::from(ANSWERS) {
+        let unread = usize::from(ANSWERS).saturating_sub(heard + MAX_UNHEARD + 1);
+        in_time(async {
+            while wants.unanswered().len() > unread {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+        // All of it came at once: what is not read by now is not going to be.
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(wants.unanswered().len(), unread);
+        answer(&mut events).await;
+    }
+    // Nobody hears any more, and the lane has something to tell.
+    assert!(wants.want(RequestId(50), chunk(50), 100));
+    stream.write_all(&[1, 0, 0, 0, ANSWERS]).await.unwrap();
+    stream.flush().await.unwrap();
+    drop(events);
+    // It ends, in order or not.
+    let _ = in_time(stream.read_to_end(&mut Vec::new())).await;
+    assert!(!wants.want(RequestId(51), chunk(51), 100));
+}
+
+#[tokio::test]
+async fn what_came_before_a_lane_broke_off_is_heard() {
+    let (_asker, _holder, wants, mut events, mut stream) = unheard_lane(20).await;
+    stream.close().await.unwrap();
+    for _ in 0..20 {
+        assert_eq!(answer(&mut events).await.1, LaneAnswer::Missing);
+    }
+    assert_eq!(end(&mut events).await, LaneEnd::Closed);
+    assert_eq!(wants.unanswered(), []);
+}
+
+#[tokio::test]
+async fn a_lane_that_waits_to_tell_something_ends_when_nobody_hears() {
+    let (_asker, _holder, wants, events, mut stream) = unheard_lane(20).await;
+    in_time(async {
+        while wants.unanswered().len() > 20 - MAX_UNHEARD - 1 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    drop(events);
+    let _ = in_time(stream.read_to_end(&mut Vec::new())).await;
+    assert!(!wants.want(RequestId(51), chunk(51), 100));
 }

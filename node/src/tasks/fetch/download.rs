@@ -23,6 +23,9 @@ const COMMIT_LEN: u64 = 64 << 20;
 /// Why chunks could not be fetched into their files.
 #[derive(Debug, thiserror::Error)]
 pub enum FillError {
+    /// The user wants it to stop; see [`Driver::steer_by`].
+    #[error("the fetch was stopped")]
+    Stopped,
     /// Peers did not have all of it.
     #[error("{0:?}")]
     Failed(FetchFailure),
@@ -93,6 +96,14 @@ impl Filling<'_> {
                     Turn::Block { id, cid, data } => writing.push(self.write(id, cid, data)),
                     Turn::Finished => break,
                     Turn::Failed(failure) => return Err(FillError::Failed(failure)),
+                    Turn::Stopped => {
+                        // Nobody else may write to the part when it is taken up again.
+                        while writing.next().await.is_some() {}
+                        if let Some(commit) = commit {
+                            let _announced_when_its_turn_comes = commit.await??;
+                        }
+                        return Err(FillError::Stopped);
+                    }
                 },
                 Some((id, len, written)) = writing.next() => {
                     match written?? {

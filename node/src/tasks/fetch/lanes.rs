@@ -85,6 +85,11 @@ impl Driver {
                 };
                 self.on_answer(id, peer, cid, Ok(answer))
             }
+            LaneEvent::Moved(id) => {
+                self.running.push(Box::pin(next_on_lane(peer, events)));
+                self.machine.on_moved(id, now());
+                None
+            }
             LaneEvent::Ended(end) => self.on_lane_end(peer, end),
         }
     }

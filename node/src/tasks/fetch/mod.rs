@@ -26,9 +26,13 @@ use tracing::{debug, info};
 
 use super::{now, sleep_until};
 use crate::{
-    core::fetch::{
-        Action, Fetch, FetchConfig, FetchFailure, FetchProgress, HaveEnd, HaveId, HaveUpdate, RequestId,
-        Waiting, Want,
+    core::{
+        fetch::{
+            Action, Fetch, FetchConfig, FetchFailure, FetchProgress, HaveEnd, HaveId, HaveUpdate, RequestId,
+            Waiting, Want,
+        },
+        rate::Limits,
+        transfers::{Will, Wish},
     },
     env::StoreHandle,
     net::{
@@ -87,6 +91,8 @@ pub enum Turn {
     Finished,
     /// No progress for too long.
     Failed(FetchFailure),
+    /// The user wants it to rest or to end; see [`Driver::steer_by`].
+    Stopped,
 }
 
 enum Done {
@@ -102,6 +108,8 @@ enum Done {
     Lane(PeerId, LaneEvent, LaneEvents),
     /// A peer told something about what it holds, or tells no more.
     Told(HaveId, Result<(HaveStream, HaveUpdate), HaveStop>),
+    /// So many more bytes may be asked for.
+    Credit(u64),
 }
 
 /// A peer that the user named: by its ID, so that one with several addresses is one, or by its address alone.
@@ -140,6 +148,29 @@ pub struct Driver {
     hops: Option<u32>,
     reporter: Option<Reporter>,
     report_at: Instant,
+    limits: watch::Receiver<Limits>,
+    /// Whether it waits until more may be asked for.
+    awaits_credit: bool,
+    steering: Option<Steering>,
+}
+
+/// Where the user's wishes come from.
+struct Steering {
+    wishes: watch::Receiver<Wish>,
+    /// Refreshes that were carried out, or asked for before this fetch.
+    refreshes: u64,
+}
+
+impl Steering {
+    /// Waits for another wish; for ever if none will come.
+    async fn changed(steering: Option<&mut Self>) {
+        if let Some(Self { wishes, .. }) = steering
+            && wishes.changed().await.is_ok()
+        {
+            return;
+        }
+        std::future::pending().await
+    }
 }
 
 impl std::fmt::Debug for Driver {
@@ -157,7 +188,9 @@ impl Driver {
         hints: Hints,
         seed: u64,
     ) -> Self {
-        let machine = Fetch::new(config, root, seed, now());
+        let mut machine = Fetch::new(config, root, seed, now());
+        let mut limits = context.client.rates().watch();
+        machine.on_limit(limits.borrow_and_update().down.is_set(), now());
         let running = FuturesUnordered::new();
         let hints_left: HashSet<Hint> = hints.peers.iter().map(Hint::of).collect();
         let driver = Self {
@@ -175,6 +208,9 @@ impl Driver {
             hops: None,
             reporter: None,
             report_at: now(),
+            limits,
+            awaits_credit: false,
+            steering: None,
         };
         for addr in hints.bootstrap {
             let client = driver.context.client.clone();
@@ -253,6 +289,24 @@ impl Driver {
         self.reporter = Some(Box::new(reporter));
     }
 
+    /// Follows what the user wants from now on: [`Turn::Stopped`] comes when that is not to go on, and every new refresh
+    /// is carried out ([`Fetch::on_refresh`]).
+    pub fn steer_by(&mut self, wishes: watch::Receiver<Wish>) {
+        let refreshes = wishes.borrow().refreshes;
+        self.steering = Some(Steering { wishes, refreshes });
+    }
+
+    /// Whether the user wants this to stop; carries out a refresh.
+    fn follow(&mut self) -> bool {
+        let Some(steering) = &mut self.steering else { return false };
+        let wish = *steering.wishes.borrow_and_update();
+        if wish.refreshes != steering.refreshes {
+            steering.refreshes = wish.refreshes;
+            self.machine.on_refresh(now());
+        }
+        wish.will != Will::Run
+    }
+
     /// Tells how far the fetch is.
     pub fn report(&self) {
         if let Some(reporter) = &self.reporter {
@@ -269,6 +323,9 @@ impl Driver {
     /// Runs until the caller has something to do. Cancel-safe.
     pub async fn next(&mut self) -> Turn {
         loop {
+            if self.follow() {
+                return Turn::Stopped;
+            }
             if let Some(turn) = self.act() {
                 return turn;
             }
@@ -281,6 +338,12 @@ impl Driver {
                     }
                 }
                 () = sleep_until(deadline) => self.machine.on_timeout(now()),
+                // The sender is as long-lived as the client.
+                Ok(()) = self.limits.changed() => {
+                    let is_limited = self.limits.borrow_and_update().down.is_set();
+                    self.machine.on_limit(is_limited, now());
+                }
+                () = Steering::changed(self.steering.as_mut()) => {}
                 () = sleep_until(report_at) => {
                     self.report_at = now() + REPORT_EVERY;
                     self.report();
@@ -290,6 +353,32 @@ impl Driver {
     }
 
     fn act(&mut self) -> Option<Turn> {
+        loop {
+            let turn = self.carry_out();
+            if turn.is_some() || !self.ask_credit() {
+                return turn;
+            }
+        }
+    }
+
+    /// Sees to it that more may be asked for, if the limit keeps the machine from it; true if that is so at once.
+    fn ask_credit(&mut self) -> bool {
+        let Some(len) = self.machine.lacks_credit().filter(|_| !self.awaits_credit) else { return false };
+        let rates = self.context.client.rates().clone();
+        let turn = rates.ask(len);
+        if rates.may_ask(turn) {
+            self.machine.on_credit(len, now());
+            return true;
+        }
+        self.awaits_credit = true;
+        self.running.push(Box::pin(async move {
+            rates.asked(turn).await;
+            Done::Credit(len)
+        }));
+        false
+    }
+
+    fn carry_out(&mut self) -> Option<Turn> {
         while let Some(action) = self.machine.next_action() {
             match action {
                 Action::Lookup(cid) => self.lookup(cid),
@@ -376,6 +465,11 @@ impl Driver {
         }
     }
 
+    fn connected(&mut self, peer: PeerId) {
+        self.machine.on_metered(peer, self.context.client.rates().is_metered(&peer));
+        self.machine.on_connected(peer, now());
+    }
+
     fn lookup_done(&mut self, cid: ContentCid) {
         self.lookups.remove(&cid);
         self.machine.on_lookup_done(cid, now());
@@ -394,17 +488,21 @@ impl Driver {
                 self.lookup_done(cid);
             }
             Done::Found(cid, _, None) => self.lookup_done(cid),
-            Done::Dialled(peer, true) => self.machine.on_connected(peer, now()),
+            Done::Dialled(peer, true) => self.connected(peer),
             Done::Dialled(peer, false) => self.machine.on_dial_failed(peer, now()),
             Done::Hinted(peer, addr) => {
                 self.hints_left.remove(&Hint::of(&addr));
                 self.hint_addrs.insert(peer, addr);
                 if peer != self.context.local {
                     self.machine.on_hint(peer, now());
-                    self.machine.on_connected(peer, now());
+                    self.connected(peer);
                 }
             }
             Done::Nothing => {}
+            Done::Credit(len) => {
+                self.awaits_credit = false;
+                self.machine.on_credit(len, now());
+            }
             Done::Told(id, told) => self.on_told(id, told),
             Done::Lane(peer, event, lane) => return self.on_lane(peer, event, lane),
             Done::BadLate(peer, cid, len) => self.machine.on_bad_late(peer, cid, len, now()),

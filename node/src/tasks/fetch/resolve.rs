@@ -23,6 +23,9 @@ pub struct Resolved {
 /// Why a manifest could not be had.
 #[derive(Debug, thiserror::Error)]
 pub enum ResolveError {
+    /// The user wants it to stop; see [`Driver::steer_by`].
+    #[error("the fetch was stopped")]
+    Stopped,
     /// Peers did not have it, or not all of it.
     #[error("no peer has the whole manifest")]
     Failed(FetchFailure),
@@ -144,6 +147,10 @@ pub async fn from_peers(
             Turn::Failed(failure) => {
                 walk.write(store).await?;
                 return Err(ResolveError::Failed(failure));
+            }
+            Turn::Stopped => {
+                walk.write(store).await?;
+                return Err(ResolveError::Stopped);
             }
             Turn::Finished => return Err(ResolveError::Failed(FetchFailure::Incomplete { missing: 0 })),
         }

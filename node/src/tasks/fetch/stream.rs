@@ -131,7 +131,10 @@ impl Stream<'_> {
                 Ok(())
             }
             Turn::Failed(failure) => Err(StreamError::Failed(failure)),
-            Turn::Finished => Err(StreamError::Failed(FetchFailure::Incomplete { missing: 1 })),
+            // Nobody steers a stream: its reader ends it.
+            Turn::Finished | Turn::Stopped => {
+                Err(StreamError::Failed(FetchFailure::Incomplete { missing: 1 }))
+            }
         }
     }
 

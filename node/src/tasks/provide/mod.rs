@@ -242,7 +242,11 @@ impl Driver {
     /// Answers for the keys that are here. Must not wait until there is somebody to announce them to. `None` if the store
     /// fails.
     async fn hold(&mut self, keys: Vec<ContentCid>) -> Option<()> {
-        let held: Vec<ContentCid> = self.holders.known(keys).await?.into_iter().map(|key| key.cid).collect();
+        let known = self.holders.known(keys).await?;
+        if known.iter().any(|key| key.last_unix.is_none() && matches!(key.cid, ContentCid::Manifest(_))) {
+            self.planner.on_new_roots();
+        }
+        let held: Vec<ContentCid> = known.into_iter().map(|key| key.cid).collect();
         let _ = self.env.client.hold(held.clone()).await;
         self.forget_gone(held).await
     }
@@ -412,9 +416,8 @@ impl Driver {
             Ended::Roots { asked, keys } => self.begin_roots(asked, keys),
             Ended::RootDone(position, taken) => {
                 self.roots.remove(&position);
-                self.planner.on_root_done(taken, now());
-                // Another root may have come between the mark of this one and now: only the store knows.
                 self.count().await;
+                self.planner.on_root_done(taken, now());
             }
             Ended::Withdrew(batch, None) => self.withdrawals.on_put_off(&batch, now()),
             Ended::Withdrew(batch, Some(Withdrawn { failed, again })) => {

@@ -14,7 +14,7 @@ use super::holders::Holders;
 use crate::{
     core::{
         keyspace::Position,
-        provide::{RegionReport, assign},
+        provide::{FoundPeer, RegionReport, assign},
     },
     net::{DialFailure, Digest, Receipt, SendFailure},
     tasks::now,
@@ -79,6 +79,12 @@ struct Batch {
     places: Vec<usize>,
 }
 
+impl Batch {
+    fn peer(&self) -> FoundPeer {
+        FoundPeer { peer: self.peer, addrs: self.addrs.clone() }
+    }
+}
+
 /// A page of keys on its way to the holders.
 pub(super) struct Page {
     say: Say,
@@ -141,7 +147,15 @@ impl Page {
             std::mem::take(&mut self.unheard).into_iter().partition(|(_, is_hopeful)| *is_hopeful);
         if !again.is_empty() {
             tokio::time::sleep(RESEND_PAUSE).await;
-            self.send_batches(holders, again.into_iter().map(|(batch, _)| batch).collect()).await;
+            let again: Vec<Batch> = again.into_iter().map(|(batch, _)| batch).collect();
+            let asked: Vec<FoundPeer> = again.iter().map(Batch::peer).collect();
+            self.send_batches(holders, again).await;
+            let is_unheard = |peer: &PeerId| self.unheard.iter().any(|(batch, _)| batch.peer == *peer);
+            let mut map = holders.map();
+            asked
+                .into_iter()
+                .filter(|asked| !is_unheard(&asked.peer))
+                .for_each(|peer| map.on_answer(peer, now()));
         }
         self.unheard.extend(hopeless);
         self.unheard.len()

@@ -42,6 +42,7 @@ enum Input {
     More(usize, u32, bool),
     All(usize),
     HaveEnd(usize, bool),
+    Refresh,
     Timeout,
 }
 
@@ -76,6 +77,7 @@ fn input() -> impl Strategy<Value = Input> {
         4 => (0..4_usize, 1..6_u32, prop::bool::weighted(0.95)).prop_map(|(n, step, good)| Input::More(n, step, good)),
         2 => (0..4_usize).prop_map(Input::All),
         2 => (0..4_usize, any::<bool>()).prop_map(|(n, closed)| Input::HaveEnd(n, closed)),
+        1 => Just(Input::Refresh),
         6 => Just(Input::Timeout),
     ]
 }
@@ -196,6 +198,7 @@ impl Driver {
                 self.haves.remove(&id);
                 fetch.on_map_end(id, if closed { HaveEnd::Closed } else { HaveEnd::Refused }, now);
             }
+            Input::Refresh => fetch.on_refresh(now),
             Input::Timeout => fetch.on_timeout(now),
         }
     }

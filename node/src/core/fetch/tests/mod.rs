@@ -2,6 +2,7 @@
 #![allow(clippy::disallowed_methods, reason = "virtual time has to begin at some instant")]
 
 mod fuzz;
+mod limit;
 mod maps;
 mod runs;
 mod sim;

@@ -371,7 +371,10 @@ fn a_fetch_without_a_sure_provider_ends_and_fails_only_after_the_time_without_pr
         if let End::Failed(failure) = world.run(Duration::from_secs(3600)) {
             failed += 1;
             let late = world.now - world.last_progress - world.config.no_progress;
-            assert!(late <= secs(2), "failed {late:?} too late");
+            // Who says that it is busy may be waited for, but not for ever.
+            let is_busy = world.hosts.iter().any(|host| host.busy > 0);
+            let longer = if is_busy { MAX_MOVED * world.config.no_progress } else { Duration::ZERO };
+            assert!(late <= longer + secs(2), "failed {late:?} too late");
             match failure {
                 FetchFailure::NotFound => assert_eq!(world.missing(), 1),
                 FetchFailure::Incomplete { missing } => assert_eq!(missing, world.missing()),

@@ -583,6 +583,50 @@ fn a_peer_that_cannot_be_dialled_is_given_up_until_it_is_named_again_but_a_hinte
 }
 
 #[test]
+fn a_refresh_dials_and_looks_up_at_once_and_gives_the_fetch_its_time_again() {
+    let mut hand = Hand::of_chunks(FetchConfig { no_progress: secs(30), ..in_order() }, 2);
+    hand.with(|fetch, now| fetch.on_provider(root(), peer(1), now));
+    hand.with(|fetch, now| fetch.on_lookup_done(root(), now));
+    for _ in 0..5 {
+        hand.with(|fetch, now| fetch.on_dial_failed(peer(1), now));
+        hand.wait(secs(1));
+    }
+    hand.wait(secs(15));
+    hand.with(|fetch, now| fetch.on_dial_failed(peer(1), now));
+    hand.with(|fetch, now| fetch.on_lookup_done(root(), now));
+    assert_eq!(hand.state(1), PeerState::Backoff);
+    let before = (hand.count(Action::Dial(peer(1))), hand.count(Action::Lookup(root())));
+    hand.with(Fetch::on_refresh);
+    let after = (hand.count(Action::Dial(peer(1))), hand.count(Action::Lookup(root())));
+    assert_eq!(after, (before.0 + 1, before.1 + 1), "both at once");
+    hand.with(Fetch::on_refresh);
+    assert_eq!(hand.count(Action::Lookup(root())), after.1, "what runs is not begun twice");
+    hand.wait(secs(29));
+    assert!(!hand.log.iter().any(|action| matches!(action, Action::Failed(_))), "the time began anew");
+    hand.wait(secs(2));
+    assert!(hand.log.iter().any(|action| matches!(action, Action::Failed(_))));
+}
+
+#[test]
+fn a_refresh_asks_again_who_lacked_something_and_never_who_sent_wrong_data() {
+    let mut hand = Hand::of_chunks(FetchConfig { no_progress: secs(1000), ..in_order() }, 1);
+    hand.root_provider(1);
+    hand.root_provider(2);
+    hand.answer(1, |fetch, id, now| {
+        if fetch.on_block(id, MIB, now) {
+            fetch.on_bad(id, now);
+        }
+    });
+    assert_eq!(hand.state(1), PeerState::Banned);
+    hand.answer(2, Fetch::on_missing);
+    assert!(hand.open.is_empty());
+    hand.with(Fetch::on_refresh);
+    assert_eq!(hand.asked(2), [chunk(0)]);
+    assert_eq!(hand.state(1), PeerState::Banned);
+    assert!(hand.asked(1).is_empty());
+}
+
+#[test]
 fn a_chunk_that_every_root_provider_lacks_is_looked_up_itself_again_and_again() {
     let config = FetchConfig { no_progress: secs(1000), ..in_order() };
     let mut hand = Hand::of_chunks(config, 1);

@@ -164,6 +164,12 @@ impl Planner {
         self.pump(now);
     }
 
+    /// There are roots that were never announced. Their number does not always tell: another may have been announced
+    /// since it was last told. Tell the counts after it.
+    pub fn on_new_roots(&mut self) {
+        self.roots.again();
+    }
+
     /// How many peers the network has, measured or learned from a walk; none if measuring failed.
     pub fn on_size(&mut self, size: Option<u64>, now: Instant) {
         match size {
@@ -219,12 +225,10 @@ impl Planner {
         self.pump(now);
     }
 
-    /// A root was announced: whether a peer keeps the record (and the root was marked).
+    /// A root was announced: whether a peer keeps the record (and the root was marked). Tell the counts before: only
+    /// the store knows how many are left, as another may have come meanwhile.
     pub fn on_root_done(&mut self, taken: bool, now: Instant) {
         self.roots.on_done(taken, &self.config.retry, &mut self.rng, now);
-        if taken {
-            self.counts.fresh_roots = self.counts.fresh_roots.saturating_sub(1);
-        }
         self.note(u64::from(taken), u64::from(!taken), now);
         self.pump(now);
     }

@@ -261,6 +261,40 @@ fn a_schedule_that_is_lost_or_of_another_interval_forgets_nobody() {
 }
 
 #[test]
+fn a_root_that_is_taken_does_not_end_the_pause_of_one_that_is_not() {
+    let mut now = std::time::Instant::now();
+    let mut planner = Planner::new(ProvideConfig::default(), 1, None, 1_700_000_000, now);
+    let search = |planner: &mut Planner| {
+        let actions = std::iter::from_fn(|| planner.next_action());
+        actions.filter(|action| matches!(action, ProvideAction::ProvideRoots { .. })).count()
+    };
+    let roots = |fresh_roots| Counts { keys: 2, fresh_roots, ..Counts::default() };
+    planner.on_routing(30, now);
+    planner.on_counts(roots(2), now);
+    assert_eq!(search(&mut planner), 1);
+    planner.on_roots_started(2, None, now);
+    now += Duration::from_millis(100);
+    planner.on_counts(roots(2), now);
+    planner.on_root_done(false, now);
+    // The mark is in the store before anybody is told of it.
+    planner.on_counts(roots(1), now);
+    planner.on_root_done(true, now);
+    planner.on_counts(roots(1), now);
+    assert_eq!(search(&mut planner), 0, "the pause has just begun");
+    // One was announced and another one added before anybody counts: as many as before.
+    planner.on_new_roots();
+    planner.on_counts(roots(1), now);
+    assert_eq!(search(&mut planner), 1, "the new one waits for nothing");
+    planner.on_roots_started(1, None, now);
+    planner.on_root_done(false, now);
+    assert_eq!(search(&mut planner), 0);
+    while search(&mut planner) == 0 {
+        now = planner.next_deadline().unwrap();
+        planner.on_timeout(now);
+    }
+}
+
+#[test]
 fn a_million_keys_in_a_small_network_are_spread_over_the_interval() {
     let now = std::time::Instant::now();
     let mut planner = Planner::new(ProvideConfig::default(), 1, None, 1_700_000_000, now);

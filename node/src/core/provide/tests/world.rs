@@ -269,6 +269,7 @@ impl World {
             }
             Task::Root(root) => {
                 let taken = self.announce_plain(root);
+                self.tell_counts();
                 self.planner.on_root_done(taken, self.now);
             }
             Task::Sweep(id, outcome, since, keys) => self.send_page(id, outcome, since, keys),
