@@ -7,7 +7,7 @@
 //! many requests each has queued.
 //!
 //! With a limit on what is sent, metered peers (those that count towards it) are given a turn only as the limit covers
-//! the bytes of the answers before; the others do not wait for it.
+//! the bytes of the answers before; the others do not wait for it. Without one it makes no difference who is metered.
 //!
 //! # Invariants
 //! - Bytes read and not yet handed to the socket, each read charged with [`MAX_BLOCK_LEN`] until its true length
@@ -136,10 +136,11 @@ pub struct Serve {
     gone: usize,
     used_len: u64,
     /// Virtual time of the peer served last, of those without a limit and of those with one: where newcomers start. The two
-    /// kinds are served at rates so different that one time would let one of them wait for hours.
+    /// kinds are served at rates so different that one time would let one of them wait for hours. Without a limit there is
+    /// one kind: see [`Self::kind`].
     virtual_now: [u64; 2],
     /// Of which kind that was: the other one is next.
-    served_metered: bool,
+    served_kind: usize,
     pace: Pace,
     actions: VecDeque<ServeAction>,
     counters: ServeStats,
@@ -156,16 +157,24 @@ impl Serve {
             gone: 0,
             used_len: 0,
             virtual_now: [0; 2],
-            served_metered: false,
+            served_kind: 0,
             pace: Pace::new(),
             actions: VecDeque::new(),
             counters: ServeStats::default(),
         }
     }
 
-    /// These limits hold from now on; [`ServeStats`] and order are as before.
+    /// These limits hold from now on; [`ServeStats`] and the order of each peer's requests are as before.
     pub fn on_limits(&mut self, limits: &Limits, now: Instant) {
+        let was_set = self.pace.is_set();
         self.pace.set(limits, now);
+        if self.pace.is_set() != was_set {
+            // The kinds part or join, and their times have nothing to do with each other: all begin anew.
+            self.virtual_now = [0; 2];
+            for queue in self.peers.values_mut() {
+                queue.virtual_time = 0;
+            }
+        }
         self.pump(now);
     }
 
@@ -179,9 +188,10 @@ impl Serve {
             self.counters.busy += 1;
             return Admit::Busy;
         }
-        let start = self.start(metered);
+        let (start, kind) = (self.start(metered), self.kind(metered));
+        let was_kind = self.peers.get(&peer).map(|queue| self.kind(queue.metered));
         let queue = self.peers.entry(peer).or_default();
-        if queue.waiting.is_empty() && queue.in_flight == 0 || queue.metered != metered {
+        if was_kind != Some(kind) {
             queue.virtual_time = start;
         }
         queue.waiting.push_back((id, now));
@@ -192,12 +202,18 @@ impl Serve {
         Admit::Queued
     }
 
+    /// With whom a peer shares: with a limit those that count towards it are among themselves, without one all are alike.
+    fn kind(&self, metered: bool) -> usize {
+        usize::from(metered && self.pace.is_set())
+    }
+
     /// Where a newcomer starts: with those of its kind that wait, so that who goes and comes again is not before them.
     fn start(&self, metered: bool) -> u64 {
-        let of_kind =
-            self.peers.values().filter(|queue| queue.metered == metered && !queue.waiting.is_empty());
+        let kind = self.kind(metered);
+        let waiting = self.peers.values().filter(|queue| !queue.waiting.is_empty());
+        let of_kind = waiting.filter(|queue| self.kind(queue.metered) == kind);
         let least = of_kind.map(|queue| queue.virtual_time).min().unwrap_or(0);
-        self.virtual_now[usize::from(metered)].max(least)
+        self.virtual_now[kind].max(least)
     }
 
     /// The content of a request has been read: `len` bytes, 0 if it is not here.
@@ -368,11 +384,11 @@ impl Serve {
             queue.waiting.pop_front();
             queue.in_flight += 1;
             queue.charged_len += charge;
-            let metered = queue.metered;
-            let virtual_now = &mut self.virtual_now[usize::from(metered)];
-            *virtual_now = queue.virtual_time.max(*virtual_now);
-            self.served_metered = metered;
+            let (metered, served_at) = (queue.metered, queue.virtual_time);
             queue.virtual_time += charge;
+            let kind = self.kind(metered);
+            self.virtual_now[kind] = self.virtual_now[kind].max(served_at);
+            self.served_kind = kind;
             if metered {
                 self.pace.on_release(now);
             }
@@ -401,7 +417,7 @@ impl Serve {
             })
             .filter_map(|(peer, queue)| {
                 let (id, at) = *queue.waiting.front()?;
-                let is_again = queue.metered == self.served_metered;
+                let is_again = self.kind(queue.metered) == self.served_kind;
                 Some((is_again, queue.virtual_time, at, *peer, id))
             })
             .min()

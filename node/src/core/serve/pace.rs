@@ -39,6 +39,11 @@ impl Pace {
         self.per_peer = limits.up_per_peer.rate();
     }
 
+    /// Whether any limit holds.
+    pub(super) fn is_set(&self) -> bool {
+        self.per_peer.is_some() || self.up.as_ref().is_some_and(|bucket| bucket.rate().is_some())
+    }
+
     /// When a block may be read for a metered peer; `None` if now.
     pub(super) fn free_at(&mut self, now: Instant) -> Option<Instant> {
         self.up.as_mut()?.free_at(u64::from(MAX_BLOCK_LEN), now)

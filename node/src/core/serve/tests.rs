@@ -161,8 +161,17 @@ fn what_is_taken_back_in_time_is_not_read_and_the_rest_goes_on() {
 /// Serves peers that each keep `depth` requests for blocks of `len` bytes open, the socket draining in order,
 /// until `rounds` answers are sent; answers the bytes each was sent.
 fn serve_all(peers: &[(u32, usize)], rounds: usize) -> Vec<u64> {
+    serve_all_of(Serve::new(ServeConfig::default()), peers, rounds, |_| false)
+}
+
+/// The same by this machine, to peers of which some are metered.
+fn serve_all_of(
+    mut serve: Serve,
+    peers: &[(u32, usize)],
+    rounds: usize,
+    is_metered: fn(usize) -> bool,
+) -> Vec<u64> {
     let now = Instant::now();
-    let mut serve = Serve::new(ServeConfig::default());
     let mut id = 0;
     let mut sent = vec![0; peers.len()];
     let mut open = vec![0; peers.len()];
@@ -173,7 +182,7 @@ fn serve_all(peers: &[(u32, usize)], rounds: usize) -> Vec<u64> {
                 id += 1;
                 open[n] += 1;
                 assert_eq!(
-                    serve.on_request(peer(u8::try_from(n).unwrap()), ServeId(id), false, now),
+                    serve.on_request(peer(u8::try_from(n).unwrap()), ServeId(id), is_metered(n), now),
                     Admit::Queued
                 );
             }
@@ -202,6 +211,19 @@ fn assert_near(sent: &[u64], slack: f64) {
 #[test]
 fn equal_peers_get_equal_bytes_however_many_requests_they_queue() {
     assert_near(&serve_all(&[(MIB, 60), (MIB, 8)], 1000), 1.05);
+}
+
+#[test]
+fn without_a_limit_it_makes_no_difference_where_a_peer_is() {
+    let far = |n| n == 0;
+    let near = [(MIB, 8); 4];
+    assert_near(&serve_all_of(Serve::new(ServeConfig::default()), &near, 400, far), 1.1);
+
+    let now = Instant::now();
+    let mut unlimited = Serve::new(ServeConfig::default());
+    unlimited.on_limits(&limits(MIN_LIMIT, Some(MIN_LIMIT)), now);
+    unlimited.on_limits(&Limits::default(), now);
+    assert_near(&serve_all_of(unlimited, &near, 400, far), 1.1);
 }
 
 #[test]
