@@ -17,7 +17,7 @@ use libp2p::{
     core::{muxing::StreamMuxerBox, transport::Boxed},
     identity::Keypair,
 };
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 pub use crate::net::Executor;
 use crate::{
@@ -230,11 +230,7 @@ impl StoreHandle {
         };
         let store = self.store.clone();
         let (answer, answered) = oneshot::channel();
-        // A task of its own waits for the permit. A caller that waited itself and is not polled for a while (one of many
-        // futures in a set, whose owner awaits something else) would be given a permit and keep it: four of them, and
-        // nobody gets at the store any more.
-        tokio::spawn(async move {
-            let Ok(permit) = permits.acquire_owned().await else { return };
+        let work = move |permit: OwnedSemaphorePermit| {
             if answer.is_closed() {
                 return;
             }
@@ -243,7 +239,20 @@ impl StoreHandle {
                 let _ = answer.send(call(&store));
                 drop(permit);
             });
-        });
+        };
+        match permits.clone().try_acquire_owned() {
+            Ok(permit) => work(permit),
+            // A task of its own waits for the permit. A caller that waited itself and is not polled for a while (one of
+            // many futures in a set, whose owner awaits something else) would be given a permit and keep it: four of them,
+            // and nobody gets at the store any more.
+            Err(_) => {
+                tokio::spawn(async move {
+                    if let Ok(permit) = permits.acquire_owned().await {
+                        work(permit);
+                    }
+                });
+            }
+        }
         answered.await.map_err(|_| StoreGone)
     }
 }

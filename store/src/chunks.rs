@@ -20,6 +20,7 @@ use crate::error::{FileError, StoreError};
 use crate::fsutil::{FileStamp, is_files_fault, open_regular};
 use crate::hasher;
 use crate::layout::Layout;
+use crate::manifest::MAX_CHUNK_LEN;
 use crate::store::{Inner, Store, lock};
 
 /// Places at which one read looks for a chunk. Those that turn out wrong are withdrawn, so the next read gets
@@ -113,18 +114,41 @@ impl Store {
     /// If the database fails, or this process is out of file descriptors or memory; the chunk still
     /// counts as held.
     pub fn read_chunk(&self, cid: &ChunkCid) -> Result<ChunkRead, StoreError> {
+        Ok(self.read_chunk_within(cid, MAX_CHUNK_LEN)?.unwrap_or(ChunkRead::Missing))
+    }
+
+    /// Reads a chunk as [`Self::read_chunk`] does, or a manifest block; `None`, and nothing was read, if it is longer than
+    /// `max_len` bytes.
+    ///
+    /// # Errors
+    /// As for [`Self::read_chunk`].
+    pub fn read_within(&self, cid: &ContentCid, max_len: u32) -> Result<Option<ChunkRead>, StoreError> {
+        let cid = match cid {
+            ContentCid::Chunk(cid) => return self.read_chunk_within(cid, max_len),
+            ContentCid::Manifest(cid) => cid,
+        };
+        self.inner.db.read(|txn| {
+            let manifests = txn.open_table(MANIFESTS)?;
+            let Some(block) = manifests.get(cid.digest())? else { return Ok(Some(ChunkRead::Missing)) };
+            let fits = block.value().len() <= max_len as usize;
+            Ok(fits.then(|| ChunkRead::Data(block.value().to_vec())))
+        })
+    }
+
+    fn read_chunk_within(&self, cid: &ChunkCid, max_len: u32) -> Result<Option<ChunkRead>, StoreError> {
         let inner = &*self.inner;
         for _ in 0..MAX_READ_RETRIES {
             let places = inner.places(cid, MAX_PLACES_PER_READ)?;
-            if places.is_empty() {
-                return Ok(ChunkRead::Missing);
+            let Some(first) = places.first() else { return Ok(Some(ChunkRead::Missing)) };
+            if first.len > max_len {
+                return Ok(None);
             }
             let mut bad = Vec::new();
             for place in places {
                 match inner.read_place(cid, &place, false)? {
                     Ok(data) => {
                         inner.withdraw_later(&bad);
-                        return Ok(ChunkRead::Data(data));
+                        return Ok(Some(ChunkRead::Data(data)));
                     }
                     Err(reason) => bad.push(BadSource { id: place.id, record: place.record, reason }),
                 }
@@ -132,12 +156,12 @@ impl Store {
             let mut withdrawals = inner.withdraw(&bad)?.into_iter();
             if let Some(first) = withdrawals.next() {
                 inner.tell_later(withdrawals);
-                return Ok(ChunkRead::Withdrawn(first));
+                return Ok(Some(ChunkRead::Withdrawn(first)));
             }
             // Every row changed while its file was looked at: a download got its final name, or a file was
             // added again. The new rows say where to look now.
         }
-        Ok(ChunkRead::Missing)
+        Ok(Some(ChunkRead::Missing))
     }
 
     /// Hashes a chunk that somebody says is bad, where it would be read from, and withdraws the files in

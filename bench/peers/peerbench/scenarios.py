@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from .bench import Bench, Record, Watch, wait_quiet
+from .bench import Bench, Content, Record, Watch, wait_quiet
 from .machine import sha256_all_cores
 from .process import Measured, RunError, measure
 from .programs import Program
@@ -61,28 +61,37 @@ def small(bench: Bench) -> list[Case]:
     return [Case(p.name, partial(bench.fetch, p, bench.spaces.local(), content)) for p in bench.have(*names)]
 
 
-def tree(bench: Bench) -> list[Case]:
+def of_trees(bench: Bench, fetch: Callable[[Program, Content], Record]) -> list[Case]:
     """A folder of small files, and one file of the same length."""
     folder, file = bench.tree(TREE_FILES, TREE_FILE_LEN), bench.file(TREE_FILES * TREE_FILE_LEN)
-    return [Case(f"{p.name}, {kind}", partial(bench.fetch, p, bench.spaces.local(), content))
+    return [Case(f"{p.name}, {kind}", partial(fetch, p, content))
             for p in bench.have("dhtfs", "sendme") if p.trees
             for kind, content in (("one file", file), ("folder", folder))]
 
 
+def tree(bench: Bench) -> list[Case]:
+    return of_trees(bench, lambda program, content: bench.fetch(program, bench.spaces.local(), content))
+
+
+def far_tree(bench: Bench) -> list[Case]:
+    return of_trees(bench, lambda program, content: fetch_over_link(bench, FAR[0], FAR[1], program, content))
+
+
+def fetch_over_link(bench: Bench, rate: float, rtt_s: float, program: Program, content: Content) -> Record:
+    place, link = bench.spaces.link(rate, rtt_s)
+    bench.helpers.append(link)
+    try:
+        record = bench.fetch(program, place, content)
+        return {**record, "link_bytes_per_s": rate, "rtt_s": rtt_s, "link_cpu_s": link.cpu_s()}
+    finally:
+        bench.helpers.remove(link)
+        link.kill()
+
+
 def over_link(bench: Bench, rate: float, rtt_s: float, max_mib: float) -> list[Case]:
     content = bench.file(int(min(bench.mib, max_mib) * MIB))
-
-    def run(program: Program) -> Record:
-        place, link = bench.spaces.link(rate, rtt_s)
-        bench.helpers.append(link)
-        try:
-            record = bench.fetch(program, place, content)
-            return {**record, "link_bytes_per_s": rate, "rtt_s": rtt_s, "link_cpu_s": link.cpu_s()}
-        finally:
-            bench.helpers.remove(link)
-            link.kill()
-
-    return [Case(p.name, partial(run, p)) for p in bench.have("http", "dhtfs", "rqbit", "sendme")]
+    return [Case(p.name, partial(fetch_over_link, bench, rate, rtt_s, p, content))
+            for p in bench.have("http", "dhtfs", "rqbit", "sendme")]
 
 
 def adding(bench: Bench) -> list[Case]:
@@ -188,6 +197,8 @@ def all_scenarios(mib: float) -> list[Scenario]:
         Scenario("spoiled", f"{size} from 2 good providers, then 3 bad ones beside them", spoiled, ("dhtfs, 2 good",)),
         Scenario("far", f"{far} over 200 Mbit/s with a round trip of 100 ms",
                  partial(over_link, rate=FAR[0], rtt_s=FAR[1], max_mib=FAR[2])),
+        Scenario("fartree", "10,000 files of 4 KiB, and one file of that length, over the same path", far_tree,
+                 ("dhtfs, one file", "sendme, folder")),
         Scenario("slow", f"{slow} over 1 MiB/s with a round trip of 40 ms",
                  partial(over_link, rate=SLOW[0], rtt_s=SLOW[1], max_mib=SLOW[2])),
         Scenario("find", f"Adding and finding 1 KiB among {FIND_NODES} daemons", finding, (), short=True),

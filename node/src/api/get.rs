@@ -29,7 +29,7 @@ use crate::{
     },
     env::StoreGone,
     tasks::fetch::{
-        Driver, Turn,
+        Block, Driver, Turn,
         download::{FillError, Filling},
         resolve::{self, ResolveError, Resolved},
     },
@@ -479,11 +479,15 @@ impl Api {
         driver.want(vec![Want { cid: cid.into(), len: None, place: None }]);
         loop {
             match driver.next().await {
-                Turn::Block { id, data, .. } if cid.matches(&data) => {
-                    driver.stored(id);
-                    return Ok(data);
+                Turn::Blocks(blocks) => {
+                    for Block { id, data, .. } in blocks {
+                        if cid.matches(&data) {
+                            driver.stored(id);
+                            return Ok(data);
+                        }
+                        driver.bad(id);
+                    }
                 }
-                Turn::Block { id, .. } => driver.bad(id),
                 Turn::Stopped => return Err(Halt::Stopped),
                 Turn::Failed(_) | Turn::Finished => {
                     let why = driver.why();

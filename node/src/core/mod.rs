@@ -30,3 +30,6 @@ pub mod unreachable;
 /// Longest block (chunk or manifest) that is ever requested or sent, in bytes: the cap of the exchange protocol,
 /// 1 MiB.
 pub const MAX_BLOCK_LEN: u32 = 1 << 20;
+
+/// Wants on one lane without an answer: on a path of 100 ms a folder of files of 4 KiB so moves at 15 MiB a second.
+pub const MAX_LANE_WANTS: usize = 512;

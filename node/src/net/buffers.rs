@@ -3,19 +3,44 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
 use super::exchange::MAX_DATA_LEN;
 
 /// Buffers that wait to be used again, at most: 8 MiB beside the memory of a fetch. A block is written as soon as it is there,
 /// so that as many come back as are taken.
 const MAX_SPARE: usize = 8;
 
+/// Bytes of blocks that arrive on all lanes of a fetch until it hears of them, at most. A fetch counts blocks of unknown
+/// length as shorter than they may be, so this is what bounds those that are not.
+const MAX_ARRIVING_LEN: usize = 16 << 20;
+
 /// See the module's documentation. All clones are the same.
-#[derive(Debug, Clone, Default)]
-pub struct Buffers(Arc<Mutex<Vec<Vec<u8>>>>);
+#[derive(Debug, Clone)]
+pub struct Buffers {
+    spare: Arc<Mutex<Vec<Vec<u8>>>>,
+    room: Arc<Semaphore>,
+}
+
+impl Default for Buffers {
+    fn default() -> Self {
+        Self { spare: Arc::default(), room: Arc::new(Semaphore::new(MAX_ARRIVING_LEN)) }
+    }
+}
+
+/// Room for a block that arrives, until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Room(#[expect(dead_code, reason = "held, not read")] Option<OwnedSemaphorePermit>);
 
 impl Buffers {
     fn spare(&self) -> MutexGuard<'_, Vec<Vec<u8>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.spare.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until there is room for a block of this length in bytes, at most [`MAX_DATA_LEN`], to arrive.
+    pub(crate) async fn room(&self, len: u32) -> Room {
+        // It is never closed.
+        Room(self.room.clone().acquire_many_owned(len.min(MAX_DATA_LEN)).await.ok())
     }
 
     /// A buffer of this length in bytes. What is in it means nothing.
@@ -50,6 +75,19 @@ mod tests {
         assert_eq!((again.len(), again.as_ptr()), (10, place));
         buffers.give(again);
         assert_eq!(buffers.take(5000), [0; 5000]);
+    }
+
+    #[test]
+    fn what_arrives_waits_for_room_and_others_give_it_back() {
+        use futures::FutureExt as _;
+
+        let buffers = Buffers::default();
+        let blocks = MAX_ARRIVING_LEN / MAX_DATA_LEN as usize;
+        let mut held: Vec<_> = (0..blocks).filter_map(|_| buffers.room(u32::MAX).now_or_never()).collect();
+        assert_eq!(held.len(), blocks, "no block is longer");
+        assert!(buffers.room(1).now_or_never().is_none());
+        held.pop();
+        assert!(buffers.clone().room(MAX_DATA_LEN).now_or_never().is_some());
     }
 
     #[test]

@@ -140,12 +140,11 @@ pub const MAX_LANES: usize = 512;
 /// Lanes of one peer: one for each content that it fetches at the same time.
 pub const MAX_LANES_PER_PEER: usize = 16;
 
-/// Wants on one lane without an answer: twice what a fetch asks one peer for at a time.
-pub const MAX_LANE_WANTS: usize = 64;
+pub use crate::core::MAX_LANE_WANTS;
 
-/// Answers on one lane that wait to be heard: a few, so that the lane goes on reading while its owner does something else.
-/// They are within what its owner wanted, and may hold as many blocks.
-pub const MAX_UNHEARD: usize = 8;
+/// Answers on one lane that wait to be heard: so many that small ones are heard of together. Of long ones a fetch asks for
+/// eight; all are within its budget.
+pub const MAX_UNHEARD: usize = 32;
 
 /// How long nothing may come on a lane while something is wanted on it. Longer than a request waits to be served (15 s),
 /// and so short that a fetch asks another way before it gives up (30 s).

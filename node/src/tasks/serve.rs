@@ -1,8 +1,8 @@
 //! Driver of [`Serve`]: answers peers' requests from the store.
 
-use std::{collections::HashMap, pin::Pin, sync::Arc};
+use std::{collections::HashMap, pin::Pin};
 
-use dhtfs_store::{ChunkRead, ContentCid, Withdrawal};
+use dhtfs_store::{ChunkRead, ContentCid, Store, Withdrawal};
 use futures::{StreamExt, stream::FuturesUnordered};
 use libp2p::PeerId;
 use tokio::sync::{mpsc, watch};
@@ -10,9 +10,12 @@ use tracing::{debug, warn};
 
 use super::{ended, now, provide::ProvideHandle, sleep_until};
 use crate::{
-    core::serve::{Admit, Serve, ServeAction, ServeConfig, ServeId, ServeStats},
+    core::{
+        MAX_BLOCK_LEN,
+        serve::{Admit, Serve, ServeAction, ServeConfig, ServeId, ServeStats},
+    },
     env::StoreHandle,
-    net::{self, Client, ExchangeResponse, Rates, ServeTicket},
+    net::{self, Client, ExchangeResponse, ServeTicket},
 };
 
 /// What the network tells the driver.
@@ -47,14 +50,28 @@ pub struct ServeTask {
     waiting: HashMap<ServeId, (ServeTicket, ContentCid)>,
 }
 
-struct Answer {
+/// A request whose turn has come.
+struct Due {
     id: ServeId,
     ticket: ServeTicket,
-    response: ExchangeResponse,
+    cid: ContentCid,
+}
+
+/// What the store says to a request; no response if it was not read because it was too long to join the others.
+struct Read {
+    due: Due,
+    response: Option<ExchangeResponse>,
     withdrawal: Option<Withdrawal>,
 }
 
-type Reading = FuturesUnordered<Pin<Box<dyn Future<Output = Answer> + Send>>>;
+enum Done {
+    /// Requests of a peer that were read together.
+    Read(PeerId, Vec<Read>),
+    /// The limit has covered an answer.
+    Covered(ServeTicket, ExchangeResponse),
+}
+
+type Running = FuturesUnordered<Pin<Box<dyn Future<Output = Done> + Send>>>;
 
 /// Makes the driver; the receiver tells how much was served.
 pub fn new(
@@ -73,16 +90,19 @@ pub fn new(
 impl ServeTask {
     /// Runs until `shutdown` turns true or the network ends.
     pub async fn run(mut self, mut shutdown: watch::Receiver<bool>) {
-        let mut reading = Reading::new();
+        let mut running = Running::new();
         let mut limits = self.client.rates().watch();
         let first = *limits.borrow_and_update();
         self.machine.on_limits(&first, now());
         loop {
-            self.act(&mut reading).await;
+            self.act(&mut running).await;
             let deadline = self.machine.next_deadline();
             tokio::select! {
                 () = ended(&mut shutdown) => return,
-                Some(answer) = reading.next() => self.answer(answer).await,
+                Some(done) = running.next() => match done {
+                    Done::Read(peer, reads) => self.on_reads(peer, reads, &mut running).await,
+                    Done::Covered(ticket, response) => self.respond(ticket, response).await,
+                },
                 event = self.events.recv() => match event {
                     Some(event) => self.on_event(event).await,
                     None => return,
@@ -97,17 +117,17 @@ impl ServeTask {
         }
     }
 
-    async fn act(&mut self, reading: &mut Reading) {
+    async fn act(&mut self, running: &mut Running) {
+        let mut due: Vec<(PeerId, Vec<Due>)> = Vec::new();
         while let Some(action) = self.machine.next_action() {
             match action {
-                ServeAction::Read { id, peer } => match self.waiting.remove(&id) {
-                    Some((ticket, cid)) => {
-                        // A lane keeps to the limits as it writes.
-                        let paced = (!ticket.is_on_lane()).then(|| (self.client.rates().clone(), peer));
-                        reading.push(Box::pin(read(self.store.clone(), id, ticket, cid, paced)));
+                ServeAction::Read { id, peer, joins } => match (self.waiting.remove(&id), due.last_mut()) {
+                    (Some((ticket, cid)), Some((_, together))) if joins => {
+                        together.push(Due { id, ticket, cid })
                     }
-                    None => {
-                        self.machine.on_read(id, 0, now());
+                    (Some((ticket, cid)), _) => due.push((peer, vec![Due { id, ticket, cid }])),
+                    (None, _) => {
+                        self.machine.on_reads(&[(id, Some(0))], now());
                         self.machine.on_dropped(id, now());
                     }
                 },
@@ -117,6 +137,10 @@ impl ServeTask {
                     }
                 }
             }
+        }
+        for (peer, due) in due {
+            let store = self.store.clone();
+            running.push(Box::pin(async move { Done::Read(peer, read(&store, due).await) }));
         }
         self.stats.send_replace(self.machine.stats());
     }
@@ -153,15 +177,38 @@ impl ServeTask {
         }
     }
 
-    async fn answer(&mut self, answer: Answer) {
-        let len = match &answer.response {
-            ExchangeResponse::Data(data) => data.len(),
-            _ => 0,
+    async fn on_reads(&mut self, peer: PeerId, reads: Vec<Read>, running: &mut Running) {
+        let len = |read: &Read| match &read.response {
+            Some(ExchangeResponse::Data(data)) => Some(u32::try_from(data.len()).unwrap_or(u32::MAX)),
+            Some(_) => Some(0),
+            None => None,
         };
-        self.machine.on_read(answer.id, u32::try_from(len).unwrap_or(u32::MAX), now());
-        self.respond(answer.ticket, answer.response).await;
-        if let Some(withdrawal) = answer.withdrawal {
-            withdraw(withdrawal, self.provide.as_ref()).await;
+        let lens: Vec<_> = reads.iter().map(|read| (read.due.id, len(read))).collect();
+        for Read { due: Due { id, ticket, cid }, response, withdrawal } in reads {
+            match response {
+                // A lane keeps to the limits as it writes.
+                Some(ExchangeResponse::Data(data)) if !ticket.is_on_lane() => {
+                    let rates = self.client.rates().clone();
+                    running.push(Box::pin(async move {
+                        rates.send_all(peer, data.len()).await;
+                        Done::Covered(ticket, ExchangeResponse::Data(data))
+                    }));
+                }
+                Some(response) => self.respond(ticket, response).await,
+                None => {
+                    self.waiting.insert(id, (ticket, cid));
+                }
+            }
+            if let Some(withdrawal) = withdrawal {
+                withdraw(withdrawal, self.provide.as_ref()).await;
+            }
+        }
+        // Only now: what was not read may be due again at once, or was dropped meanwhile.
+        self.machine.on_reads(&lens, now());
+        for (id, len) in lens {
+            if len.is_none() && !self.machine.is_open(id) {
+                self.waiting.remove(&id);
+            }
         }
     }
 }
@@ -175,48 +222,43 @@ pub async fn withdraw(withdrawal: Withdrawal, provide: Option<&ProvideHandle>) {
     }
 }
 
-async fn read(
-    store: StoreHandle,
-    id: ServeId,
-    ticket: ServeTicket,
-    cid: ContentCid,
-    paced: Option<(Arc<Rates>, PeerId)>,
-) -> Answer {
-    let (response, withdrawal) = look(&store, cid).await;
-    if let (ExchangeResponse::Data(data), Some((rates, peer))) = (&response, paced) {
-        rates.send_all(peer, data.len()).await;
-    }
-    Answer { id, ticket, response, withdrawal }
-}
-
-/// What the store has to say to a request, and which file is no longer served if that came out.
-async fn look(store: &StoreHandle, cid: ContentCid) -> (ExchangeResponse, Option<Withdrawal>) {
-    let mut withdrawal = None;
-    let response = match cid {
-        ContentCid::Chunk(cid) => match store.call(move |s| s.read_chunk(&cid)).await {
-            Ok(Ok(ChunkRead::Data(data))) => ExchangeResponse::Data(data),
-            Ok(Ok(ChunkRead::Missing)) => ExchangeResponse::Missing,
-            Ok(Ok(ChunkRead::Withdrawn(gone))) => {
-                withdrawal = Some(gone);
-                ExchangeResponse::Missing
-            }
-            Ok(Err(error)) => failed(cid, &error),
-            Err(error) => failed(cid, &error),
-        },
-        ContentCid::Manifest(cid) => match store.call(move |s| s.manifest_block(&cid)).await {
-            Ok(Ok(Some(block))) => ExchangeResponse::Data(block),
-            Ok(Ok(None)) => ExchangeResponse::Missing,
-            Ok(Err(error)) => failed(cid, &error),
-            Err(error) => failed(cid, &error),
-        },
+/// What the store has to say to requests that are read together.
+async fn read(store: &StoreHandle, due: Vec<Due>) -> Vec<Read> {
+    let cids: Vec<ContentCid> = due.iter().map(|due| due.cid).collect();
+    let looked = store.call(move |store| look(store, &cids)).await;
+    // A node that ends has not lost anything.
+    let looked = looked.unwrap_or_else(|_| due.iter().map(|_| (ExchangeResponse::Busy, None)).collect());
+    let mut looked = looked.into_iter();
+    let read = |due| match looked.next() {
+        Some((response, withdrawal)) => Read { due, response: Some(response), withdrawal },
+        None => Read { due, response: None, withdrawal: None },
     };
-    (response, withdrawal)
+    due.into_iter().map(read).collect()
 }
 
-/// Missing would be taken at its word, and the block is still here.
-fn failed(cid: impl std::fmt::Display, error: &dyn std::error::Error) -> ExchangeResponse {
-    debug!(%cid, %error, "reading for a peer failed; answered that this node is busy");
-    ExchangeResponse::Busy
+/// Looks for one after the other, the first one whatever its length, until one is too long to join those before. With each,
+/// which file is no longer served if that came out.
+fn look(store: &Store, cids: &[ContentCid]) -> Vec<(ExchangeResponse, Option<Withdrawal>)> {
+    let mut looked = Vec::with_capacity(cids.len());
+    let mut left = MAX_BLOCK_LEN;
+    for cid in cids {
+        let found = match store.read_within(cid, left) {
+            Ok(None) => break,
+            Ok(Some(ChunkRead::Data(data))) => {
+                left = left.saturating_sub(u32::try_from(data.len()).unwrap_or(u32::MAX));
+                (ExchangeResponse::Data(data), None)
+            }
+            Ok(Some(ChunkRead::Missing)) => (ExchangeResponse::Missing, None),
+            Ok(Some(ChunkRead::Withdrawn(gone))) => (ExchangeResponse::Missing, Some(gone)),
+            // Missing would be taken at its word, and the block is still here.
+            Err(error) => {
+                debug!(%cid, %error, "reading for a peer failed; answered that this node is busy");
+                (ExchangeResponse::Busy, None)
+            }
+        };
+        looked.push(found);
+    }
+    looked
 }
 
 #[cfg(test)]
@@ -243,17 +285,47 @@ mod tests {
         disk.write_file(Path::new("/film"), &content).unwrap();
         let root =
             store.import_path(Path::new("/film"), &ImportOptions::default(), &no_progress).unwrap().root;
-        let handle = StoreHandle::inline(store);
         let cid = ChunkCid::of(&content);
-        let (answer, _) = look(&handle, cid.into()).await;
-        assert!(matches!(answer, ExchangeResponse::Data(data) if data == content));
-        let (answer, _) = look(&handle, ChunkCid::of(b"other").into()).await;
-        assert!(matches!(answer, ExchangeResponse::Missing));
+        let looked = look(&store, &[cid.into(), ChunkCid::of(b"other").into()]);
+        let [(ExchangeResponse::Data(data), None), (ExchangeResponse::Missing, None)] = &looked[..] else {
+            panic!("{looked:?}");
+        };
+        assert_eq!(*data, content);
         disk.crash();
-        for cid in [cid.into(), ContentCid::from(root)] {
-            let (answer, withdrawal) = look(&handle, cid).await;
-            assert!(matches!(answer, ExchangeResponse::Busy), "{cid}: {answer:?}");
-            assert!(withdrawal.is_none());
-        }
+        let looked = look(&store, &[cid.into(), root.into()]);
+        assert!(
+            matches!(looked[..], [(ExchangeResponse::Busy, None), (ExchangeResponse::Busy, None)]),
+            "{looked:?}"
+        );
+    }
+
+    #[tokio::test]
+    async fn what_is_too_long_to_join_the_others_is_not_read_and_nothing_after_it() {
+        let disk = MemoryDisk::new(Arc::new(|| Duration::from_secs(1)), PagePool::new(), None);
+        let options =
+            OpenOptions { threads: NonZeroUsize::new(1), disk: disk.mount(), ..OpenOptions::default() };
+        let store = Store::open(Path::new("/store"), options).unwrap();
+        let lens = [1, MAX_BLOCK_LEN - 1, 2];
+        let cids: Vec<ContentCid> = lens
+            .iter()
+            .map(|len| {
+                let content = vec![7; *len as usize];
+                let path = format!("/{len}");
+                disk.write_file(Path::new(&path), &content).unwrap();
+                store.import_path(Path::new(&path), &ImportOptions::default(), &no_progress).unwrap();
+                ChunkCid::of(&content).into()
+            })
+            .collect();
+        let lens_of = |cids: &[ContentCid]| -> Vec<usize> {
+            let len = |(response, _)| match response {
+                ExchangeResponse::Data(data) => data.len(),
+                other => panic!("{other:?}"),
+            };
+            look(&store, cids).into_iter().map(len).collect()
+        };
+        let longest = MAX_BLOCK_LEN as usize - 1;
+        assert_eq!(lens_of(&cids), [1, longest], "together exactly as long as one block may be");
+        assert_eq!(lens_of(&[cids[1], cids[2], cids[0]]), [longest], "what comes after keeps its turn");
+        assert_eq!(lens_of(&[cids[2], cids[0]]), [2, 1]);
     }
 }

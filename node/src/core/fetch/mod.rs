@@ -363,6 +363,16 @@ impl Fetch {
         wanted
     }
 
+    /// Whether this peer is asked on a lane: small requests take little room there, and more of them may be in flight.
+    pub fn on_lane(&mut self, peer: &PeerId, has_lane: bool, now: Instant) {
+        if let Some(ix) = self.peers.find(peer)
+            && self.peers[ix].has_lane != has_lane
+        {
+            self.peers[ix].has_lane = has_lane;
+            self.pump(now);
+        }
+    }
+
     /// A part of the block came: enough of it since this was said last that it will come in the end. Over a slow line a block may
     /// take longer than a fetch goes on without progress.
     pub fn on_moved(&mut self, id: RequestId, now: Instant) {

@@ -1,7 +1,6 @@
 //! How many requests one peer is given at a time, and how long one may take.
 //!
-//! Load is counted in units: a quarter of a full chunk (256 KiB), so that one peer has few large or many small
-//! requests in flight. The window follows the measured rate: `rate * (shortest request time + SLACK)` is what
+//! Load is counted in units of 16 KiB, so that one peer has few large or many small requests in flight. The window follows the measured rate: `rate * (shortest request time + SLACK)` is what
 //! keeps a path full with little queueing. The rate of one request is what arrived from the peer between asking
 //! and answer, divided by that time, so idle times do not count.
 
@@ -9,11 +8,14 @@ use std::time::Duration;
 
 use super::config::FetchConfig;
 
-/// Units of a full chunk: four small requests weigh as much as one of 1 MiB.
-pub(super) const UNITS_PER_CHUNK: u32 = 4;
+/// Units of a full chunk: so many small requests weigh as much as one of 1 MiB.
+pub(super) const UNITS_PER_CHUNK: u32 = 64;
 
 /// Bytes of one unit.
-const UNIT_LEN: u32 = 256 * 1024;
+const UNIT_LEN: u32 = 16 * 1024;
+
+/// Units of the longest request that counts as small: 256 KiB. The window shrinks by as many.
+const SMALL_UNITS: u32 = UNITS_PER_CHUNK / 4;
 
 /// Queueing allowed beyond the shortest request time: lets the window grow on long paths.
 const SLACK: f64 = 0.25;
@@ -27,7 +29,7 @@ const MIN_TIME_DRIFT: f64 = 1.001;
 /// Request time assumed before there is a sample.
 const FIRST_TYPICAL: Duration = Duration::from_millis(500);
 
-/// Class of requests of one unit; the others are large.
+/// Class of small requests; the others are large.
 const SMALL: usize = 0;
 
 /// A first small request is late after this part of what a large one may take.
@@ -35,7 +37,12 @@ const SMALL_TIMEOUT_SHARE: u32 = 4;
 
 /// Small and large requests take different times and are measured apart.
 fn class(units: u32) -> usize {
-    if units <= 1 { SMALL } else { 1 }
+    if is_small(units) { SMALL } else { 1 }
+}
+
+/// Whether a request of this weight counts as small.
+pub(super) fn is_small(units: u32) -> bool {
+    units <= SMALL_UNITS
 }
 
 /// Units that a block of this length weighs.
@@ -145,9 +152,7 @@ impl Pace {
 
     /// The peer lacks what it was asked for: no sign of its speed, but no reason to ask much at once.
     pub(super) fn on_missing(&mut self) {
-        if self.window > self.start_window {
-            self.window -= 1;
-        }
+        self.shrink();
     }
 
     /// The peer stalled, is overloaded, or lost requests.
@@ -162,16 +167,27 @@ impl Pace {
         self.min_time = [f64::INFINITY; 2];
     }
 
+    /// A little smaller, but not below where it began.
+    fn shrink(&mut self) {
+        if self.window > self.start_window {
+            self.window = (self.window - SMALL_UNITS).max(self.start_window);
+        }
+    }
+
     fn follow(&mut self, target: f64, full: bool) {
         let window = f64::from(self.window);
-        if target >= window + 1.0 {
+        if target >= window + f64::from(SMALL_UNITS) {
             if full {
-                #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "between 1 and 4")]
+                #[allow(
+                    clippy::cast_possible_truncation,
+                    clippy::cast_sign_loss,
+                    reason = "between 16 and 64"
+                )]
                 let step = (target - window).min(f64::from(UNITS_PER_CHUNK)) as u32;
                 self.window = (self.window + step).min(self.max_window);
             }
-        } else if target + f64::from(UNITS_PER_CHUNK) < window && self.window > self.start_window {
-            self.window -= 1;
+        } else if target + f64::from(UNITS_PER_CHUNK) < window {
+            self.shrink();
         }
     }
 
@@ -237,17 +253,17 @@ mod tests {
     fn the_timeout_follows_the_measured_time_within_its_bounds() {
         let config = FetchConfig::default();
         let mut pace = Pace::new(&config);
-        assert_eq!(pace.timeout(4, &config), Duration::from_secs(20));
+        assert_eq!(pace.timeout(UNITS_PER_CHUNK, &config), Duration::from_secs(20));
         assert_eq!(pace.timeout(1, &config), Duration::from_secs(5));
-        pace.on_block(Duration::from_millis(10), Delivered::default(), 4, MIB, true);
-        assert_eq!(pace.timeout(4, &config), Duration::from_secs(2));
+        pace.on_block(Duration::from_millis(10), Delivered::default(), UNITS_PER_CHUNK, MIB, true);
+        assert_eq!(pace.timeout(UNITS_PER_CHUNK, &config), Duration::from_secs(2));
         assert_eq!(pace.timeout(1, &config), Duration::from_secs(5), "small ones are measured apart");
         for _ in 0..50 {
-            pace.on_block(Duration::from_secs(5), pace.delivered(), 4, MIB, true);
+            pace.on_block(Duration::from_secs(5), pace.delivered(), UNITS_PER_CHUNK, MIB, true);
         }
-        assert!(pace.timeout(4, &config) > Duration::from_secs(19));
-        pace.on_block(Duration::from_secs(5000), pace.delivered(), 4, MIB, true);
-        assert_eq!(pace.timeout(4, &config), Duration::from_secs(64));
+        assert!(pace.timeout(UNITS_PER_CHUNK, &config) > Duration::from_secs(19));
+        pace.on_block(Duration::from_secs(5000), pace.delivered(), UNITS_PER_CHUNK, MIB, true);
+        assert_eq!(pace.timeout(UNITS_PER_CHUNK, &config), Duration::from_secs(64));
     }
 
     #[test]
@@ -260,8 +276,21 @@ mod tests {
     }
 
     #[test]
-    fn small_blocks_weigh_a_quarter_of_a_chunk() {
-        let weights = [0, 1, UNIT_LEN, UNIT_LEN + 1, MIB].map(units_of);
-        assert_eq!(weights, [1, 1, 1, 2, 4]);
+    fn small_blocks_weigh_little() {
+        let weights = [0, 1, UNIT_LEN, UNIT_LEN + 1, MIB / 4, MIB / 4 + 1, MIB].map(units_of);
+        assert_eq!(weights, [1, 1, 1, 2, 16, 17, 64]);
+        assert_eq!(weights.map(is_small), [true, true, true, true, true, false, false]);
+    }
+
+    #[test]
+    fn many_small_blocks_are_in_flight_on_a_long_path() {
+        let mut pace = Pace::new(&FetchConfig::default());
+        for _ in 0..2_000 {
+            // A whole window comes after each round trip.
+            let before = pace.delivered();
+            pace.delivered.units += u64::from(pace.window()) - 1;
+            pace.on_block(Duration::from_millis(100), before, 1, 4096, true);
+        }
+        assert_eq!(pace.window(), 8 * UNITS_PER_CHUNK);
     }
 }

@@ -22,6 +22,8 @@ use std::{
 
 use libp2p::PeerId;
 
+use crate::core::MAX_LANE_WANTS;
+
 use super::{
     PeerState, RequestId,
     config::FetchConfig,
@@ -38,6 +40,13 @@ const MAX_EXTRA: usize = 4096;
 
 /// Units that a peer may have on the way for each one it has served.
 const TRUST: u64 = 2;
+
+/// Requests that a peer may have in flight if each has a stream of its own: half of what nodes serve.
+const MAX_STREAMS: usize = 32;
+
+/// Requests that a peer may have in flight on a lane: three quarters of what fits on one, the rest being for what was taken
+/// back and is not answered yet.
+const MAX_ON_LANE: usize = MAX_LANE_WANTS / 4 * 3;
 
 /// Position of a peer in the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -142,6 +151,8 @@ pub(super) struct Peer {
     extra: BTreeSet<Rank>,
     /// How many neighbours of a want that it served it is guessed to hold, if it is not full.
     pub(super) guesses: u32,
+    /// Whether it is asked on a lane.
+    pub(super) has_lane: bool,
     /// Nothing pending that this peer may be asked for.
     pub(super) exhausted: bool,
     pub(super) recheck: Recheck,
@@ -192,6 +203,7 @@ impl Peer {
             cursor: Rank::FIRST,
             extra: BTreeSet::new(),
             guesses: 1,
+            has_lane: false,
             exhausted: false,
             recheck: Recheck {
                 at: now,
@@ -234,6 +246,11 @@ impl Peer {
         self.fresh.len() + self.late.len()
     }
 
+    /// How many there may be, however small.
+    fn max_in_flight(&self) -> usize {
+        if self.has_lane { MAX_ON_LANE } else { MAX_STREAMS }
+    }
+
     /// It has answered a request, whatever.
     pub(super) fn note_answer(&mut self, now: Instant) {
         self.last_answer = now;
@@ -248,13 +265,13 @@ impl Peer {
     /// Whether there is room for at least a small request.
     pub(super) fn has_room(&self, slow: bool) -> bool {
         let fits = self.units < self.pace.window() || self.is_stuck(slow);
-        fits && self.is_trusted_with(1, slow)
+        fits && self.in_flight() < self.max_in_flight() && self.is_trusted_with(1, slow)
     }
 
     /// Whether there is room for a request of this weight.
     pub(super) fn has_room_for(&self, units: u32, slow: bool) -> bool {
         let fits = self.units == 0 || self.units + units <= self.pace.window() || self.is_stuck(slow);
-        fits && self.is_trusted_with(units, slow)
+        fits && self.in_flight() < self.max_in_flight() && self.is_trusted_with(units, slow)
     }
 
     /// Whether it has served nothing because its first request was lost, perhaps.

@@ -1,7 +1,7 @@
 //! The requests of a fetch and the budget they use.
 //!
 //! # Invariants
-//! - `used_len` is the sum of `max_len` over all live requests (in flight or received).
+//! - `used_len` is the sum of `reserved_len` over all live requests (in flight or received).
 //! - A want has at most [`MAX_COPIES`] live requests, of which at most one is received.
 //! - A want is in `late` when nothing of it is received and every copy in flight is late.
 //! - A request is in `solo` when it is the only copy of its want that is not late, and nothing is received.
@@ -35,6 +35,8 @@ pub(super) struct Request {
     pub(super) want: WantIx,
     pub(super) sent: Instant,
     pub(super) max_len: u32,
+    /// Bytes of the budget.
+    pub(super) reserved_len: u32,
     pub(super) units: u32,
     pub(super) phase: Phase,
     /// What the peer had delivered when this was sent.
@@ -93,7 +95,7 @@ impl Requests {
     pub(super) fn add(&mut self, request: Request) -> RequestId {
         let id = RequestId(self.next_id);
         self.next_id += 1;
-        self.used_len += u64::from(request.max_len);
+        self.used_len += u64::from(request.reserved_len);
         let want = request.want;
         self.live.insert(id, request);
         self.by_want.entry(want).or_default().push(id);
@@ -108,7 +110,7 @@ impl Requests {
     /// Forgets a live request altogether.
     pub(super) fn remove(&mut self, id: RequestId) -> Option<Request> {
         let request = self.live.remove(&id)?;
-        self.used_len -= u64::from(request.max_len);
+        self.used_len -= u64::from(request.reserved_len);
         self.received -= usize::from(request.is_received());
         self.solo.remove(&id);
         self.pairs.remove(&id);
@@ -172,7 +174,7 @@ impl Requests {
 
     /// Bytes of the budget used for one want.
     pub(super) fn used_by(&self, want: WantIx) -> u64 {
-        self.copies(want).iter().filter_map(|id| self.live.get(id)).map(|r| u64::from(r.max_len)).sum()
+        self.copies(want).iter().filter_map(|id| self.live.get(id)).map(|r| u64::from(r.reserved_len)).sum()
     }
 
     /// Bytes of the budget in use.
@@ -259,7 +261,7 @@ impl Requests {
     }
 
     pub(super) fn check_invariants(&self) {
-        let used: u64 = self.live.values().map(|request| u64::from(request.max_len)).sum();
+        let used: u64 = self.live.values().map(|request| u64::from(request.reserved_len)).sum();
         assert_eq!(used, self.used_len, "budget in use");
         let received = self.live.values().filter(|request| request.is_received()).count();
         assert_eq!(received, self.received, "received blocks");

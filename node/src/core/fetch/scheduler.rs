@@ -52,6 +52,10 @@ const MAX_LESSONS: u32 = 4;
 /// After so many moves of a copy to another peer each of them is given twice the time.
 const ROTATIONS_PER_DOUBLING: u8 = 12;
 
+/// Room in the budget for a block of unknown length, in bytes: manifests are shorter, but for those of large files and
+/// directories.
+const UNKNOWN_LEN: u32 = 128 << 10;
+
 /// Usual times of small and of large requests, as far as there was one.
 type Usual = [Option<Duration>; 2];
 
@@ -93,7 +97,7 @@ impl Fetch {
     /// Notes what the own limit keeps this peer from being asked for.
     fn note_uncovered(&mut self, ix: PeerIx) {
         let slow = self.is_slow(self.now);
-        let next = self.next_pending(ix).filter(|want| self.fits(*want, false));
+        let next = self.next_pending(ix).filter(|want| self.fits(ix, *want, false));
         let has_room = |slow| next.is_some_and(|want| self.peers[ix].has_room_for(self.units(want), slow));
         if has_room(false) {
             self.note_lack(false);
@@ -163,7 +167,7 @@ impl Fetch {
 
     /// Requests another copy of a want in flight, in place of a late or the youngest one if there is no room.
     fn request_copy(&mut self, ix: PeerIx, want: WantIx, spare: bool, now: Instant) {
-        if self.requests.copies(want).len() >= MAX_COPIES || !self.fits(want, true) {
+        if self.requests.copies(want).len() >= MAX_COPIES || !self.fits(ix, want, true) {
             let phase = |id: &RequestId| self.requests.get(*id).map(|request| request.phase);
             let copies = self.requests.copies(want);
             let late = copies.iter().find(|id| phase(id) == Some(Phase::Late));
@@ -181,7 +185,7 @@ impl Fetch {
         if !self.peers[ix].has_room_for(self.units(want), self.is_slow(now)) {
             return false;
         }
-        if !self.fits(want, false) {
+        if !self.fits(ix, want, false) {
             *blocked = true;
             return false;
         }
@@ -264,7 +268,8 @@ impl Fetch {
             let at = request.sent + self.hedge_age(ix, request, usual, now);
             if at > now {
                 next = earlier(next, at);
-            } else if self.requests.copies(request.want).len() >= MAX_COPIES || self.fits(request.want, true)
+            } else if self.requests.copies(request.want).len() >= MAX_COPIES
+                || self.fits(ix, request.want, true)
             {
                 found = Some(request.want);
                 break;
@@ -290,7 +295,7 @@ impl Fetch {
     /// How long a request to a peer that has not answered one of its size yet is given: three times what the others
     /// usually take. Without any that did, what they took for small ones says how far away they are.
     fn unproven_patience(&self, request: &Request, [small, large]: Usual) -> Duration {
-        let is_small = request.units <= 1;
+        let is_small = pace::is_small(request.units);
         // Lists of chunks are short, and everything waits for them.
         let least = if self.wants[request.want].exact_len().is_none() {
             self.config.min_hedge_age
@@ -373,9 +378,17 @@ impl Fetch {
             && !self.requests.asked(want, ix)
     }
 
-    /// Whether the budget has room for a (further) request of this want.
-    fn fits(&self, want: WantIx, hedge: bool) -> bool {
-        let len = u64::from(self.wants[want].max_len());
+    /// Bytes of the budget that a request of this want to this peer takes. On a lane what is longer than such a block
+    /// usually is waits until there is room for it ([`Buffers`](crate::net::Buffers)).
+    fn reserved_len(&self, ix: PeerIx, want: WantIx) -> u32 {
+        let max_len = self.wants[want].max_len();
+        let is_known = self.wants[want].exact_len().is_some();
+        if is_known || !self.peers[ix].has_lane { max_len } else { max_len.min(UNKNOWN_LEN) }
+    }
+
+    /// Whether the budget has room for a (further) request of this want to this peer.
+    fn fits(&self, ix: PeerIx, want: WantIx, hedge: bool) -> bool {
+        let len = u64::from(self.reserved_len(ix, want));
         let used = self.requests.used_len();
         let budget = self.config.budget_len;
         match self.wants.head() {
@@ -398,6 +411,7 @@ impl Fetch {
     fn request(&mut self, ix: PeerIx, want: WantIx, spare: bool, now: Instant) {
         let units = self.units(want);
         let max_len = self.wants[want].max_len();
+        let reserved_len = self.reserved_len(ix, want);
         let peer = &mut self.peers[ix];
         peer.units += units;
         let id = self.requests.add(Request {
@@ -405,6 +419,7 @@ impl Fetch {
             want,
             sent: now,
             max_len,
+            reserved_len,
             units,
             phase: Phase::InFlight,
             delivered: peer.pace.delivered(),

@@ -47,14 +47,19 @@ impl Fetch {
     /// Works out anew which of a peer's requests is late first; called when they or its pace have changed.
     pub(super) fn set_late_at(&mut self, ix: PeerIx) {
         let peer = &self.peers[ix];
-        let at = |id: &RequestId| {
-            let request = self.requests.get(*id)?;
+        let mut first: Option<(Instant, RequestId)> = None;
+        // In the order in which they were sent: none is late sooner than the least timeout after that.
+        for id in &peer.fresh {
+            let Some(request) = self.requests.get(*id) else { continue };
+            if first.is_some_and(|(at, _)| at <= request.sent + self.config.min_request_timeout) {
+                break;
+            }
             let timeout = peer.pace.timeout(request.units, &self.config);
             let doublings = u32::from(self.wants[request.want].lates / 2).min(6);
-            let timeout = timeout * (1 << doublings);
-            Some((request.sent + timeout.min(self.config.max_request_timeout), *id))
-        };
-        self.peers[ix].late_at = peer.fresh.iter().filter_map(at).min();
+            let at = request.sent + (timeout * (1 << doublings)).min(self.config.max_request_timeout);
+            first = Some(first.map_or((at, *id), |first| first.min((at, *id))));
+        }
+        self.peers[ix].late_at = first;
     }
 
     fn run_peer_timers(&mut self, ix: PeerIx, now: Instant) {

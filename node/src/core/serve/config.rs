@@ -2,15 +2,16 @@
 
 use std::time::Duration;
 
-use crate::core::MAX_BLOCK_LEN;
+use crate::core::{MAX_BLOCK_LEN, MAX_LANE_WANTS};
 
 /// Limits of serving. The defaults keep the memory of a busy seeder small and its disk queue short.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ServeConfig {
-    /// Requests of one peer that may wait; default 64, as many as one connection may have open. More are answered
-    /// Busy. At least 1.
+    /// Requests of one peer that may wait; default 512, as many as fit on one lane. More are answered Busy. At
+    /// least 1.
     pub max_queued_per_peer: usize,
-    /// Requests of all peers that may wait; default 512. More are answered Busy. At least 1.
+    /// Requests of all peers that may wait; default 4,096, a few hundred bytes each. More are answered Busy. At
+    /// least 1.
     pub max_queued: usize,
     /// Bytes that may be read and not yet handed to a socket, all peers together; default 12 MiB: four blocks in
     /// flight fill a local link, so three such peers are served at full speed. At least two blocks.
@@ -23,8 +24,8 @@ pub struct ServeConfig {
 impl Default for ServeConfig {
     fn default() -> Self {
         Self {
-            max_queued_per_peer: 64,
-            max_queued: 512,
+            max_queued_per_peer: MAX_LANE_WANTS,
+            max_queued: 4096,
             budget_len: 12 << 20,
             max_queue_time: Duration::from_secs(15),
         }

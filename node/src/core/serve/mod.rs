@@ -38,6 +38,16 @@ use pace::Pace;
 /// next, and every such question is a look into the database.
 const MIN_COST: u64 = 16 * 1024;
 
+/// Blocks of at most this length in bytes are small. A peer that was sent one is likely to want more of them.
+const SMALL_LEN: u64 = 32 * 1024;
+
+/// So many requests of a peer that was sent a small block are read together, for the price of one long block: handing over a
+/// read costs more than a small block itself.
+const MAX_TOGETHER: usize = 32;
+
+/// Reads of such a peer under way at once. While it has as many, its requests gather.
+const MAX_SMALL_READS: usize = 2;
+
 /// Names one request of a peer; the driver gives each request an id of its own, never used twice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ServeId(pub u64);
@@ -55,13 +65,16 @@ pub enum Admit {
 /// What the driver is to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ServeAction {
-    /// Read the content of this request, then report [`Serve::on_read`] and, when it is handed to the socket,
+    /// Read the content of this request, then report [`Serve::on_reads`] and, when it is handed to the socket,
     /// [`Serve::on_sent`]. If it is not here, answer Missing and report a length of 0.
     Read {
         /// The request.
         id: ServeId,
         /// Who asked.
         peer: PeerId,
+        /// Whether it is read together with the one before: their contents have [`MAX_BLOCK_LEN`] bytes at most in all,
+        /// and are reported at once.
+        joins: bool,
     },
     /// It waited too long: answer Busy. The machine has already forgotten the id.
     Refuse {
@@ -96,8 +109,10 @@ pub struct ServeStats {
 #[derive(Debug, Clone, Copy)]
 enum Stage {
     Queued,
-    /// Being read. Whoever asked may be `gone`; the memory is needed all the same until the read ends.
+    /// Being read, with so much of the budget for it and those that joined it, which have none. Whoever asked may be `gone`;
+    /// the memory is needed all the same until the read ends.
     Reading {
+        charge: u64,
         is_gone: bool,
     },
     /// Read, not yet handed to the socket.
@@ -106,9 +121,22 @@ enum Stage {
     },
 }
 
+impl Stage {
+    /// Bytes of the budget.
+    fn charge(self) -> u64 {
+        match self {
+            Self::Queued => 0,
+            Self::Reading { charge, .. } => charge,
+            Self::Read { len } => len,
+        }
+    }
+}
+
 #[derive(Debug, Clone, Copy)]
 struct Entry {
     peer: PeerId,
+    /// When it came.
+    at: Instant,
     /// Whether it was read as the limit allowed.
     metered: bool,
     stage: Stage,
@@ -123,6 +151,17 @@ struct PeerQueue {
     virtual_time: u64,
     /// Whether what it is sent counts towards the limits.
     metered: bool,
+    /// Whether what was read for it last was small.
+    small: bool,
+    /// Reads under way, of one request or several together.
+    reads: usize,
+}
+
+impl PeerQueue {
+    /// Whether more should gather before the next read.
+    fn gathers(&self) -> bool {
+        self.small && self.reads >= MAX_SMALL_READS
+    }
 }
 
 /// The machine. See the module's documentation.
@@ -197,7 +236,7 @@ impl Serve {
         queue.waiting.push_back((id, now));
         queue.metered = metered;
         self.queued += 1;
-        self.requests.insert(id, Entry { peer, metered, stage: Stage::Queued });
+        self.requests.insert(id, Entry { peer, at: now, metered, stage: Stage::Queued });
         self.pump(now);
         Admit::Queued
     }
@@ -216,29 +255,47 @@ impl Serve {
         self.virtual_now[kind].max(least)
     }
 
-    /// The content of a request has been read: `len` bytes, 0 if it is not here.
-    pub fn on_read(&mut self, id: ServeId, len: u32, now: Instant) {
-        let Some(Entry { peer, metered, stage: Stage::Reading { is_gone } }) =
-            self.requests.get(&id).copied()
-        else {
-            return;
-        };
-        let charge = u64::from(MAX_BLOCK_LEN);
-        let len = u64::from(len).min(charge);
-        self.requests.insert(id, Entry { peer, metered, stage: Stage::Read { len } });
-        self.used_len -= charge - len;
+    /// The contents of requests that were read together: the length of each in bytes, 0 if it is not here, `None` if it was
+    /// not read because it was too long to join the others. That one waits again, before all others of its peer.
+    pub fn on_reads(&mut self, reads: &[(ServeId, Option<u32>)], now: Instant) {
+        // In turn from behind: of those that wait again the first one is then the first again.
+        for (id, len) in reads.iter().rev() {
+            self.on_one_read(*id, *len, now);
+        }
+        self.pump(now);
+    }
+
+    fn on_one_read(&mut self, id: ServeId, len: Option<u32>, now: Instant) {
+        let Some(entry) = self.requests.get_mut(&id) else { return };
+        let Entry { peer, at, metered, stage: Stage::Reading { charge, is_gone } } = *entry else { return };
+        let read_len = u64::from(len.unwrap_or(0)).min(u64::from(MAX_BLOCK_LEN));
+        let waits_again = len.is_none() && !is_gone;
+        entry.stage = if waits_again { Stage::Queued } else { Stage::Read { len: read_len } };
+        self.used_len = self.used_len + read_len - charge;
         if metered {
-            self.pace.on_shorter(charge - len, now);
+            self.pace.on_read(charge, read_len, now);
         }
         if let Some(queue) = self.peers.get_mut(&peer) {
-            queue.charged_len -= charge - len;
-            queue.virtual_time = queue.virtual_time.saturating_sub(charge - len.max(MIN_COST));
+            let cost = if len.is_some() { read_len.max(MIN_COST) } else { 0 };
+            queue.charged_len = queue.charged_len + read_len - charge;
+            queue.reads -= usize::from(charge > 0);
+            queue.virtual_time = (queue.virtual_time + cost).saturating_sub(charge);
+            queue.small = if read_len == 0 { queue.small && len.is_some() } else { read_len <= SMALL_LEN };
+            if waits_again {
+                queue.in_flight -= 1;
+                queue.waiting.push_front((id, at));
+                self.queued += 1;
+            }
         }
         if is_gone {
             self.gone -= 1;
             self.forget_unsent(id, now);
         }
-        self.pump(now);
+    }
+
+    /// Whether it has not ended yet.
+    pub fn is_open(&self, id: ServeId) -> bool {
+        self.requests.contains_key(&id)
     }
 
     /// The answer to a request has been handed to the socket.
@@ -261,8 +318,8 @@ impl Serve {
     /// budget until the read ends.
     pub fn on_dropped(&mut self, id: ServeId, now: Instant) {
         match self.requests.get_mut(&id).map(|entry| &mut entry.stage) {
-            Some(Stage::Reading { is_gone: true }) | None => {}
-            Some(Stage::Reading { is_gone }) => {
+            Some(Stage::Reading { is_gone: true, .. }) | None => {}
+            Some(Stage::Reading { is_gone, .. }) => {
                 *is_gone = true;
                 self.gone += 1;
                 self.counters.dropped += 1;
@@ -340,17 +397,14 @@ impl Serve {
         let mut per_peer: BTreeMap<PeerId, (usize, usize, u64)> = BTreeMap::new();
         for entry in self.requests.values() {
             let sums = per_peer.entry(entry.peer).or_default();
+            sums.2 += entry.stage.charge();
             match entry.stage {
                 Stage::Queued => sums.0 += 1,
-                Stage::Reading { is_gone } => {
+                Stage::Reading { is_gone, .. } => {
                     gone += usize::from(is_gone);
                     sums.1 += 1;
-                    sums.2 += u64::from(MAX_BLOCK_LEN);
                 }
-                Stage::Read { len } => {
-                    sums.1 += 1;
-                    sums.2 += len;
-                }
+                Stage::Read { .. } => sums.1 += 1,
             }
         }
         let used: u64 = per_peer.values().map(|sums| sums.2).sum();
@@ -363,7 +417,9 @@ impl Serve {
         for (peer, queue) in &self.peers {
             let found = (queue.waiting.len(), queue.in_flight, queue.charged_len);
             assert_eq!(Some(&found), per_peer.get(peer), "sums of one peer");
-            assert!(queue.waiting.len() <= self.config.max_queued_per_peer, "one peer has too many queued");
+            let reading = |entry: &&Entry| matches!(entry.stage, Stage::Reading { charge: 1.., .. });
+            let reads = self.requests.values().filter(|entry| entry.peer == *peer).filter(reading).count();
+            assert_eq!(reads, queue.reads, "reads of one peer");
         }
         if self.requests.len() == self.queued {
             let is_held = self.pace.held_until.is_some();
@@ -375,27 +431,39 @@ impl Serve {
     fn pump(&mut self, now: Instant) {
         loop {
             let held_until = self.pace.free_at(now);
-            let Some((peer, id)) = self.pick(held_until.is_some()) else {
+            let Some((peer, _)) = self.pick(held_until.is_some()) else {
                 self.pace.held_until = held_until.filter(|_| self.pick(false).is_some());
                 return;
             };
-            let charge = u64::from(MAX_BLOCK_LEN);
-            let Some(queue) = self.peers.get_mut(&peer) else { return };
-            queue.waiting.pop_front();
-            queue.in_flight += 1;
-            queue.charged_len += charge;
-            let (metered, served_at) = (queue.metered, queue.virtual_time);
-            queue.virtual_time += charge;
-            let kind = self.kind(metered);
-            self.virtual_now[kind] = self.virtual_now[kind].max(served_at);
-            self.served_kind = kind;
-            if metered {
-                self.pace.on_release(now);
+            self.read_next(peer, now);
+        }
+    }
+
+    /// Has the next requests of this peer read, for the price of one block.
+    fn read_next(&mut self, peer: PeerId, now: Instant) {
+        let Some(queue) = self.peers.get_mut(&peer) else { return };
+        let charge = u64::from(MAX_BLOCK_LEN);
+        let count = if queue.small { queue.waiting.len().min(MAX_TOGETHER) } else { 1 };
+        let (metered, served_at) = (queue.metered, queue.virtual_time);
+        queue.virtual_time += charge;
+        queue.charged_len += charge;
+        queue.in_flight += count;
+        queue.reads += 1;
+        self.queued -= count;
+        self.used_len += charge;
+        for (place, (id, _)) in queue.waiting.drain(..count).enumerate() {
+            let joins = place > 0;
+            if let Some(entry) = self.requests.get_mut(&id) {
+                entry.metered = metered;
+                entry.stage = Stage::Reading { charge: if joins { 0 } else { charge }, is_gone: false };
             }
-            self.queued -= 1;
-            self.used_len += charge;
-            self.requests.insert(id, Entry { peer, metered, stage: Stage::Reading { is_gone: false } });
-            self.actions.push_back(ServeAction::Read { id, peer });
+            self.actions.push_back(ServeAction::Read { id, peer, joins });
+        }
+        let kind = self.kind(metered);
+        self.virtual_now[kind] = self.virtual_now[kind].max(served_at);
+        self.served_kind = kind;
+        if metered {
+            self.pace.on_release(now);
         }
     }
 
@@ -411,7 +479,7 @@ impl Serve {
         let share = (self.config.budget_len / (peers + 1)).max(block);
         self.peers
             .iter()
-            .filter(|(_, queue)| !(held && queue.metered))
+            .filter(|(_, queue)| !(held && queue.metered) && !queue.gathers())
             .filter(|(_, queue)| {
                 queue.charged_len < if queue.metered { self.pace.share(share) } else { share }
             })
@@ -427,21 +495,14 @@ impl Serve {
     fn remove(&mut self, id: ServeId) -> Option<Stage> {
         let entry = self.requests.remove(&id)?;
         if let Some(queue) = self.peers.get_mut(&entry.peer) {
-            match entry.stage {
-                Stage::Queued => {
-                    queue.waiting.retain(|(waiting, _)| *waiting != id);
-                    self.queued -= 1;
-                }
-                Stage::Reading { .. } | Stage::Read { .. } => {
-                    let charge = match entry.stage {
-                        Stage::Read { len } => len,
-                        Stage::Queued | Stage::Reading { .. } => u64::from(MAX_BLOCK_LEN),
-                    };
-                    queue.in_flight -= 1;
-                    queue.charged_len -= charge;
-                    self.used_len -= charge;
-                }
+            if let Stage::Queued = entry.stage {
+                queue.waiting.retain(|(waiting, _)| *waiting != id);
+                self.queued -= 1;
+            } else {
+                queue.in_flight -= 1;
             }
+            queue.charged_len -= entry.stage.charge();
+            self.used_len -= entry.stage.charge();
             if queue.waiting.is_empty() && queue.in_flight == 0 {
                 self.peers.remove(&entry.peer);
             }

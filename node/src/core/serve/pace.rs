@@ -57,6 +57,17 @@ impl Pace {
         }
     }
 
+    /// It has this length, of what was taken for it, or joined one for which enough was taken.
+    pub(super) fn on_read(&mut self, taken: u64, len: u64, now: Instant) {
+        if let Some(bucket) = &mut self.up {
+            if let Some(more) = len.checked_sub(taken) {
+                let _ = bucket.take(more, now);
+            } else {
+                bucket.give_back(taken - len, now);
+            }
+        }
+    }
+
     /// It turned out to be shorter by so much.
     pub(super) fn on_shorter(&mut self, len: u64, now: Instant) {
         if let Some(bucket) = &mut self.up {

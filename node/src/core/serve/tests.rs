@@ -25,7 +25,7 @@ fn reads(serve: &mut Serve) -> Vec<(u64, PeerId)> {
     drain(serve)
         .into_iter()
         .map(|action| match action {
-            ServeAction::Read { id, peer } => (id.0, peer),
+            ServeAction::Read { id, peer, .. } => (id.0, peer),
             other => panic!("{other:?}"),
         })
         .collect()
@@ -37,7 +37,7 @@ fn a_request_is_read_at_once_when_nothing_else_is_going_on() {
     let mut serve = Serve::new(ServeConfig::default());
     assert_eq!(serve.on_request(peer(1), ServeId(7), false, now), Admit::Queued);
     assert_eq!(reads(&mut serve), [(7, peer(1))]);
-    serve.on_read(ServeId(7), 1000, now);
+    serve.on_reads(&[(ServeId(7), Some(1000))], now);
     serve.on_sent(ServeId(7), now);
     let stats = serve.stats();
     assert_eq!((stats.served, stats.served_len, stats.budget_used_len), (1, 1000, 0));
@@ -50,7 +50,7 @@ fn a_read_of_nothing_counts_as_missing() {
     let mut serve = Serve::new(ServeConfig::default());
     let _ = serve.on_request(peer(1), ServeId(7), false, now);
     drain(&mut serve);
-    serve.on_read(ServeId(7), 0, now);
+    serve.on_reads(&[(ServeId(7), Some(0))], now);
     serve.on_sent(ServeId(7), now);
     assert_eq!((serve.stats().served, serve.stats().missing), (0, 1));
 }
@@ -133,11 +133,11 @@ fn what_is_read_for_nobody_keeps_its_part_of_the_budget_until_the_read_ends() {
         (6, 400, 0, 0)
     );
     assert_eq!(serve.stats().budget_used_len, 6 << 20);
-    (0..6).for_each(|id| serve.on_read(ServeId(id), MIB, now));
+    (0..6).for_each(|id| serve.on_reads(&[(ServeId(id), Some(MIB))], now));
     serve.check_invariants();
     assert_eq!((serve.stats().budget_used_len, serve.stats().dropped), (0, 400));
     serve.on_sent(ServeId(3), now);
-    serve.on_read(ServeId(4), MIB, now);
+    serve.on_reads(&[(ServeId(4), Some(MIB))], now);
     serve.on_dropped(ServeId(5), now);
     assert_eq!((serve.stats().dropped, serve.stats().served), (400, 0), "ids that are gone are ignored");
 }
@@ -153,7 +153,7 @@ fn what_is_taken_back_in_time_is_not_read_and_the_rest_goes_on() {
     assert!(!serve.on_cancelled(ServeId(0), now), "it is being read");
     assert!(serve.on_cancelled(ServeId(1), now));
     assert!(!serve.on_cancelled(ServeId(1), now), "it is gone");
-    serve.on_read(ServeId(0), MIB, now);
+    serve.on_reads(&[(ServeId(0), Some(MIB))], now);
     serve.on_sent(ServeId(0), now);
     assert_eq!(reads(&mut serve), [(2, peer(1))]);
 }
@@ -188,9 +188,9 @@ fn serve_all_of(
             }
         }
         for action in drain(&mut serve) {
-            let ServeAction::Read { id, peer: who } = action else { panic!("{action:?}") };
+            let ServeAction::Read { id, peer: who, .. } = action else { panic!("{action:?}") };
             let n = (0..peers.len()).find(|n| peer(u8::try_from(*n).unwrap()) == who).unwrap();
-            serve.on_read(id, peers[n].0, now);
+            serve.on_reads(&[(id, Some(peers[n].0))], now);
             in_flight.push_back((id, n));
         }
         let (id, n) = in_flight.pop_front().unwrap();
@@ -239,16 +239,101 @@ fn who_asks_for_what_is_not_here_does_not_always_come_first() {
     assert!(sent[1] >= 20 * u64::from(MIB), "{sent:?}");
 }
 
+/// What a driver has under way: requests that are read together end together.
+#[derive(Default)]
+struct Reading(Vec<Vec<ServeId>>);
+
+impl Reading {
+    /// Takes what is to be read; how many requests.
+    fn begin(&mut self, serve: &mut Serve) -> u64 {
+        let mut begun = 0;
+        for action in drain(serve) {
+            let ServeAction::Read { id, joins, .. } = action else { continue };
+            begun += 1;
+            if joins {
+                self.0.last_mut().unwrap().push(id);
+            } else {
+                self.0.push(vec![id]);
+            }
+        }
+        begun
+    }
+
+    /// One of the reads ends: the first request has this length, the others what may join it, and the last one of several
+    /// is sometimes too long. How many were not read.
+    fn end(&mut self, serve: &mut Serve, choice: u64, len: u32, now: Instant) -> u64 {
+        if self.0.is_empty() {
+            return 0;
+        }
+        let place = usize::try_from(choice).unwrap() % self.0.len();
+        let together = self.0.remove(place);
+        let joined_len = (MIB - len) / 32;
+        let mut reads: Vec<_> = together.iter().map(|id| (*id, Some(joined_len))).collect();
+        reads[0].1 = Some(len);
+        let too_long = together.len() > 1 && choice % 3 == 0;
+        if too_long {
+            reads.last_mut().unwrap().1 = None;
+        }
+        serve.on_reads(&reads, now);
+        u64::from(too_long)
+    }
+}
+
+fn read_len() -> impl Strategy<Value = u32> {
+    prop_oneof![0..=MIB, 1_u32..20_000]
+}
+
+#[test]
+fn small_requests_gather_and_are_read_together() {
+    let now = Instant::now();
+    let mut serve = Serve::new(ServeConfig::default());
+    let ask = |serve: &mut Serve, id| {
+        assert_eq!(serve.on_request(peer(1), ServeId(id), false, now), Admit::Queued);
+    };
+    let together = |serve: &mut Serve| {
+        let read = |action| match action {
+            ServeAction::Read { id, joins, .. } => (id.0, joins),
+            other => panic!("{other:?}"),
+        };
+        drain(serve).into_iter().map(read).collect::<Vec<_>>()
+    };
+    ask(&mut serve, 0);
+    assert_eq!(together(&mut serve), [(0, false)], "nothing is known of it yet");
+    serve.on_reads(&[(ServeId(0), Some(100))], now);
+    (1..40).for_each(|id| ask(&mut serve, id));
+    assert_eq!(together(&mut serve), [(1, false), (2, false)], "two are under way, the others gather");
+    serve.on_reads(&[(ServeId(1), Some(100))], now);
+    let expected: Vec<_> = (3..35).map(|id| (id, id > 3)).collect();
+    assert_eq!(together(&mut serve), expected);
+    assert_eq!(serve.stats().budget_used_len, 200 + 2 * u64::from(MIB), "for the price of one long block");
+
+    // All but the last two fit.
+    let mut reads: Vec<_> = (3..35).map(|id| (ServeId(id), Some(1000))).collect();
+    reads[30].1 = None;
+    reads[31].1 = None;
+    serve.on_reads(&reads, now);
+    let expected: Vec<_> = (33..40).map(|id| (id, id > 33)).collect();
+    assert_eq!(together(&mut serve), expected, "what was not read is next, in its order");
+    assert_eq!(serve.stats().budget_used_len, 200 + 30 * 1000 + 2 * u64::from(MIB));
+
+    // A long one ends it.
+    let mut reads: Vec<_> = (33..40).map(|id| (ServeId(id), None)).collect();
+    reads[0].1 = Some(MIB);
+    serve.on_reads(&reads, now);
+    assert_eq!(together(&mut serve), (34..38).map(|id| (id, false)).collect::<Vec<_>>());
+}
+
 proptest! {
     #[test]
     fn the_books_balance_whatever_happens(
-        events in prop::collection::vec((0_u8..7, 0_u8..5, 0_u64..80, 0_u32..=MIB), 1..300),
+        events in prop::collection::vec((0_u8..7, 0_u8..5, 0_u64..80, read_len()), 1..300),
         budget_len in 0_u64..(20 << 20),
     ) {
         let start = Instant::now();
         let mut serve = Serve::new(ServeConfig { budget_len, max_queued: 40, ..ServeConfig::default() });
         let mut admitted = 0;
         let mut reads = 0;
+        let mut reading = Reading::default();
         for (step, (event, n, id, len)) in (0_u64..).zip(events) {
             let now = start + Duration::from_secs(step);
             match event {
@@ -256,7 +341,7 @@ proptest! {
                     let admit = serve.on_request(peer(n), ServeId(step + 1000), false, now);
                     admitted += u64::from(admit == Admit::Queued);
                 }
-                3 => serve.on_read(ServeId(id + 1000), len, now),
+                3 => reads -= reading.end(&mut serve, id, len, now),
                 4 => serve.on_sent(ServeId(id + 1000), now),
                 5 => serve.on_dropped(ServeId(id + 1000), now),
                 _ => drop(serve.on_cancelled(ServeId(id + 1000), now)),
@@ -265,9 +350,7 @@ proptest! {
                 serve.on_timeout(now);
                 prop_assert!(serve.next_deadline().is_none_or(|deadline| deadline > now));
             }
-            for action in drain(&mut serve) {
-                reads += u64::from(matches!(action, ServeAction::Read { .. }));
-            }
+            reads += reading.begin(&mut serve);
         }
         let stats = serve.stats();
         let ended = stats.served + stats.missing + stats.dropped;
@@ -291,7 +374,7 @@ fn metered_answers_are_read_as_the_limit_covers_them() {
         let _ = serve.on_request(peer(1), ServeId(id), true, now);
     }
     assert_eq!(reads(&mut serve), [(0, peer(1))], "the first one at once");
-    serve.on_read(ServeId(0), MIB, now);
+    serve.on_reads(&[(ServeId(0), Some(MIB))], now);
     // A quarter of a second before the first one is through.
     let at = now + Duration::from_millis(10_240 - 250);
     assert_eq!(serve.next_deadline(), Some(at));
@@ -325,7 +408,7 @@ fn what_is_not_here_costs_nothing_of_the_limit() {
     for id in 0..50 {
         let _ = serve.on_request(peer(1), ServeId(id), true, now);
         assert_eq!(reads(&mut serve), [(id, peer(1))]);
-        serve.on_read(ServeId(id), 0, now);
+        serve.on_reads(&[(ServeId(id), Some(0))], now);
         serve.on_sent(ServeId(id), now);
     }
 }
@@ -345,7 +428,7 @@ fn who_breaks_off_and_comes_again_does_not_keep_others_from_the_limit() {
         id += 1;
         let _ = serve.on_request(breaking, ServeId(id), true, now);
         for (read, reader) in reads(&mut serve) {
-            serve.on_read(ServeId(read), MAX_BLOCK_LEN, now);
+            serve.on_reads(&[(ServeId(read), Some(MAX_BLOCK_LEN))], now);
             if reader == patient {
                 served += 1;
                 serve.on_sent(ServeId(read), now);
@@ -373,7 +456,7 @@ fn a_free_peer_that_had_much_keeps_no_metered_newcomer_waiting() {
     let answer = |serve: &mut Serve, now| {
         let reading = reads(serve);
         for (read, _) in &reading {
-            serve.on_read(ServeId(*read), MAX_BLOCK_LEN, now);
+            serve.on_reads(&[(ServeId(*read), Some(MAX_BLOCK_LEN))], now);
             serve.on_sent(ServeId(*read), now);
         }
         reading
@@ -410,7 +493,7 @@ fn a_limit_for_each_peer_bounds_what_one_holds_and_not_the_others() {
         let _ = serve.on_request(peer(2), ServeId(id), true, now);
     }
     assert_eq!(reads(&mut serve), [(0, peer(1)), (10, peer(2))]);
-    serve.on_read(ServeId(0), MIB, now);
+    serve.on_reads(&[(ServeId(0), Some(MIB))], now);
     serve.on_sent(ServeId(0), now);
     assert_eq!(reads(&mut serve), [(1, peer(1))], "as soon as the one before is sent");
 }
@@ -450,11 +533,11 @@ fn serve_limited(rate: u64, peers: &[(u32, usize)], secs: u64) -> (Vec<u64>, Vec
         }
         let actions = drain(&mut serve);
         for action in &actions {
-            let (ServeAction::Read { id, peer: who } | ServeAction::Refuse { id, peer: who }) = *action;
+            let (ServeAction::Read { id, peer: who, .. } | ServeAction::Refuse { id, peer: who }) = *action;
             let n = (0..peers.len()).find(|n| peer(u8::try_from(*n).unwrap()) == who).unwrap();
             open[n] -= 1;
             if matches!(action, ServeAction::Read { .. }) {
-                serve.on_read(id, peers[n].0, now);
+                serve.on_reads(&[(id, Some(peers[n].0))], now);
                 serve.on_sent(id, now);
                 sent[n] += u64::from(peers[n].0);
                 log.push((now - start, u64::from(peers[n].0)));
@@ -497,15 +580,16 @@ proptest! {
 
     #[test]
     fn the_books_balance_under_limits_that_change(
-        events in prop::collection::vec((0_u8..8, 0_u8..5, 0_u64..80, 0_u32..=MIB), 1..300),
+        events in prop::collection::vec((0_u8..8, 0_u8..5, 0_u64..80, read_len()), 1..300),
     ) {
         let start = Instant::now();
         let mut serve = Serve::new(ServeConfig { max_queued: 40, ..ServeConfig::default() });
+        let mut reading = Reading::default();
         for (step, (event, n, id, len)) in (0_u64..).zip(events) {
             let now = start + Duration::from_secs(step);
             match event {
                 0..=2 => drop(serve.on_request(peer(n), ServeId(step + 1000), n < 3, now)),
-                3 => serve.on_read(ServeId(id + 1000), len, now),
+                3 => drop(reading.end(&mut serve, id, len, now)),
                 4 => serve.on_sent(ServeId(id + 1000), now),
                 5 => serve.on_dropped(ServeId(id + 1000), now),
                 6 => drop(serve.on_cancelled(ServeId(id + 1000), now)),
@@ -516,7 +600,7 @@ proptest! {
                 serve.on_timeout(now);
                 prop_assert!(serve.next_deadline().is_none_or(|deadline| deadline > now));
             }
-            drain(&mut serve);
+            reading.begin(&mut serve);
         }
     }
 }

@@ -17,7 +17,7 @@ use tokio::time::{Instant, Sleep, sleep, timeout};
 use super::tally::{Count, Tally};
 use super::wire::{Asking, Head, WantNo, invalid};
 use crate::core::fetch::RequestId;
-use crate::net::buffers::Buffers;
+use crate::net::buffers::{Buffers, Room};
 use crate::net::limits::{LANE_STALL, MAX_LANE_WANTS, MAX_UNHEARD};
 use crate::net::streams::{Control, OpenError};
 
@@ -145,14 +145,24 @@ impl LaneWants {
     }
 }
 
+/// An event, and the room of what came with it, until it is heard of.
+type Told = (LaneEvent, Option<Room>);
+
 /// What happens on a lane, in order. Dropping it ends the lane.
 #[derive(Debug)]
-pub struct LaneEvents(mpsc::Receiver<LaneEvent>);
+pub struct LaneEvents(mpsc::Receiver<Told>);
 
 impl LaneEvents {
     /// The next event; [`LaneEvent::Ended`] is the last one. `None` after it, or if the network has gone. Cancel-safe.
     pub async fn next(&mut self) -> Option<LaneEvent> {
-        self.0.recv().await
+        self.0.recv().await.map(|(event, _)| event)
+    }
+
+    /// All events up to now, as soon as there is one; none where [`Self::next`] says so. Cancel-safe.
+    pub async fn next_all(&mut self) -> Vec<LaneEvent> {
+        let mut events = Vec::new();
+        self.0.recv_many(&mut events, MAX_UNHEARD).await;
+        events.into_iter().map(|(event, _)| event).collect()
     }
 }
 
@@ -212,15 +222,15 @@ impl Lane {
     }
 
     /// Runs until it has ended or nobody hears of it.
-    async fn run(self, events: mpsc::Sender<LaneEvent>) {
+    async fn run(self, events: mpsc::Sender<Told>) {
         let mut left = Some(self);
         while let Some(lane) = left {
-            let (event, rest) = tokio::select! {
+            let (told, rest) = tokio::select! {
                 () = events.closed() => return,
                 next = lane.next(&events) => next,
             };
             // While nobody hears, nothing more is read, and the holder waits.
-            if events.send(event).await.is_err() {
+            if events.send(told).await.is_err() {
                 return;
             }
             left = rest;
@@ -229,13 +239,13 @@ impl Lane {
 
     /// Runs until something happens. The lane comes back unless it has ended. Not cancel-safe: dropping the future ends
     /// the lane.
-    async fn next(mut self, events: &mpsc::Sender<LaneEvent>) -> (LaneEvent, Option<Self>) {
+    async fn next(mut self, events: &mpsc::Sender<Told>) -> (Told, Option<Self>) {
         let (reader, writer) = loop {
             match self.state {
                 State::Open { ref mut reader, ref mut writer } => break (reader, writer),
                 State::Opening(opening, orders) => match opening.await {
                     Ok(stream) => self.state = State::open(stream, orders, self.open.clone()),
-                    Err(end) => return (LaneEvent::Ended(end), None),
+                    Err(end) => return ((LaneEvent::Ended(end), None), None),
                 },
             }
         };
@@ -245,7 +255,7 @@ impl Lane {
             Either::Right((came, _)) => came,
         };
         let ended = match came {
-            Ok((id, answer)) => return (LaneEvent::Answer(id, answer), Some(self)),
+            Ok((id, answer, room)) => return ((LaneEvent::Answer(id, answer), room), Some(self)),
             Err(end) => end,
         };
         match ended {
@@ -253,7 +263,7 @@ impl Lane {
             LaneEnd::Stalled => self.tally.count(Count::Stalled),
             LaneEnd::Unsupported | LaneEnd::Closed => {}
         }
-        (LaneEvent::Ended(ended), None)
+        ((LaneEvent::Ended(ended), None), None)
     }
 }
 
@@ -286,8 +296,8 @@ async fn read(
     io: &mut Watched<ReadHalf<Stream>>,
     open: &Shared,
     buffers: &Buffers,
-    events: &mpsc::Sender<LaneEvent>,
-) -> Result<(RequestId, LaneAnswer), LaneEnd> {
+    events: &mpsc::Sender<Told>,
+) -> Result<(RequestId, LaneAnswer, Option<Room>), LaneEnd> {
     let ended = |error: &io::Error, id| match error.kind() {
         io::ErrorKind::InvalidData => {
             tracing::debug!(%error, "a lane brings no answers");
@@ -305,15 +315,19 @@ async fn read(
     let Some(Wanted { id, max_len, .. }) = wanted else {
         return Err(ended(&invalid("an answer to nothing"), None));
     };
+    let mut room = None;
     let answer = match head {
         Head::Data(len) if len > max_len => {
             let error = invalid(format!("{len} bytes of at most {max_len}"));
             return Err(ended(&error, Some(id)));
         }
-        Head::Data(len) => match read_data(io, len, buffers, || tell_moved(events, id)).await {
-            Ok(data) => LaneAnswer::Data(data),
-            Err(error) => return Err(ended(&error, Some(id))),
-        },
+        Head::Data(len) => {
+            room = Some(buffers.room(len).await);
+            match read_data(io, len, buffers, || tell_moved(events, id)).await {
+                Ok(data) => LaneAnswer::Data(data),
+                Err(error) => return Err(ended(&error, Some(id))),
+            }
+        }
         Head::Missing => LaneAnswer::Missing,
         Head::Busy => LaneAnswer::Busy,
         Head::Cancelled => LaneAnswer::Cancelled,
@@ -323,12 +337,12 @@ async fn read(
     if open.wants.is_empty() {
         open.since = None;
     }
-    Ok((id, answer))
+    Ok((id, answer, room))
 }
 
-fn tell_moved(events: &mpsc::Sender<LaneEvent>, id: RequestId) {
+fn tell_moved(events: &mpsc::Sender<Told>, id: RequestId) {
     // Who has not heard all of the last ones hears of something soon enough.
-    let _ = events.try_send(LaneEvent::Moved(id));
+    let _ = events.try_send((LaneEvent::Moved(id), None));
 }
 
 /// Reads the bytes of an answer; says that they move if it takes long.

@@ -16,7 +16,7 @@
 //! | busy      | `02`, the number: too much to do; ask again later or elsewhere            |
 //! | cancelled | `03`, the number: it was taken back before it was sent                    |
 //!
-//! At most 64 wants may wait for their answers. A cancel of a want that was answered means nothing. Either end may end
+//! At most 512 wants may wait for their answers. A cancel of a want that was answered means nothing. Either end may end
 //! the stream at any time; whoever reads anything else does.
 
 use std::io;

@@ -153,18 +153,18 @@ async fn a_peer_without_lanes_is_asked_another_way() {
 async fn a_lane_has_room_for_so_many_wants_and_is_closed_to_who_wants_more() {
     let (asker, holder, mut asked) = pair().await;
     let (wants, mut events) = asker.client.lane(holder.peer, Buffers::default());
-    let most = u8::try_from(MAX_LANE_WANTS).unwrap();
+    let most = u32::try_from(MAX_LANE_WANTS).unwrap();
     for n in 0..most {
-        assert!(wants.want(RequestId(n.into()), chunk(n), 10));
+        assert!(wants.want(RequestId(n.into()), chunk(1), 10));
     }
-    assert!(!wants.want(RequestId(100), chunk(100), 10));
+    assert!(!wants.want(RequestId(1000), chunk(100), 10));
     let mut tickets = Vec::new();
     for _ in 0..MAX_LANE_WANTS {
         tickets.push(request(&mut asked).await.0);
     }
     holder.client.respond(tickets.remove(0), ExchangeResponse::Missing).await.unwrap();
     assert_eq!(answer(&mut events).await.1, LaneAnswer::Missing);
-    assert!(wants.want(RequestId(101), chunk(101), 10), "there is room again");
+    assert!(wants.want(RequestId(1001), chunk(101), 10), "there is room again");
 
     // Somebody who does not count.
     let (control, protocol) = asker.client.lane_streams();
@@ -172,7 +172,7 @@ async fn a_lane_has_room_for_so_many_wants_and_is_closed_to_who_wants_more() {
     let mut bytes = Vec::new();
     for n in 0..=most {
         bytes.push(1);
-        bytes.extend(u32::from(n).to_be_bytes());
+        bytes.extend(n.to_be_bytes());
         bytes.push(1);
         bytes.extend([7; 32]);
     }
@@ -401,7 +401,7 @@ async fn unheard_lane(answers: u8) -> (Node, Node, LaneWants, LaneEvents, Stream
 
 #[tokio::test]
 async fn a_lane_reads_no_further_than_it_is_heard() {
-    const ANSWERS: u8 = 40;
+    const ANSWERS: u8 = 50;
     let (_asker, _holder, wants, mut events, mut stream) = unheard_lane(ANSWERS).await;
     // One more than wait: it is what the lane wants to tell next.
     for heard in 0..usize::from(ANSWERS) {
@@ -420,20 +420,20 @@ async fn a_lane_reads_no_further_than_it_is_heard() {
         answer(&mut events).await;
     }
     // Nobody hears any more, and the lane has something to tell.
-    assert!(wants.want(RequestId(50), chunk(50), 100));
+    assert!(wants.want(RequestId(60), chunk(60), 100));
     stream.write_all(&[1, 0, 0, 0, ANSWERS]).await.unwrap();
     stream.flush().await.unwrap();
     drop(events);
     // It ends, in order or not.
     let _ = in_time(stream.read_to_end(&mut Vec::new())).await;
-    assert!(!wants.want(RequestId(51), chunk(51), 100));
+    assert!(!wants.want(RequestId(61), chunk(61), 100));
 }
 
 #[tokio::test]
 async fn what_came_before_a_lane_broke_off_is_heard() {
-    let (_asker, _holder, wants, mut events, mut stream) = unheard_lane(20).await;
+    let (_asker, _holder, wants, mut events, mut stream) = unheard_lane(50).await;
     stream.close().await.unwrap();
-    for _ in 0..20 {
+    for _ in 0..50 {
         assert_eq!(answer(&mut events).await.1, LaneAnswer::Missing);
     }
     assert_eq!(end(&mut events).await, LaneEnd::Closed);
@@ -442,14 +442,14 @@ async fn what_came_before_a_lane_broke_off_is_heard() {
 
 #[tokio::test]
 async fn a_lane_that_waits_to_tell_something_ends_when_nobody_hears() {
-    let (_asker, _holder, wants, events, mut stream) = unheard_lane(20).await;
+    let (_asker, _holder, wants, events, mut stream) = unheard_lane(50).await;
     in_time(async {
-        while wants.unanswered().len() > 20 - MAX_UNHEARD - 1 {
+        while wants.unanswered().len() > 50 - MAX_UNHEARD - 1 {
             tokio::task::yield_now().await;
         }
     })
     .await;
     drop(events);
     let _ = in_time(stream.read_to_end(&mut Vec::new())).await;
-    assert!(!wants.want(RequestId(51), chunk(51), 100));
+    assert!(!wants.want(RequestId(61), chunk(61), 100));
 }

@@ -2,11 +2,11 @@
 
 use std::{pin::Pin, time::Duration};
 
-use dhtfs_store::{ChunkCid, ContentCid, Download, ManifestCid, Store, Written};
+use dhtfs_store::{ChunkCid, ContentCid, Download, ManifestCid, Written};
 use futures::{StreamExt, future::OptionFuture, stream::FuturesUnordered};
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
 
-use super::{Driver, Turn};
+use super::{Block, Driver, Turn};
 use crate::{
     core::fetch::{FetchFailure, RequestId, Want},
     env::{StoreGone, StoreHandle},
@@ -37,9 +37,13 @@ pub enum FillError {
     Gone(#[from] StoreGone),
 }
 
-/// With the length of each chunk in bytes.
-type Writing = FuturesUnordered<Pin<Box<dyn Future<Output = (RequestId, u64, WriteOutcome)> + Send>>>;
-type WriteOutcome = Result<Result<Written, dhtfs_store::DownloadError>, StoreGone>;
+/// Blocks that came together are written in one go up to this length in bytes: small ones cost more to hand over than to
+/// write, and large ones are better written by several threads.
+const WRITE_LEN: usize = 256 << 10;
+
+type Writing = FuturesUnordered<Pin<Box<dyn Future<Output = WriteOutcome> + Send>>>;
+/// What became of some blocks, with the length of each in bytes.
+type WriteOutcome = Result<Result<Vec<(RequestId, u64, Written)>, dhtfs_store::DownloadError>, StoreGone>;
 type Commit = Pin<Box<dyn Future<Output = CommitOutcome> + Send>>;
 type Announcing = Pin<Box<dyn Future<Output = ()> + Send>>;
 type CommitOutcome = Result<Result<Vec<dhtfs_store::ChunkCid>, dhtfs_store::DownloadError>, StoreGone>;
@@ -74,6 +78,7 @@ impl Filling<'_> {
         self.driver.want(missing.map(want).collect());
         self.driver.wants_complete();
         let outcome = self.fetch().await;
+        self.driver.report();
         // Whatever happened, what is verified and written stays.
         let committed = self.commit().await;
         if let Some(announcing) = self.announce(committed)? {
@@ -90,10 +95,10 @@ impl Filling<'_> {
         let mut ticks = interval_at(Instant::now() + COMMIT_EVERY, COMMIT_EVERY);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            self.driver.report();
+            self.driver.report_soon();
             tokio::select! {
                 turn = self.driver.next() => match turn {
-                    Turn::Block { id, cid, data } => writing.push(self.write(id, cid, data)),
+                    Turn::Blocks(blocks) => writing.extend(together(blocks).into_iter().map(|run| self.write(run))),
                     Turn::Finished => break,
                     Turn::Failed(failure) => return Err(FillError::Failed(failure)),
                     Turn::Stopped => {
@@ -105,12 +110,14 @@ impl Filling<'_> {
                         return Err(FillError::Stopped);
                     }
                 },
-                Some((id, len, written)) = writing.next() => {
-                    match written?? {
-                        Written::Stored | Written::AlreadyHeld => self.driver.stored(id),
-                        Written::BadHash => self.driver.bad(id),
+                Some(written) = writing.next() => {
+                    for (id, len, written) in written?? {
+                        match written {
+                            Written::Stored | Written::AlreadyHeld => self.driver.stored(id),
+                            Written::BadHash => self.driver.bad(id),
+                        }
+                        unsynced += len;
                     }
-                    unsynced += len;
                 }
                 _ = ticks.tick(), if unsynced > 0 && commit.is_none() => {
                     commit = Some(self.commit());
@@ -138,24 +145,20 @@ impl Filling<'_> {
         Ok(())
     }
 
-    fn write(
-        &self,
-        id: RequestId,
-        cid: ContentCid,
-        data: Vec<u8>,
-    ) -> Pin<Box<dyn Future<Output = (RequestId, u64, WriteOutcome)> + Send>> {
+    /// Writes blocks one after the other.
+    fn write(&self, blocks: Vec<Block>) -> Pin<Box<dyn Future<Output = WriteOutcome> + Send>> {
         let (store, download) = (self.store.clone(), self.download.clone());
         let buffers = self.driver.buffers().clone();
-        let len = data.len() as u64;
-        Box::pin(async move {
-            let ContentCid::Chunk(cid) = cid else { return (id, len, Ok(Ok(Written::BadHash))) };
-            let write = move |_: &Store| {
-                let written = download.write(&cid, &data);
-                buffers.give(data);
-                written
+        let write = move |Block { id, cid, data }: Block| {
+            let written = match cid {
+                ContentCid::Chunk(cid) => download.write(&cid, &data)?,
+                ContentCid::Manifest(_) => Written::BadHash,
             };
-            (id, len, store.call(write).await)
-        })
+            let len = data.len() as u64;
+            buffers.give(data);
+            Ok((id, len, written))
+        };
+        Box::pin(async move { store.call(move |_| blocks.into_iter().map(write).collect()).await })
     }
 
     fn commit(&self) -> Commit {
@@ -171,5 +174,45 @@ impl Filling<'_> {
         let keys = manifests.chain(chunks.into_iter().map(ContentCid::from)).collect();
         let provide = provide.clone();
         Ok(Some(Box::pin(async move { provide.held(keys).await })))
+    }
+}
+
+/// Blocks in the order in which they came, in runs that are written in one go.
+fn together(blocks: Vec<Block>) -> Vec<Vec<Block>> {
+    let mut runs: Vec<Vec<Block>> = Vec::new();
+    let mut len = usize::MAX;
+    for block in blocks {
+        len = len.saturating_add(block.data.len());
+        match runs.last_mut().filter(|_| len <= WRITE_LEN) {
+            Some(run) => run.push(block),
+            None => {
+                len = block.data.len();
+                runs.push(vec![block]);
+            }
+        }
+    }
+    runs
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn small_blocks_are_written_together_and_large_ones_each_by_itself() {
+        const LARGE: usize = 1 << 20;
+        let lens = [4, LARGE, LARGE, 10, WRITE_LEN - 10, 1, 0, WRITE_LEN, 5];
+        let block = |(id, len)| Block {
+            id: RequestId(id),
+            cid: ChunkCid::from_digest([0; 32]).into(),
+            data: vec![0; len],
+        };
+        let runs = together((0..).zip(lens).map(block).collect());
+        let ids = runs.iter().map(|run| run.iter().map(|block| block.id.0).collect::<Vec<_>>());
+        assert_eq!(
+            ids.collect::<Vec<_>>(),
+            [vec![0], vec![1], vec![2], vec![3, 4], vec![5, 6], vec![7], vec![8]]
+        );
+        assert_eq!(together(Vec::new()).len(), 0);
     }
 }

@@ -7,13 +7,16 @@ use dhtfs_store::ContentCid;
 use libp2p::PeerId;
 use std::time::Instant;
 
-use super::{Done, Driver, Turn};
+use super::{Block, Done, Driver};
 use crate::core::fetch::RequestId;
 use crate::net::{BlockAnswer, LaneAnswer, LaneEnd, LaneEvent, LaneEvents, LaneWants, RequestError};
 use crate::tasks::now;
 
 /// How long a peer whose lane broke off is asked with a stream for each request, before another lane is opened.
 const RETRY: Duration = Duration::from_secs(10);
+
+/// Requests that are made anew with a stream for each when a lane breaks off.
+const MAX_STREAMS: usize = 32;
 
 #[derive(Debug)]
 enum Slot {
@@ -72,11 +75,21 @@ impl Driver {
         true
     }
 
-    pub(super) fn on_lane(&mut self, peer: PeerId, event: LaneEvent, events: LaneEvents) -> Option<Turn> {
+    /// Deals with what happened on a lane; the blocks that came.
+    pub(super) fn on_lane(&mut self, peer: PeerId, happened: Vec<LaneEvent>, lane: LaneEvents) -> Vec<Block> {
+        let has_ended = matches!(happened.last(), None | Some(LaneEvent::Ended(_)));
+        let blocks = happened.into_iter().filter_map(|event| self.on_lane_event(peer, event)).collect();
+        if !has_ended {
+            self.running.push(Box::pin(next_on_lane(peer, lane)));
+        }
+        blocks
+    }
+
+    fn on_lane_event(&mut self, peer: PeerId, event: LaneEvent) -> Option<Block> {
         match event {
             LaneEvent::Answer(id, answer) => {
-                self.running.push(Box::pin(next_on_lane(peer, events)));
                 let (_, cid) = self.lanes.asked.remove(&id)?;
+                self.machine.on_lane(&peer, true, now());
                 let answer = match answer {
                     LaneAnswer::Data(data) => BlockAnswer::Data(data),
                     LaneAnswer::Missing => BlockAnswer::Missing,
@@ -86,16 +99,19 @@ impl Driver {
                 self.on_answer(id, peer, cid, Ok(answer))
             }
             LaneEvent::Moved(id) => {
-                self.running.push(Box::pin(next_on_lane(peer, events)));
                 self.machine.on_moved(id, now());
                 None
             }
-            LaneEvent::Ended(end) => self.on_lane_end(peer, end),
+            LaneEvent::Ended(end) => {
+                self.on_lane_end(peer, end);
+                None
+            }
         }
     }
 
-    fn on_lane_end(&mut self, peer: PeerId, end: LaneEnd) -> Option<Turn> {
-        let Some(Slot::Open(wants)) = self.lanes.slots.remove(&peer) else { return None };
+    fn on_lane_end(&mut self, peer: PeerId, end: LaneEnd) {
+        let Some(Slot::Open(wants)) = self.lanes.slots.remove(&peer) else { return };
+        self.machine.on_lane(&peer, false, now());
         let left = wants.unanswered();
         // A lane that was closed because nothing was wanted is opened again when something is.
         if end != LaneEnd::Closed || !left.is_empty() {
@@ -106,24 +122,28 @@ impl Driver {
             LaneEnd::Malformed(blamed) => blamed.or_else(|| left.first().map(|(id, ..)| *id)),
             LaneEnd::Unsupported | LaneEnd::Closed | LaneEnd::Stalled => None,
         };
-        for (id, cid, cancelled) in left {
+        for (place, (id, cid, cancelled)) in left.into_iter().enumerate() {
             self.lanes.asked.remove(&id);
             match end {
                 // Nobody waits for it.
                 _ if cancelled && blamed != Some(id) => self.machine.on_failed(id, now()),
                 // If the connection is gone, this says so.
-                LaneEnd::Unsupported | LaneEnd::Closed => self.exchange(id, peer, cid),
+                LaneEnd::Unsupported | LaneEnd::Closed if place < MAX_STREAMS => self.exchange(id, peer, cid),
+                // More streams than the peer serves: the rest is asked for again.
+                LaneEnd::Unsupported | LaneEnd::Closed => self.machine.on_busy(id, now()),
                 LaneEnd::Malformed(_) if blamed == Some(id) => self.machine.on_malformed(id, now()),
                 LaneEnd::Malformed(_) | LaneEnd::Stalled => {
                     self.on_answer(id, peer, cid, Err(RequestError::Timeout));
                 }
             }
         }
-        None
     }
 }
 
-async fn next_on_lane(peer: PeerId, mut events: LaneEvents) -> Done {
-    let event = events.next().await.unwrap_or(LaneEvent::Ended(LaneEnd::Closed));
-    Done::Lane(peer, event, events)
+async fn next_on_lane(peer: PeerId, mut lane: LaneEvents) -> Done {
+    let mut happened = lane.next_all().await;
+    if happened.is_empty() {
+        happened.push(LaneEvent::Ended(LaneEnd::Closed));
+    }
+    Done::Lane(peer, happened, lane)
 }

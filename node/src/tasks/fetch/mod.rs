@@ -50,6 +50,9 @@ const HINT_RETRY: Duration = Duration::from_secs(2);
 /// How often a fetch reports how far it is when nothing else happens.
 const REPORT_EVERY: Duration = Duration::from_secs(1);
 
+/// How often at most: who looks at it sees no more, and each is as much work as a few small blocks.
+const REPORT_PAUSE: Duration = Duration::from_millis(50);
+
 /// Is told how far a fetch is and, if it waits, why.
 type Reporter = Box<dyn Fn(&FetchProgress, Option<&Waiting>) + Send + Sync>;
 
@@ -75,18 +78,22 @@ pub struct Hints {
     pub bootstrap: Vec<Multiaddr>,
 }
 
+/// A block that arrived.
+#[derive(Debug)]
+pub struct Block {
+    /// To report back with.
+    pub id: RequestId,
+    /// What was asked for.
+    pub cid: ContentCid,
+    /// What came; not verified.
+    pub data: Vec<u8>,
+}
+
 /// What the caller has to deal with.
 #[derive(Debug)]
 pub enum Turn {
-    /// A block arrived. Verify and store it, then call [`Driver::stored`] or [`Driver::bad`].
-    Block {
-        /// To report back with.
-        id: RequestId,
-        /// What was asked for.
-        cid: ContentCid,
-        /// What came; not verified.
-        data: Vec<u8>,
-    },
+    /// Blocks arrived, one at least. Verify and store each, then call [`Driver::stored`] or [`Driver::bad`].
+    Blocks(Vec<Block>),
     /// Every want is stored and no more will come.
     Finished,
     /// No progress for too long.
@@ -104,8 +111,8 @@ enum Done {
     Answered(RequestId, PeerId, ContentCid, Result<BlockAnswer, RequestError>),
     /// A block of this length that came too late was wrong.
     BadLate(PeerId, ContentCid, u32),
-    /// Something happened on the lane to a peer; with where more is told.
-    Lane(PeerId, LaneEvent, LaneEvents),
+    /// This happened on the lane to a peer; with where more is told.
+    Lane(PeerId, Vec<LaneEvent>, LaneEvents),
     /// A peer told something about what it holds, or tells no more.
     Told(HaveId, Result<(HaveStream, HaveUpdate), HaveStop>),
     /// So many more bytes may be asked for.
@@ -148,6 +155,7 @@ pub struct Driver {
     hops: Option<u32>,
     reporter: Option<Reporter>,
     report_at: Instant,
+    reported_at: Option<Instant>,
     limits: watch::Receiver<Limits>,
     /// Whether it waits until more may be asked for.
     awaits_credit: bool,
@@ -208,6 +216,7 @@ impl Driver {
             hops: None,
             reporter: None,
             report_at: now(),
+            reported_at: None,
             limits,
             awaits_credit: false,
             steering: None,
@@ -283,10 +292,11 @@ impl Driver {
         Waiting { hints: self.hints, unreached_hints: self.hints_left.len(), ..waiting }
     }
 
-    /// Has `reporter` told how far the fetch is, every second while [`Self::next`] is polled and with
-    /// [`Self::report`].
+    /// Has `reporter` told how far the fetch is, every second while [`Self::next`] is polled, and after
+    /// [`Self::report_soon`].
     pub fn report_to(&mut self, reporter: impl Fn(&FetchProgress, Option<&Waiting>) + Send + Sync + 'static) {
         self.reporter = Some(Box::new(reporter));
+        self.reported_at = None;
     }
 
     /// Follows what the user wants from now on: [`Turn::Stopped`] comes when that is not to go on, and every new refresh
@@ -305,6 +315,16 @@ impl Driver {
             self.machine.on_refresh(now());
         }
         wish.will != Will::Run
+    }
+
+    /// Something has changed: tells how far the fetch is, unless it did so just now. What changes last is told at the end, with
+    /// [`Self::report`].
+    pub fn report_soon(&mut self) {
+        let now = now();
+        if self.reported_at.is_none_or(|at| at + REPORT_PAUSE <= now) {
+            self.reported_at = Some(now);
+            self.report();
+        }
     }
 
     /// Tells how far the fetch is.
@@ -504,9 +524,15 @@ impl Driver {
                 self.machine.on_credit(len, now());
             }
             Done::Told(id, told) => self.on_told(id, told),
-            Done::Lane(peer, event, lane) => return self.on_lane(peer, event, lane),
+            Done::Lane(peer, events, lane) => {
+                let blocks = self.on_lane(peer, events, lane);
+                return (!blocks.is_empty()).then_some(Turn::Blocks(blocks));
+            }
             Done::BadLate(peer, cid, len) => self.machine.on_bad_late(peer, cid, len, now()),
-            Done::Answered(id, peer, cid, answer) => return self.on_answer(id, peer, cid, answer),
+            Done::Answered(id, peer, cid, answer) => {
+                let block = self.on_answer(id, peer, cid, answer);
+                return block.map(|block| Turn::Blocks(vec![block]));
+            }
         }
         None
     }
@@ -517,13 +543,13 @@ impl Driver {
         peer: PeerId,
         cid: ContentCid,
         answer: Result<BlockAnswer, RequestError>,
-    ) -> Option<Turn> {
+    ) -> Option<Block> {
         match answer {
             Ok(BlockAnswer::Data(data)) => {
                 let len = u32::try_from(data.len()).unwrap_or(u32::MAX);
                 let is_late = self.machine.is_late(id, len);
                 if self.machine.on_block(id, len, now()) {
-                    return Some(Turn::Block { id, cid, data });
+                    return Some(Block { id, cid, data });
                 }
                 if is_late {
                     self.running.push(Box::pin(check_late(self.context.store.clone(), peer, cid, data)));

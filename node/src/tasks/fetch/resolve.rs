@@ -2,7 +2,7 @@
 
 use dhtfs_store::{ContentCid, ManifestCid, ManifestError, ResolvedTree, StoreError, TreeResolver};
 
-use super::{Driver, Turn};
+use super::{Block, Driver, Turn};
 use crate::{
     core::fetch::{FetchFailure, Want},
     env::{StoreGone, StoreHandle},
@@ -10,6 +10,9 @@ use crate::{
 
 /// Manifest blocks that arrive before they are written to the store together.
 const WRITE_BATCH: usize = 256;
+
+/// They are written sooner if they are so many bytes.
+const WRITE_LEN: usize = 4 << 20;
 
 /// A manifest tree and the CIDs of all its blocks.
 #[derive(Debug)]
@@ -50,11 +53,17 @@ struct Walk {
     resolver: TreeResolver,
     manifests: Vec<ManifestCid>,
     unwritten: Vec<(ManifestCid, Vec<u8>)>,
+    unwritten_len: usize,
 }
 
 impl Walk {
     fn new(root: ManifestCid) -> Self {
-        Self { resolver: TreeResolver::new(root), manifests: Vec::new(), unwritten: Vec::new() }
+        Self {
+            resolver: TreeResolver::new(root),
+            manifests: Vec::new(),
+            unwritten: Vec::new(),
+            unwritten_len: 0,
+        }
     }
 
     fn insert(&mut self, cid: ManifestCid, block: &[u8]) -> Result<(), ResolveError> {
@@ -86,6 +95,7 @@ impl Walk {
 
     async fn write(&mut self, store: &StoreHandle) -> Result<(), ResolveError> {
         let blocks = std::mem::take(&mut self.unwritten);
+        self.unwritten_len = 0;
         if blocks.is_empty() {
             return Ok(());
         }
@@ -132,18 +142,25 @@ pub async fn from_peers(
             return walk.finish(root);
         }
         match driver.next().await {
-            Turn::Block { id, cid: ContentCid::Manifest(cid), data } if cid.matches(&data) => {
-                if let Err(error) = walk.insert(cid, &data) {
-                    walk.write(store).await?;
-                    return Err(error);
+            Turn::Blocks(blocks) => {
+                for Block { id, cid, data } in blocks {
+                    match cid {
+                        ContentCid::Manifest(cid) if cid.matches(&data) => {
+                            if let Err(error) = walk.insert(cid, &data) {
+                                walk.write(store).await?;
+                                return Err(error);
+                            }
+                            walk.unwritten_len += data.len();
+                            walk.unwritten.push((cid, data));
+                            driver.stored(id);
+                        }
+                        ContentCid::Manifest(_) | ContentCid::Chunk(_) => driver.bad(id),
+                    }
                 }
-                walk.unwritten.push((cid, data));
-                driver.stored(id);
-                if walk.unwritten.len() >= WRITE_BATCH {
+                if walk.unwritten.len() >= WRITE_BATCH || walk.unwritten_len >= WRITE_LEN {
                     walk.write(store).await?;
                 }
             }
-            Turn::Block { id, .. } => driver.bad(id),
             Turn::Failed(failure) => {
                 walk.write(store).await?;
                 return Err(ResolveError::Failed(failure));

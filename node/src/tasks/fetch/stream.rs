@@ -8,7 +8,7 @@ use std::collections::{HashMap, HashSet};
 use dhtfs_store::{ChunkCid, ChunkRead, ContentCid};
 use tokio::sync::mpsc;
 
-use super::{Driver, Turn};
+use super::{Block, Driver, Turn};
 use crate::{
     core::fetch::{FetchFailure, RequestId, Want},
     env::{StoreGone, StoreHandle},
@@ -120,14 +120,8 @@ impl Stream<'_> {
 
     fn on_turn(&mut self, turn: Turn) -> Result<(), StreamError> {
         match turn {
-            Turn::Block { id, cid: ContentCid::Chunk(cid), data } if cid.matches(&data) => {
-                self.driver.verified(id);
-                self.wanted.remove(&cid);
-                self.arrived.insert(cid, (data, Some(id)));
-                Ok(())
-            }
-            Turn::Block { id, .. } => {
-                self.driver.bad(id);
+            Turn::Blocks(blocks) => {
+                blocks.into_iter().for_each(|block| self.on_block(block));
                 Ok(())
             }
             Turn::Failed(failure) => Err(StreamError::Failed(failure)),
@@ -135,6 +129,17 @@ impl Stream<'_> {
             Turn::Finished | Turn::Stopped => {
                 Err(StreamError::Failed(FetchFailure::Incomplete { missing: 1 }))
             }
+        }
+    }
+
+    fn on_block(&mut self, Block { id, cid, data }: Block) {
+        match cid {
+            ContentCid::Chunk(cid) if cid.matches(&data) => {
+                self.driver.verified(id);
+                self.wanted.remove(&cid);
+                self.arrived.insert(cid, (data, Some(id)));
+            }
+            ContentCid::Chunk(_) | ContentCid::Manifest(_) => self.driver.bad(id),
         }
     }
 
