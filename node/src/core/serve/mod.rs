@@ -479,7 +479,7 @@ impl Serve {
         let share = (self.config.budget_len / (peers + 1)).max(block);
         self.peers
             .iter()
-            .filter(|(_, queue)| !(held && queue.metered) && !queue.gathers())
+            .filter(|(_, queue)| !(held && queue.metered || queue.gathers()))
             .filter(|(_, queue)| {
                 queue.charged_len < if queue.metered { self.pace.share(share) } else { share }
             })
