@@ -270,7 +270,7 @@ impl Reading {
         let joined_len = (MIB - len) / 32;
         let mut reads: Vec<_> = together.iter().map(|id| (*id, Some(joined_len))).collect();
         reads[0].1 = Some(len);
-        let too_long = together.len() > 1 && choice % 3 == 0;
+        let too_long = together.len() > 1 && choice.is_multiple_of(3);
         if too_long {
             reads.last_mut().unwrap().1 = None;
         }
