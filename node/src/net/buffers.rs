@@ -11,9 +11,9 @@ use super::exchange::MAX_DATA_LEN;
 /// so that as many come back as are taken.
 const MAX_SPARE: usize = 8;
 
-/// Bytes of blocks that arrive on all lanes of a fetch until it hears of them, at most. A fetch counts blocks of unknown
-/// length as shorter than they may be, so this is what bounds those that are not.
-const MAX_ARRIVING_LEN: usize = 16 << 20;
+/// Bytes of blocks that came on all lanes of a fetch and that it has not heard of, at most, beside one on each lane. A fetch
+/// counts blocks of unknown length as shorter than they may be, so this is what bounds those that are not.
+const MAX_ARRIVED_LEN: usize = 16 << 20;
 
 /// See the module's documentation. All clones are the same.
 #[derive(Debug, Clone)]
@@ -24,11 +24,11 @@ pub struct Buffers {
 
 impl Default for Buffers {
     fn default() -> Self {
-        Self { spare: Arc::default(), room: Arc::new(Semaphore::new(MAX_ARRIVING_LEN)) }
+        Self { spare: Arc::default(), room: Arc::new(Semaphore::new(MAX_ARRIVED_LEN)) }
     }
 }
 
-/// Room for a block that arrives, until it is dropped.
+/// Room for a block that came, until it is dropped.
 #[derive(Debug)]
 pub(crate) struct Room(#[expect(dead_code, reason = "held, not read")] Option<OwnedSemaphorePermit>);
 
@@ -37,7 +37,7 @@ impl Buffers {
         self.spare.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits until there is room for a block of this length in bytes, at most [`MAX_DATA_LEN`], to arrive.
+    /// Waits until there is room for a block of this length in bytes, at most [`MAX_DATA_LEN`], that came.
     pub(crate) async fn room(&self, len: u32) -> Room {
         // It is never closed.
         Room(self.room.clone().acquire_many_owned(len.min(MAX_DATA_LEN)).await.ok())
@@ -78,11 +78,11 @@ mod tests {
     }
 
     #[test]
-    fn what_arrives_waits_for_room_and_others_give_it_back() {
+    fn what_came_waits_for_room_and_others_give_it_back() {
         use futures::FutureExt as _;
 
         let buffers = Buffers::default();
-        let blocks = MAX_ARRIVING_LEN / MAX_DATA_LEN as usize;
+        let blocks = MAX_ARRIVED_LEN / MAX_DATA_LEN as usize;
         let mut held: Vec<_> = (0..blocks).filter_map(|_| buffers.room(u32::MAX).now_or_never()).collect();
         assert_eq!(held.len(), blocks, "no block is longer");
         assert!(buffers.room(1).now_or_never().is_none());

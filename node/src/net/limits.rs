@@ -142,8 +142,15 @@ pub const MAX_LANES_PER_PEER: usize = 16;
 
 pub use crate::core::MAX_LANE_WANTS;
 
+/// Of these, those that every lane has room for. Of more there are [`MAX_DEEP_WANTS`] on all lanes of others; who wants one
+/// while there is no room is read no further.
+pub const LANE_WANTS: usize = 64;
+
+/// See [`LANE_WANTS`]. A want takes some hundred bytes until it is answered, also one whose answer is not taken.
+pub const MAX_DEEP_WANTS: usize = 16 * 1024;
+
 /// Answers on one lane that wait to be heard: so many that small ones are heard of together. Of long ones a fetch asks for
-/// eight; all are within its budget.
+/// eight; what they hold is bounded by [`Buffers`](super::Buffers).
 pub const MAX_UNHEARD: usize = 32;
 
 /// How long nothing may come on a lane while something is wanted on it. Longer than a request waits to be served (15 s),

@@ -1,6 +1,6 @@
 //! Driver of [`Serve`]: answers peers' requests from the store.
 
-use std::{collections::HashMap, pin::Pin};
+use std::{collections::HashMap, pin::Pin, time::Duration};
 
 use dhtfs_store::{ChunkRead, ContentCid, Store, Withdrawal};
 use futures::{StreamExt, stream::FuturesUnordered};
@@ -17,6 +17,9 @@ use crate::{
     env::StoreHandle,
     net::{self, Client, ExchangeResponse, ServeTicket},
 };
+
+/// After so long what is read together ends: from the cache it takes a hundredth of that.
+const LOOK_TIME: Duration = Duration::from_millis(20);
 
 /// What the network tells the driver.
 #[derive(Debug)]
@@ -236,12 +239,16 @@ async fn read(store: &StoreHandle, due: Vec<Due>) -> Vec<Read> {
     due.into_iter().map(read).collect()
 }
 
-/// Looks for one after the other, the first one whatever its length, until one is too long to join those before. With each,
-/// which file is no longer served if that came out.
+/// Looks for one after the other, the first one whatever its length, until one is too long to join those before, or the disk
+/// is slow: others wait for this thread. With each, which file is no longer served if that came out.
 fn look(store: &Store, cids: &[ContentCid]) -> Vec<(ExchangeResponse, Option<Withdrawal>)> {
     let mut looked = Vec::with_capacity(cids.len());
     let mut left = MAX_BLOCK_LEN;
+    let begun = now();
     for cid in cids {
+        if !looked.is_empty() && begun + LOOK_TIME <= now() {
+            break;
+        }
         let found = match store.read_within(cid, left) {
             Ok(None) => break,
             Ok(Some(ChunkRead::Data(data))) => {
@@ -265,7 +272,7 @@ fn look(store: &Store, cids: &[ContentCid]) -> Vec<(ExchangeResponse, Option<Wit
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a failure is a failed test")]
 
-    use std::{num::NonZeroUsize, path::Path, sync::Arc, time::Duration};
+    use std::{num::NonZeroUsize, path::Path, sync::Arc};
 
     use dhtfs_store::{
         ChunkCid, ImportOptions, OpenOptions, Store,

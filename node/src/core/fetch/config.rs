@@ -40,14 +40,14 @@ pub struct FetchConfig {
     /// [`TooLarge`](super::FetchFailure::TooLarge). At most 2^31.
     pub max_wants: usize,
     /// Bytes requested or received and not yet stored; default 40 MiB. A want without a known length counts
-    /// 1 MiB. Bounds the memory of a fetch; several times what a fast local link has in flight. At least 4 MiB.
+    /// 1 MiB, and 128 KiB on a lane, where longer ones wait for room. Bounds the memory of a fetch; several times what a fast local link has in flight. At least 4 MiB.
     pub budget_len: u64,
     /// Chunks in flight to a peer that is not measured yet; default 2: one on the way while one is being asked.
     /// At least 1.
     pub start_window: u32,
     /// Most chunks in flight to one peer; default 8: saturates a local link twice over, and all eight of a slow
-    /// peer are lost time when it stalls. Up to four times as many requests are in flight when they are small
-    /// (256 KiB or less). At most 16, so that 64 streams suffice. At least `start_window`.
+    /// peer are lost time when it stalls. Of small requests as many bytes are in flight, but no
+    /// more than 32 requests, or 384 on a lane. At most 16. At least `start_window`.
     pub max_window: u32,
     /// Peers dialled at the same time; default 16. Dials that hang for longer than `dial_patience` do not count, up
     /// to twice as many. At least 1.
@@ -76,9 +76,9 @@ pub struct FetchConfig {
     /// Least age of a request before an idle peer is asked for a second copy; default 500 ms, above the usual
     /// round trip. The usual request times of both peers count twice.
     pub min_hedge_age: Duration,
-    /// The same for a chunk from a peer that has not answered a request of its size yet; default 2 s: the first
-    /// chunk of a fresh connection over 300 ms takes that long, and most peers do answer. Three times what such
-    /// requests take elsewhere if that is more, and twice as long while nobody has answered at all.
+    /// The same for a chunk from a peer that has not answered a request of its size yet, while nobody has; default 2 s: the
+    /// first chunk of a fresh connection over 300 ms takes that long, and most peers do answer. Twice as long if nothing was
+    /// answered at all. Where others have sent such chunks it is three times what theirs take, and `min_hedge_age` at least.
     pub unproven_hedge_age: Duration,
     /// A peer that answered Missing is asked again for a few of those wants after this long, doubling while it
     /// still has none of them; default 5 s to 60 s. Peers that are fetching themselves grow.

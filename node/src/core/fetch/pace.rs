@@ -17,6 +17,9 @@ const UNIT_LEN: u32 = 16 * 1024;
 /// Units of the longest request that counts as small: 256 KiB. The window shrinks by as many.
 const SMALL_UNITS: u32 = UNITS_PER_CHUNK / 4;
 
+/// The smallest window: eight small requests, or one of any length.
+const MIN_WINDOW: u32 = 8;
+
 /// Queueing allowed beyond the shortest request time: lets the window grow on long paths.
 const SLACK: f64 = 0.25;
 
@@ -147,17 +150,20 @@ impl Pace {
         self.rate = Some(rate);
         let len_rate = exact(self.delivered.len - before.len) / elapsed;
         self.len_rate = smooth((self.len_rate > 0.0).then_some(self.len_rate), len_rate);
-        self.follow(rate * (self.min_time[class] + SLACK), full);
+        // One block on the way while one is being asked: of small ones that is little.
+        let (least, margin) =
+            if class == SMALL { (MIN_WINDOW, SMALL_UNITS) } else { (self.start_window, UNITS_PER_CHUNK) };
+        self.follow(rate * (self.min_time[class] + SLACK), full, least, margin);
     }
 
     /// The peer lacks what it was asked for: no sign of its speed, but no reason to ask much at once.
     pub(super) fn on_missing(&mut self) {
-        self.shrink();
+        self.shrink(self.start_window);
     }
 
     /// The peer stalled, is overloaded, or lost requests.
     pub(super) fn on_stall(&mut self) {
-        self.window = (self.window / 2).max(UNITS_PER_CHUNK);
+        self.window = (self.window / 2).max(MIN_WINDOW);
     }
 
     /// A new connection says nothing about the old one's times.
@@ -167,14 +173,15 @@ impl Pace {
         self.min_time = [f64::INFINITY; 2];
     }
 
-    /// A little smaller, but not below where it began.
-    fn shrink(&mut self) {
-        if self.window > self.start_window {
-            self.window = (self.window - SMALL_UNITS).max(self.start_window);
+    /// A little smaller, but not below `least`.
+    fn shrink(&mut self, least: u32) {
+        if self.window > least {
+            self.window = self.window.saturating_sub(SMALL_UNITS).max(least);
         }
     }
 
-    fn follow(&mut self, target: f64, full: bool) {
+    /// Moves the window towards `target`; down to `least`, if it is more than `margin` above.
+    fn follow(&mut self, target: f64, full: bool, least: u32, margin: u32) {
         let window = f64::from(self.window);
         if target >= window + f64::from(SMALL_UNITS) {
             if full {
@@ -186,13 +193,13 @@ impl Pace {
                 let step = (target - window).min(f64::from(UNITS_PER_CHUNK)) as u32;
                 self.window = (self.window + step).min(self.max_window);
             }
-        } else if target + f64::from(UNITS_PER_CHUNK) < window {
-            self.shrink();
+        } else if target + f64::from(margin) < window {
+            self.shrink(least);
         }
     }
 
     pub(super) fn check_invariants(&self) {
-        assert!((UNITS_PER_CHUNK..=self.max_window).contains(&self.window), "window {}", self.window);
+        assert!((MIN_WINDOW..=self.max_window).contains(&self.window), "window {}", self.window);
     }
 }
 
@@ -267,12 +274,25 @@ mod tests {
     }
 
     #[test]
-    fn a_stall_halves_the_window_down_to_one_chunk() {
+    fn a_stall_halves_the_window_down_to_a_few_small_blocks() {
         let mut pace = Pace::new(&FetchConfig::default());
+        pace.on_stall();
+        assert_eq!(pace.window(), UNITS_PER_CHUNK);
         for _ in 0..5 {
             pace.on_stall();
         }
-        assert_eq!(pace.window(), UNITS_PER_CHUNK);
+        assert_eq!(pace.window(), MIN_WINDOW);
+    }
+
+    #[test]
+    fn few_small_blocks_are_in_flight_on_a_slow_line() {
+        let mut pace = Pace::new(&FetchConfig::default());
+        for _ in 0..200 {
+            // 16 KiB a time at 20 KiB/s.
+            pace.on_block(Duration::from_millis(800), pace.delivered(), 1, 16 << 10, true);
+            pace.check_invariants();
+        }
+        assert!(pace.window() <= 2 * SMALL_UNITS, "{}", pace.window());
     }
 
     #[test]

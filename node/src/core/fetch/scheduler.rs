@@ -227,6 +227,8 @@ impl Fetch {
             return;
         }
         let usual = [1, pace::UNITS_PER_CHUNK].map(|units| self.usual_time(units));
+        // Both count every request in flight, and only a new copy changes them here.
+        let mut copies = (self.doubled_len(), self.requests.spares().count());
         while let Some(place) = self.least_loaded(&idle) {
             let ix = idle[place];
             if !self.is_covered(ix) {
@@ -234,8 +236,12 @@ impl Fetch {
                 idle.swap_remove(place);
                 continue;
             }
-            match self.oldest_to_copy(ix, usual, now).or_else(|| self.oldest_to_rotate(ix, usual, now)) {
-                Some(want) => self.request_copy(ix, want, true, now),
+            let oldest = self.oldest_to_copy(ix, usual, copies, now);
+            match oldest.or_else(|| self.oldest_to_rotate(ix, usual, now)) {
+                Some(want) => {
+                    self.request_copy(ix, want, true, now);
+                    copies = (self.doubled_len(), self.requests.spares().count());
+                }
                 None => {
                     idle.swap_remove(place);
                 }
@@ -243,14 +249,19 @@ impl Fetch {
         }
     }
 
-    /// The oldest single copy that is old enough for this peer to make another.
-    fn oldest_to_copy(&mut self, ix: PeerIx, usual: Usual, now: Instant) -> Option<WantIx> {
+    /// The oldest single copy that is old enough for this peer to make another. There are so many bytes and spare ones in
+    /// copies.
+    fn oldest_to_copy(
+        &mut self,
+        ix: PeerIx,
+        usual: Usual,
+        (doubled, spares): (u64, usize),
+        now: Instant,
+    ) -> Option<WantIx> {
         let mut found = None;
         let mut next = None;
-        let doubled = self.doubled_len();
         let slow = self.is_slow(now);
-        let may_learn = self.requests.spares().count() <= self.spares_won as usize
-            && (slow || self.spares_lost < MAX_UNPAID_LESSONS);
+        let may_learn = spares <= self.spares_won as usize && (slow || self.spares_lost < MAX_UNPAID_LESSONS);
         for request in self.requests.solo() {
             if request.sent + self.config.min_hedge_age > now {
                 next = earlier(next, request.sent + self.config.min_hedge_age);
@@ -295,14 +306,14 @@ impl Fetch {
     /// How long a request to a peer that has not answered one of its size yet is given: three times what the others
     /// usually take. Without any that did, what they took for small ones says how far away they are.
     fn unproven_patience(&self, request: &Request, [small, large]: Usual) -> Duration {
-        let is_small = pace::is_small(request.units);
-        // Lists of chunks are short, and everything waits for them.
-        let least = if self.wants[request.want].exact_len().is_none() {
+        let measured = if pace::is_small(request.units) { small } else { large };
+        // Who asks for another copy has nothing else to do. Lists of chunks are short, and everything waits for them.
+        let is_list = self.wants[request.want].exact_len().is_none();
+        let least = if is_list || measured.is_some() {
             self.config.min_hedge_age
         } else {
             self.config.unproven_hedge_age
         };
-        let measured = if is_small { small } else { large };
         let guessed = || small.map_or(least * 2, |time| (time * SMALL_TIMES_PER_CHUNK).min(least * 2));
         let expected = measured.map_or_else(guessed, |time| time * 3);
         (expected.max(least) * (1 << self.spares_lost.min(MAX_LESSONS))).min(self.config.max_request_timeout)

@@ -167,7 +167,7 @@ impl PeerProgress {
             in_flight: peer.in_flight(),
             served: peer.served,
             served_len: peer.served_len,
-            window: peer.pace.window() / UNITS_PER_CHUNK,
+            window: peer.pace.window().div_ceil(UNITS_PER_CHUNK),
             rate: peer.pace.len_rate(),
         }
     }

@@ -10,8 +10,8 @@ pub struct ServeConfig {
     /// Requests of one peer that may wait; default 512, as many as fit on one lane. More are answered Busy. At
     /// least 1.
     pub max_queued_per_peer: usize,
-    /// Requests of all peers that may wait; default 4,096, a few hundred bytes each. More are answered Busy. At
-    /// least 1.
+    /// Requests of all peers that may wait; default 4,096, a few hundred bytes each. More are answered Busy; those
+    /// that were taken up, and not read with others because they are too long, wait again all the same. At least 1.
     pub max_queued: usize,
     /// Bytes that may be read and not yet handed to a socket, all peers together; default 12 MiB: four blocks in
     /// flight fill a local link, so three such peers are served at full speed. At least two blocks.

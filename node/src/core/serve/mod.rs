@@ -412,7 +412,8 @@ impl Serve {
         assert_eq!(used, self.used_len, "budget in use");
         assert!(used <= self.config.budget_len, "the budget is exceeded");
         assert_eq!(per_peer.values().map(|sums| sums.0).sum::<usize>(), self.queued, "queued");
-        assert!(self.queued <= self.config.max_queued, "too many are queued");
+        let again = self.peers.len() * MAX_SMALL_READS * MAX_TOGETHER;
+        assert!(self.queued <= self.config.max_queued + again, "too many are queued");
         assert!(self.peers.keys().eq(per_peer.keys()), "peers with nothing are forgotten");
         for (peer, queue) in &self.peers {
             let found = (queue.waiting.len(), queue.in_flight, queue.charged_len);
@@ -420,6 +421,8 @@ impl Serve {
             let reading = |entry: &&Entry| matches!(entry.stage, Stage::Reading { charge: 1.., .. });
             let reads = self.requests.values().filter(|entry| entry.peer == *peer).filter(reading).count();
             assert_eq!(reads, queue.reads, "reads of one peer");
+            let most = self.config.max_queued_per_peer + MAX_SMALL_READS * MAX_TOGETHER;
+            assert!(queue.waiting.len() <= most, "one peer has too many queued");
         }
         if self.requests.len() == self.queued {
             let is_held = self.pace.held_until.is_some();

@@ -322,11 +322,13 @@ async fn read(
             return Err(ended(&error, Some(id)));
         }
         Head::Data(len) => {
-            room = Some(buffers.room(len).await);
-            match read_data(io, len, buffers, || tell_moved(events, id)).await {
-                Ok(data) => LaneAnswer::Data(data),
+            let data = match read_data(io, len, buffers, || tell_moved(events, id)).await {
+                Ok(data) => data,
                 Err(error) => return Err(ended(&error, Some(id))),
-            }
+            };
+            // Only now: whoever sends slowly must not take the room of others.
+            room = Some(buffers.room(len).await);
+            LaneAnswer::Data(data)
         }
         Head::Missing => LaneAnswer::Missing,
         Head::Busy => LaneAnswer::Busy,

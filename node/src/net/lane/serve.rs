@@ -11,13 +11,15 @@ use std::time::Duration;
 use futures::future::{Either, select};
 use futures::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, StreamExt as _};
 use libp2p::{PeerId, Stream};
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::tally::{Count, Tally};
 use super::wire::{Asking, Head, WantNo, invalid};
 use crate::net::exchange::{ExchangeResponse, MAX_DATA_LEN};
-use crate::net::limits::{LANE_ANSWER, LANE_IDLE, LANE_PIECE_LEN, LANE_PIECE_TIME, MAX_LANE_WANTS};
+use crate::net::limits::{
+    LANE_ANSWER, LANE_IDLE, LANE_PIECE_LEN, LANE_PIECE_TIME, LANE_WANTS, MAX_LANE_WANTS,
+};
 use crate::net::places::Place;
 use crate::net::rates::Rates;
 use crate::net::report::{Answering, NetEvent, ServeId, ServeTicket};
@@ -115,6 +117,8 @@ struct Open {
     cancelled: bool,
     /// Its answer is being written. To the asker it may be there already.
     answering: bool,
+    /// Of a want beyond those that every lane has room for.
+    _deep: Option<OwnedSemaphorePermit>,
 }
 
 type Shared = Arc<Mutex<BTreeMap<WantNo, Open>>>;
@@ -130,7 +134,15 @@ impl LaneServe {
         let open = Shared::default();
         let (reader, writer) = stream.split();
         let (answers, answered) = mpsc::channel(MAX_LANE_WANTS);
-        let asked = Asked { peer, next_id, answers, events: events.clone(), open: open.clone() };
+        let (tally_of_reader, events_of_reader) = (tally.clone(), events.clone());
+        let asked = Asked {
+            peer,
+            next_id,
+            answers,
+            events: events_of_reader,
+            open: open.clone(),
+            tally: tally_of_reader,
+        };
         // Both are dropped here: one that waits for a place among the events would be given it and keep it.
         let ended = {
             let reading = pin!(asked.read(reader));
@@ -157,6 +169,7 @@ struct Asked {
     answers: mpsc::Sender<Answered>,
     events: mpsc::Sender<NetEvent>,
     open: Shared,
+    tally: Arc<Tally>,
 }
 
 impl Asked {
@@ -186,8 +199,10 @@ impl Asked {
                     idle_at = Instant::now() + LANE_IDLE;
                     cancels += 1;
                     // With a place for it, it becomes open and is told of in one step: what is open is told of its end.
+                    let is_deep = lock(&self.open).len() >= LANE_WANTS;
+                    let deep = if is_deep { self.tally.deep_place().await } else { None };
                     let Ok(place) = self.events.reserve().await else { return Ok(()) };
-                    let ticket = self.open(no)?;
+                    let ticket = self.open(no, deep)?;
                     place.send(NetEvent::Request { ticket, peer: self.peer, cid });
                 }
                 Asking::Cancel(no) => {
@@ -213,13 +228,13 @@ impl Asked {
         Some(want.id)
     }
 
-    fn open(&self, no: WantNo) -> io::Result<ServeTicket> {
+    fn open(&self, no: WantNo, deep: Option<OwnedSemaphorePermit>) -> io::Result<ServeTicket> {
         let id = ServeId(self.next_id.fetch_add(1, Ordering::Relaxed));
         let mut open = lock(&self.open);
         if open.values().filter(|want| !want.answering).count() >= MAX_LANE_WANTS {
             return Err(invalid("too many wants wait"));
         }
-        open.insert(no, Open { id, cancelled: false, answering: false });
+        open.insert(no, Open { id, cancelled: false, answering: false, _deep: deep });
         let reply = LaneReply { to: self.answers.clone(), answer: Some(Answered { no, id, response: None }) };
         Ok(ServeTicket { id, channel: Answering::Lane(reply) })
     }

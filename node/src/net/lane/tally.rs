@@ -4,8 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use libp2p::PeerId;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::net::limits::{MAX_LANES, MAX_LANES_PER_PEER};
+use crate::net::limits::{MAX_DEEP_WANTS, MAX_LANES, MAX_LANES_PER_PEER};
 use crate::net::places::{Place, Places};
 
 /// What is counted.
@@ -52,11 +53,16 @@ pub(crate) const NAMES: [&str; 10] = [
 pub(crate) struct Tally {
     counts: [AtomicU64; NAMES.len()],
     served: Arc<Places>,
+    deep: Arc<Semaphore>,
 }
 
 impl Default for Tally {
     fn default() -> Self {
-        Self { counts: Default::default(), served: Places::new(MAX_LANES, MAX_LANES_PER_PEER) }
+        Self {
+            counts: Default::default(),
+            served: Places::new(MAX_LANES, MAX_LANES_PER_PEER),
+            deep: Arc::new(Semaphore::new(MAX_DEEP_WANTS)),
+        }
     }
 }
 
@@ -78,11 +84,30 @@ impl Tally {
         self.count(if place.is_some() { Count::Served } else { Count::Refused });
         place
     }
+
+    /// Waits for the place of a want of others beyond those that every lane has room for.
+    pub(super) async fn deep_place(&self) -> Option<OwnedSemaphorePermit> {
+        // It is never closed.
+        self.deep.clone().acquire_owned().await.ok()
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn wants_beyond_the_first_share_a_number_of_places() {
+        use futures::FutureExt as _;
+
+        let tally = Tally::default();
+        let mut places: Vec<_> =
+            (0..MAX_DEEP_WANTS).filter_map(|_| tally.deep_place().now_or_never()).collect();
+        assert_eq!(places.len(), MAX_DEEP_WANTS);
+        assert!(tally.deep_place().now_or_never().is_none());
+        places.pop();
+        assert!(tally.deep_place().now_or_never().is_some_and(|place| place.is_some()));
+    }
 
     #[test]
     fn places_are_bounded_by_peer_and_in_all_and_free_again() {

@@ -15,8 +15,14 @@ use crate::tasks::now;
 /// How long a peer whose lane broke off is asked with a stream for each request, before another lane is opened.
 const RETRY: Duration = Duration::from_secs(10);
 
-/// Requests that are made anew with a stream for each when a lane breaks off.
-const MAX_STREAMS: usize = 32;
+/// Requests that are made anew with a stream for each when a lane breaks off: fewer than a peer serves. A manifest is counted
+/// as short only where a lane holds back what is long, so there is just one more of these.
+fn max_streams(cid: ContentCid) -> usize {
+    match cid {
+        ContentCid::Chunk(_) => 32,
+        ContentCid::Manifest(_) => 1,
+    }
+}
 
 #[derive(Debug)]
 enum Slot {
@@ -46,13 +52,15 @@ impl PeerLanes {
 impl Driver {
     /// Asks a peer for a block: on its lane, or with a stream of its own.
     pub(super) fn request(&mut self, id: RequestId, peer: PeerId, cid: ContentCid, max_len: u32) {
-        if self.open_lane(peer)
-            && let Some(Slot::Open(wants)) = self.lanes.slots.get(&peer)
+        if !self.open_lane(peer) {
+            self.exchange(id, peer, cid);
+        } else if let Some(Slot::Open(wants)) = self.lanes.slots.get(&peer)
             && wants.want(id, cid, max_len)
         {
             self.lanes.asked.insert(id, (peer, cid));
         } else {
-            self.exchange(id, peer, cid);
+            // It is full of what was taken back and is not answered, or is ending.
+            self.machine.on_busy(id, now());
         }
     }
 
@@ -122,14 +130,18 @@ impl Driver {
             LaneEnd::Malformed(blamed) => blamed.or_else(|| left.first().map(|(id, ..)| *id)),
             LaneEnd::Unsupported | LaneEnd::Closed | LaneEnd::Stalled => None,
         };
-        for (place, (id, cid, cancelled)) in left.into_iter().enumerate() {
+        let mut streams = 0;
+        for (id, cid, cancelled) in left {
             self.lanes.asked.remove(&id);
             match end {
                 // Nobody waits for it.
                 _ if cancelled && blamed != Some(id) => self.machine.on_failed(id, now()),
                 // If the connection is gone, this says so.
-                LaneEnd::Unsupported | LaneEnd::Closed if place < MAX_STREAMS => self.exchange(id, peer, cid),
-                // More streams than the peer serves: the rest is asked for again.
+                LaneEnd::Unsupported | LaneEnd::Closed if streams < max_streams(cid) => {
+                    streams += 1;
+                    self.exchange(id, peer, cid);
+                }
+                // More than the peer serves at once, or than the budget has room for now: asked for again in time.
                 LaneEnd::Unsupported | LaneEnd::Closed => self.machine.on_busy(id, now()),
                 LaneEnd::Malformed(_) if blamed == Some(id) => self.machine.on_malformed(id, now()),
                 LaneEnd::Malformed(_) | LaneEnd::Stalled => {

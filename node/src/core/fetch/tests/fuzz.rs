@@ -42,6 +42,7 @@ enum Input {
     More(usize, u32, bool),
     All(usize),
     HaveEnd(usize, bool),
+    Lane(usize, bool),
     Refresh,
     Timeout,
 }
@@ -63,7 +64,8 @@ fn input() -> impl Strategy<Value = Input> {
         2 => Just(Input::RootDone),
         6 => peer.clone().prop_map(Input::Connected),
         2 => peer.clone().prop_map(Input::DialFailed),
-        2 => peer.prop_map(Input::Disconnected),
+        2 => peer.clone().prop_map(Input::Disconnected),
+        3 => (peer, any::<bool>()).prop_map(|(peer, has_lane)| Input::Lane(peer, has_lane)),
         8 => (id.clone(), prop_oneof![9 => Just(MIB), 1 => 0..2 * MIB]).prop_map(|(id, len)| Input::Block(id, len)),
         6 => id.clone().prop_map(Input::Stored),
         2 => id.clone().prop_map(Input::Bad),
@@ -140,7 +142,12 @@ impl Driver {
                 Action::Lookup(_) | Action::CancelLookup(_) | Action::Dial(_) => {}
             }
         }
-        let used: u64 = self.open.values().map(|open| u64::from(open.max_len)).sum();
+        // On a lane a want without a length takes less of the budget.
+        let used_by = |open: &Open| match open.cid {
+            ContentCid::Chunk(_) => open.max_len,
+            ContentCid::Manifest(_) => open.max_len.min(128 << 10),
+        };
+        let used: u64 = self.open.values().map(|open| u64::from(used_by(open))).sum();
         assert!(self.ended || used <= budget_len, "budget exceeded: {used}");
     }
 
@@ -198,6 +205,7 @@ impl Driver {
                 self.haves.remove(&id);
                 fetch.on_map_end(id, if closed { HaveEnd::Closed } else { HaveEnd::Refused }, now);
             }
+            Input::Lane(host, has_lane) => fetch.on_lane(&peer(host), has_lane, now),
             Input::Refresh => fetch.on_refresh(now),
             Input::Timeout => fetch.on_timeout(now),
         }

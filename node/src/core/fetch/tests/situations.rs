@@ -337,7 +337,8 @@ fn a_peer_that_has_answered_something_is_given_longer_for_its_first_block() {
         }
         hand.now - start
     };
-    assert_eq!([false, true].map(copied_after), [ms(2000), ms(5000)]);
+    // Others take less than a sixth of the first one.
+    assert_eq!([false, true].map(copied_after), [ms(500), ms(5000)]);
 }
 
 #[test]
