@@ -272,7 +272,7 @@ fn bad_weather_slows_a_transfer_down() {
         assert!(record.passed, "{:?}", record.checks);
         record.gets[0].total_secs.unwrap()
     };
-    let (fine, bad) = (secs(0.0), secs(0.05));
+    let (fine, bad) = (secs(0.0), secs(0.2));
     assert!(bad > 1.5 * fine, "{bad} s against {fine} s");
 }
 
