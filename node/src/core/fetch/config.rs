@@ -76,9 +76,10 @@ pub struct FetchConfig {
     /// Least age of a request before an idle peer is asked for a second copy; default 500 ms, above the usual
     /// round trip. The usual request times of both peers count twice.
     pub min_hedge_age: Duration,
-    /// The same for a chunk from a peer that has not answered a request of its size yet, while nobody has; default 2 s: the
-    /// first chunk of a fresh connection over 300 ms takes that long, and most peers do answer. Twice as long if nothing was
-    /// answered at all. Where others have sent such chunks it is three times what theirs take, and `min_hedge_age` at least.
+    /// The same for a chunk from a peer that has not answered a request of its size yet; default 2 s: the first
+    /// chunk of a fresh connection over 300 ms takes that long, and most peers do answer. Three times what such
+    /// requests take elsewhere if that is more, and twice as long while nobody has answered at all. Where others have answered,
+    /// and the fetch is so large that a copy is cheap, `min_hedge_age` is enough.
     pub unproven_hedge_age: Duration,
     /// A peer that answered Missing is asked again for a few of those wants after this long, doubling while it
     /// still has none of them; default 5 s to 60 s. Peers that are fetching themselves grow.

@@ -276,7 +276,7 @@ impl Fetch {
             if !cheap && (proven || !may_learn || owner.answers && !slow) {
                 continue;
             }
-            let at = request.sent + self.hedge_age(ix, request, usual, now);
+            let at = request.sent + self.hedge_age(ix, request, usual, cheap, now);
             if at > now {
                 next = earlier(next, at);
             } else if self.requests.copies(request.want).len() >= MAX_COPIES
@@ -290,12 +290,12 @@ impl Fetch {
         found
     }
 
-    /// The age at which this idle peer may make another copy of a request.
-    fn hedge_age(&self, ix: PeerIx, request: &Request, usual: Usual, now: Instant) -> Duration {
+    /// The age at which this idle peer may make another copy of a request; `cheap` if the budget of copies has room for it.
+    fn hedge_age(&self, ix: PeerIx, request: &Request, usual: Usual, cheap: bool, now: Instant) -> Duration {
         let helping = self.peers[ix].pace.typical(request.units) * 2;
         let owner = &self.peers[request.peer].pace;
         if !owner.is_proven(request.units) {
-            return self.unproven_patience(request, usual).max(helping);
+            return self.unproven_patience(request, usual, cheap).max(helping);
         }
         let typical = owner.typical(request.units);
         let left = typical.saturating_sub(now.saturating_duration_since(request.sent));
@@ -305,11 +305,12 @@ impl Fetch {
 
     /// How long a request to a peer that has not answered one of its size yet is given: three times what the others
     /// usually take. Without any that did, what they took for small ones says how far away they are.
-    fn unproven_patience(&self, request: &Request, [small, large]: Usual) -> Duration {
+    fn unproven_patience(&self, request: &Request, [small, large]: Usual, cheap: bool) -> Duration {
         let measured = if pace::is_small(request.units) { small } else { large };
-        // Who asks for another copy has nothing else to do. Lists of chunks are short, and everything waits for them.
+        // Lists of chunks are short, and everything waits for them. So it does for the last chunks of a large fetch, of which
+        // the budget has room for a copy.
         let is_list = self.wants[request.want].exact_len().is_none();
-        let least = if is_list || measured.is_some() {
+        let least = if is_list || cheap && measured.is_some() {
             self.config.min_hedge_age
         } else {
             self.config.unproven_hedge_age
@@ -358,7 +359,7 @@ impl Fetch {
             }
             let doublings = u32::from(self.wants[request.want].rotations / ROTATIONS_PER_DOUBLING).min(6);
             let quick = self.config.min_hedge_age * 2;
-            let patience = self.unproven_patience(request, usual) / 2;
+            let patience = self.unproven_patience(request, usual, false) / 2;
             let age = if slow { quick } else { patience.max(quick) };
             let at = request.sent + age * (1 << doublings);
             if at > now {

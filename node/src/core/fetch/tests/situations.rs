@@ -337,8 +337,27 @@ fn a_peer_that_has_answered_something_is_given_longer_for_its_first_block() {
         }
         hand.now - start
     };
-    // Others take less than a sixth of the first one.
-    assert_eq!([false, true].map(copied_after), [ms(500), ms(5000)]);
+    assert_eq!([false, true].map(copied_after), [ms(2000), ms(5000)]);
+}
+
+#[test]
+fn a_large_fetch_does_not_wait_for_the_only_chunk_that_a_silent_peer_keeps() {
+    let copied_after = |chunks: u32| {
+        let mut hand = Hand::of_chunks(in_order(), chunks);
+        hand.root_provider(1);
+        hand.root_provider(2);
+        while !hand.asked(2).is_empty() {
+            hand.data(2);
+        }
+        assert_eq!(hand.asked(1).len(), 1, "it gets no more before it has served something");
+        let start = hand.now;
+        while hand.asked(2).is_empty() {
+            hand.wait(ms(100));
+        }
+        hand.now - start
+    };
+    // A copy may cost one byte in twenty-five.
+    assert_eq!([20, 40].map(copied_after), [ms(2000), ms(500)]);
 }
 
 #[test]
