@@ -35,6 +35,7 @@ mod small;
 mod store;
 mod transfers;
 mod verify;
+mod with_content;
 
 pub use chunk_set::ChunkSet;
 pub use chunks::{ChunkRead, WithdrawReason, Withdrawal};
@@ -65,3 +66,4 @@ pub use small::{read_small_file, write_file};
 pub use store::Store;
 pub use transfers::{MAX_SAVED_TRANSFERS, SavedTransfer};
 pub use verify::{VerifyReport, verify_path};
+pub use with_content::{MAX_WITH_CONTENT_LEN, chunk_with};

@@ -1,7 +1,5 @@
 //! `cat`: the bytes of a file or chunk, in order, without writing them to disk.
 
-use std::sync::Arc;
-
 use dhtfs_store::{ChunkCid, ContentCid, ManifestCid, ResolvedFile};
 use tokio::sync::{mpsc, watch};
 
@@ -15,7 +13,7 @@ use super::{
 use crate::{
     core::fetch::{self, FetchProgress, Order},
     env::Executor,
-    tasks::fetch::stream::{self, StreamError},
+    tasks::fetch::stream::{self, Part, StreamError},
 };
 
 /// Chunks that wait for the reader.
@@ -38,13 +36,15 @@ struct Range {
     /// Bytes of the first chunk to leave out.
     skip: usize,
     len: u64,
+    /// Of these chunks, what is here already.
+    contents: Vec<(ChunkCid, Vec<u8>)>,
 }
 
 impl Range {
     fn of(file: &ResolvedFile, offset: u64, len: Option<u64>) -> Self {
         let end = len.map_or(file.size, |len| offset.saturating_add(len).min(file.size));
         if offset >= end {
-            return Self { chunks: Vec::new(), first: 0, skip: 0, len: 0 };
+            return Self { chunks: Vec::new(), first: 0, skip: 0, len: 0, contents: Vec::new() };
         }
         let chunk_len = u64::from(file.chunk_len);
         let first = usize::try_from(offset / chunk_len).unwrap_or(usize::MAX);
@@ -56,7 +56,12 @@ impl Range {
             first: u32::try_from(first).unwrap_or(u32::MAX),
             skip: usize::try_from(offset % chunk_len).unwrap_or(0),
             len: end - offset,
+            contents: Vec::new(),
         }
+    }
+
+    fn with(self, contents: Vec<(ChunkCid, Vec<u8>)>) -> Self {
+        Self { contents, ..self }
     }
 }
 
@@ -79,7 +84,7 @@ impl Api {
             ContentCid::Chunk(cid) => self.cat_chunk(cid, &request, &hints, progress).await,
             ContentCid::Manifest(root) => {
                 let finding = report_to(progress.clone(), Wanted::Manifest);
-                let resolved = self.resolve(root, &hints, finding).await?;
+                let resolved = self.resolve_with_content(root, &hints, finding).await?;
                 progress.send_if_modified(|progress| progress.waiting.take().is_some());
                 let file = match resolved.tree.files.as_slice() {
                     [file] if !resolved.tree.is_dir => file,
@@ -90,7 +95,7 @@ impl Api {
                         return Err(ApiError::new(ErrorKind::Usage, message));
                     }
                 };
-                let range = Range::of(file, request.offset, request.len);
+                let range = Range::of(file, request.offset, request.len).with(resolved.contents);
                 let report = report_to(progress, Wanted::Chunks);
                 self.cat_file(root, file, range, hints, executor, report)
             }
@@ -133,16 +138,17 @@ impl Api {
         let len = range.len;
         executor(Box::pin(async move {
             let (chunks_out, mut chunks_in) = mpsc::channel(1);
-            let chunks = Arc::new(range.chunks);
+            let Range { chunks, first, contents, skip: range_skip, len: range_len } = range;
             let fetching = async {
-                let result = stream::run(&mut driver, &store, &chunks, range.first, chunks_out).await;
+                let part = Part { chunks: &chunks, first, contents };
+                let result = stream::run(&mut driver, &store, part, chunks_out).await;
                 result.map_err(|error| {
                     let why = waiting::verdict(&driver.why(), Wanted::Chunks);
                     stream_error(root.into(), &error, &hints, &why)
                 })
             };
             let cutting = async {
-                let (mut skip, mut left) = (range.skip, range.len);
+                let (mut skip, mut left) = (range_skip, range_len);
                 while let Some(mut data) = chunks_in.recv().await {
                     data.drain(..skip.min(data.len()));
                     skip = 0;

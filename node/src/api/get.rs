@@ -235,7 +235,7 @@ impl<'a> Get<'a> {
         let store = self.api.inner.store.clone();
         // A file that is wholly here needs no network.
         let local = self.api.resolve_here(root).await?;
-        let resolved = match local {
+        let mut resolved = match local {
             Some(resolved) => resolved,
             None => self.find(driver, root).await?,
         };
@@ -255,11 +255,13 @@ impl<'a> Get<'a> {
         });
         self.reuse(&download).await?;
         let have_len = download.have_len();
+        self.take(&download, std::mem::take(&mut resolved.contents)).await?;
         let reused_len = *self.tally.reused_len.get_or_insert(have_len);
         self.progress.send_modify(|p| {
             p.stage = GetStage::Fetching;
-            p.have_len = have_len;
+            p.have_len = download.have_len();
             p.reused_len = reused_len;
+            p.received_len = p.have_len.saturating_sub(p.reused_len);
         });
         if !download.missing().is_empty() {
             let driver = match driver {
@@ -288,6 +290,7 @@ impl<'a> Get<'a> {
     async fn find(&self, driver: &mut Option<Driver>, root: ManifestCid) -> Result<Resolved, Halt> {
         let driver = driver.insert(self.driver(root.into(), Order::Spread)?);
         driver.report_to(self.finding(Wanted::Manifest));
+        driver.ask_with_content(true);
         match resolve::from_peers(driver, &self.api.inner.store, root).await {
             Ok(resolved) => Ok(resolved),
             Err(ResolveError::Stopped) => Err(Halt::Stopped),
@@ -310,6 +313,16 @@ impl<'a> Get<'a> {
             Err(DownloadError::Cancelled) => Err(Halt::Stopped),
             Err(error) => Err(Halt::of_disk(error)),
         }
+    }
+
+    /// Takes what came with the manifests.
+    async fn take(&self, download: &Download, contents: Vec<(ChunkCid, Vec<u8>)>) -> Result<(), Halt> {
+        if contents.is_empty() {
+            return Ok(());
+        }
+        let taking = download.clone();
+        let write = move || contents.iter().try_for_each(|(cid, data)| taking.write(cid, data).map(|_| ()));
+        self.api.inner.store.call(move |_| write()).await?.map_err(Halt::of_disk)
     }
 
     /// Whether it was fetched to `out` before, and all of it is still there.

@@ -22,11 +22,32 @@ impl Api {
         hints: &ParsedHints,
         report: impl Fn(&FetchProgress, Option<&fetch::Waiting>) + Send + Sync + 'static,
     ) -> Result<Resolved, ApiError> {
+        self.resolve_asking(root, hints, report, false).await
+    }
+
+    /// The same, with content that came with it from peers.
+    pub(super) async fn resolve_with_content(
+        &self,
+        root: ManifestCid,
+        hints: &ParsedHints,
+        report: impl Fn(&FetchProgress, Option<&fetch::Waiting>) + Send + Sync + 'static,
+    ) -> Result<Resolved, ApiError> {
+        self.resolve_asking(root, hints, report, true).await
+    }
+
+    async fn resolve_asking(
+        &self,
+        root: ManifestCid,
+        hints: &ParsedHints,
+        report: impl Fn(&FetchProgress, Option<&fetch::Waiting>) + Send + Sync + 'static,
+        with_content: bool,
+    ) -> Result<Resolved, ApiError> {
         if let Some(resolved) = self.resolve_here(root).await? {
             return Ok(resolved);
         }
         let mut driver = self.driver(root.into(), Order::Spread, hints)?;
         driver.report_to(report);
+        driver.ask_with_content(with_content);
         let resolved = resolve::from_peers(&mut driver, &self.inner.store, root).await;
         resolved.map_err(|error| self.resolve_error(root, error, hints.no_progress, Some(&driver.why())))
     }

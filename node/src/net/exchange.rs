@@ -48,10 +48,31 @@ pub struct ExchangeRequest(pub ContentCid);
 pub enum ExchangeResponse {
     /// The bytes, at most [`MAX_DATA_LEN`]; not checked against the digest.
     Data(Vec<u8>),
+    /// The same of a manifest block and, after it, what it stands for: only on lanes, where that is asked for. Here the block
+    /// alone is sent.
+    WithContent {
+        /// Both.
+        data: Vec<u8>,
+        /// How many of these bytes are content: the last ones, at least one.
+        content_len: u32,
+    },
     /// The peer does not hold it.
     Missing,
     /// The peer has too much to do; ask again later or elsewhere.
     Busy,
+}
+
+impl ExchangeResponse {
+    /// The same without content that came with a manifest block.
+    pub(super) fn without_content(self) -> Self {
+        match self {
+            Self::WithContent { mut data, content_len } => {
+                data.truncate(data.len().saturating_sub(content_len as usize));
+                Self::Data(data)
+            }
+            other => other,
+        }
+    }
 }
 
 /// Reads and writes the messages above.
@@ -150,8 +171,8 @@ impl request_response::Codec for ExchangeCodec {
     where
         T: AsyncWrite + Unpin + Send,
     {
-        match response {
-            ExchangeResponse::Data(data) => {
+        match response.without_content() {
+            ExchangeResponse::Data(data) | ExchangeResponse::WithContent { data, .. } => {
                 let len = u32::try_from(data.len())
                     .ok()
                     .filter(|len| *len <= MAX_DATA_LEN)
@@ -206,6 +227,13 @@ mod tests {
 
     fn chunk(n: u8) -> ContentCid {
         ContentCid::Chunk(ChunkCid::from_digest([n; 32]))
+    }
+
+    #[test]
+    fn content_stays_behind_where_there_is_no_place_for_it() {
+        let with_content = ExchangeResponse::WithContent { data: vec![1, 2, 3], content_len: 1 };
+        let alone = response_bytes(ExchangeResponse::Data(vec![1, 2])).unwrap();
+        assert_eq!(response_bytes(with_content).unwrap(), alone);
     }
 
     #[test]

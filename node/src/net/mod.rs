@@ -74,6 +74,7 @@ mod security;
 mod send_queue;
 mod status;
 mod streams;
+mod tcp_first;
 #[cfg(test)]
 mod tests;
 mod tls;
@@ -90,7 +91,7 @@ pub use self::error::{
 pub use self::event_loop::EventLoop;
 pub use self::exchange::ExchangeResponse;
 pub use self::have::{Asked, HaveEnd, HaveStream, Incoming, Said, Step};
-pub use self::lane::{LaneAnswer, LaneEnd, LaneEvent, LaneEvents, LaneServe, LaneWants, Lanes};
+pub use self::lane::{Ask, LaneAnswer, LaneEnd, LaneEvent, LaneEvents, LaneServe, LaneWants, Lanes};
 pub use self::limits::NetLimits;
 pub use self::provide::{Announcer, Receipt, SendFailure};
 pub use self::rates::Rates;

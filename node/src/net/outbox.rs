@@ -95,7 +95,7 @@ impl Outbox {
         }
         match self.tx.try_reserve() {
             Ok(permit) => {
-                permit.send(NetEvent::Request { ticket, peer, cid });
+                permit.send(NetEvent::Request { ticket, peer, ask: cid.into() });
                 Ok(())
             }
             Err(_) => Err(ticket),

@@ -3,14 +3,13 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use dhtfs_store::ContentCid;
 use libp2p::request_response::ResponseChannel;
 use libp2p::{Multiaddr, PeerId};
 
 use crate::core::profile::NetworkProfile;
 
 use super::exchange::ExchangeResponse;
-use super::lane::LaneReply;
+use super::lane::{Ask, LaneReply};
 
 /// Who opened a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -167,8 +166,8 @@ pub enum BlockAnswer {
 
 impl From<ExchangeResponse> for BlockAnswer {
     fn from(response: ExchangeResponse) -> Self {
-        match response {
-            ExchangeResponse::Data(data) => Self::Data(data),
+        match response.without_content() {
+            ExchangeResponse::Data(data) | ExchangeResponse::WithContent { data, .. } => Self::Data(data),
             ExchangeResponse::Missing => Self::Missing,
             ExchangeResponse::Busy => Self::Busy,
         }
@@ -224,7 +223,7 @@ pub enum NetEvent {
         /// Who asks.
         peer: PeerId,
         /// For what.
-        cid: ContentCid,
+        ask: Ask,
     },
     /// Whoever asked wants it no more. If its turn has not come, the ticket is to be dropped.
     RequestCancelled(ServeId),

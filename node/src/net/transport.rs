@@ -13,6 +13,7 @@ use libp2p::{PeerId, Transport as _, quic, tcp};
 use super::exclusive::Exclusive;
 pub use super::muxer::{Muxer, MuxerConfig};
 use super::security::{Security, SecuritySetupError};
+use super::tcp_first::{Ordered, Part, TcpDials};
 
 /// How long a TCP connection and its handshakes may take.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(20);
@@ -22,19 +23,24 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(20);
 #[error("cannot set up encryption with this key: {0}")]
 pub struct TransportSetupError(#[from] SecuritySetupError);
 
-/// TCP with TLS or Noise and yamux, and QUIC, all authenticated as `keypair`.
+/// TCP with TLS or Noise and yamux, and QUIC, all authenticated as `keypair`. Of a peer with addresses of both, QUIC is dialled
+/// only if TCP does not get through.
 ///
 /// Needs a tokio runtime with I/O when it is polled.
 ///
 /// # Errors
 /// If the key cannot sign a handshake.
 pub fn production(keypair: &Keypair) -> Result<Boxed<(PeerId, StreamMuxerBox)>, TransportSetupError> {
-    let tcp = Exclusive(tcp::tokio::Transport::new(tcp::Config::default()))
+    let dials = TcpDials::default();
+    let inner = Exclusive(tcp::tokio::Transport::new(tcp::Config::default()));
+    let inner = Ordered { inner, part: Part::Reaching, dials: dials.clone() }
         .upgrade(Version::V1Lazy)
         .authenticate(Security::new(keypair)?)
         .multiplex(muxer())
         .timeout(HANDSHAKE_TIMEOUT);
-    let quic = quic::tokio::Transport::new(quic::Config::new(keypair));
+    let tcp = Ordered { inner, part: Part::First, dials: dials.clone() };
+    let inner = quic::tokio::Transport::new(quic::Config::new(keypair));
+    let quic = Ordered { inner, part: Part::Later, dials };
     Ok(quic
         .or_transport(tcp)
         .map(|either, _| match either {

@@ -35,8 +35,8 @@ impl Dispatch {
                 Some(event) = self.lanes.recv() => event,
             };
             match event {
-                NetEvent::Request { ticket, peer, cid } => {
-                    self.request(ServeEvent::Request { ticket, peer, cid }).await;
+                NetEvent::Request { ticket, peer, ask } => {
+                    self.request(ServeEvent::Request { ticket, peer, ask }).await;
                 }
                 NetEvent::RequestCancelled(id) => self.tell(ServeEvent::Cancelled(id)).await,
                 NetEvent::ResponseSent(id) => self.tell(ServeEvent::Sent(id)).await,

@@ -15,7 +15,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, Sleep, sleep, timeout};
 
 use super::tally::{Count, Tally};
-use super::wire::{Asking, Head, WantNo, invalid};
+use super::wire::{Ask, Asking, Head, WantNo, invalid};
 use crate::core::fetch::RequestId;
 use crate::net::buffers::{Buffers, Room};
 use crate::net::limits::{LANE_STALL, MAX_LANE_WANTS, MAX_UNHEARD};
@@ -42,6 +42,13 @@ const MAX_WAITING: usize = 2 * MAX_LANE_WANTS;
 pub enum LaneAnswer {
     /// Bytes, no more than were allowed; not verified.
     Data(Vec<u8>),
+    /// The same, a manifest block and after it content; only for [`Ask::WithContent`].
+    WithContent {
+        /// Both.
+        data: Vec<u8>,
+        /// How many of these bytes are content: the last ones, at least one.
+        content_len: u32,
+    },
     /// The peer does not hold it.
     Missing,
     /// The peer has too much to do.
@@ -77,7 +84,7 @@ pub enum LaneEvent {
 #[derive(Debug, Clone, Copy)]
 struct Wanted {
     id: RequestId,
-    cid: ContentCid,
+    ask: Ask,
     max_len: u32,
     cancelled: bool,
 }
@@ -108,19 +115,20 @@ pub struct LaneWants {
 impl LaneWants {
     /// Asks for a block of at most `max_len` bytes; false if the lane is full or has ended.
     #[must_use]
-    pub fn want(&self, id: RequestId, cid: ContentCid, max_len: u32) -> bool {
+    pub fn want(&self, id: RequestId, ask: impl Into<Ask>, max_len: u32) -> bool {
+        let ask = ask.into();
         let mut open = lock(&self.open);
         let no = open.next;
         // After the last number, four peta of chunks, the lane takes no more.
         let Some(next) = no.checked_add(1).filter(|_| open.wants.len() < MAX_LANE_WANTS) else {
             return false;
         };
-        if self.orders.try_send(Asking::Want(no, cid)).is_err() {
+        if self.orders.try_send(Asking::Want(no, ask)).is_err() {
             return false;
         }
         open.next = next;
         open.since.get_or_insert_with(Instant::now);
-        open.wants.insert(no, Wanted { id, cid, max_len, cancelled: false });
+        open.wants.insert(no, Wanted { id, ask, max_len, cancelled: false });
         self.tally.count(Count::Wants);
         true
     }
@@ -141,7 +149,7 @@ impl LaneWants {
 
     /// What has no answer, in the order in which it was wanted, and whether it was taken back.
     pub fn unanswered(&self) -> Vec<(RequestId, ContentCid, bool)> {
-        lock(&self.open).wants.values().map(|want| (want.id, want.cid, want.cancelled)).collect()
+        lock(&self.open).wants.values().map(|want| (want.id, want.ask.cid(), want.cancelled)).collect()
     }
 }
 
@@ -312,23 +320,29 @@ async fn read(
         Err(error) => return Err(ended(&error, None)),
     };
     let wanted = lock(open).wants.get(&no).copied();
-    let Some(Wanted { id, max_len, .. }) = wanted else {
+    let Some(Wanted { id, ask, max_len, .. }) = wanted else {
         return Err(ended(&invalid("an answer to nothing"), None));
     };
     let mut room = None;
     let answer = match head {
-        Head::Data(len) if len > max_len => {
+        Head::Data(len) | Head::WithContent { len, .. } if len > max_len => {
             let error = invalid(format!("{len} bytes of at most {max_len}"));
             return Err(ended(&error, Some(id)));
         }
-        Head::Data(len) => {
+        Head::WithContent { .. } if matches!(ask, Ask::Block(_)) => {
+            return Err(ended(&invalid("content that was not asked for"), Some(id)));
+        }
+        Head::Data(len) | Head::WithContent { len, .. } => {
             let data = match read_data(io, len, buffers, || tell_moved(events, id)).await {
                 Ok(data) => data,
                 Err(error) => return Err(ended(&error, Some(id))),
             };
             // Only now: whoever sends slowly must not take the room of others.
             room = Some(buffers.room(len).await);
-            LaneAnswer::Data(data)
+            match head {
+                Head::WithContent { content_len, .. } => LaneAnswer::WithContent { data, content_len },
+                _ => LaneAnswer::Data(data),
+            }
         }
         Head::Missing => LaneAnswer::Missing,
         Head::Busy => LaneAnswer::Busy,

@@ -20,3 +20,4 @@ pub(super) use self::ask::Lane;
 pub use self::ask::{LaneAnswer, LaneEnd, LaneEvent, LaneEvents, LaneWants};
 pub(crate) use self::serve::LaneReply;
 pub use self::serve::{LaneServe, Lanes};
+pub use self::wire::Ask;

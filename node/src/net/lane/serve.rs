@@ -191,7 +191,7 @@ impl Asked {
             let Some(asking) = asking else { return Ok(()) };
             // While the reader of events is behind, nothing more is read: whoever asks waits.
             match asking {
-                Asking::Want(no, cid) => {
+                Asking::Want(no, ask) => {
                     if no < least {
                         return Err(invalid("the numbers of wants do not grow"));
                     }
@@ -203,7 +203,7 @@ impl Asked {
                     let deep = if is_deep { self.tally.deep_place().await } else { None };
                     let Ok(place) = self.events.reserve().await else { return Ok(()) };
                     let ticket = self.open(no, deep)?;
-                    place.send(NetEvent::Request { ticket, peer: self.peer, cid });
+                    place.send(NetEvent::Request { ticket, peer: self.peer, ask });
                 }
                 Asking::Cancel(no) => {
                     cancels = cancels
@@ -259,6 +259,11 @@ async fn write<T: AsyncWrite + Unpin>(
             Some(ExchangeResponse::Data(data)) => {
                 let len = u32::try_from(data.len()).ok().filter(|len| *len <= MAX_DATA_LEN);
                 (Head::Data(len.ok_or_else(|| invalid("too many bytes for an answer"))?), data)
+            }
+            Some(ExchangeResponse::WithContent { data, content_len }) => {
+                let len = u32::try_from(data.len()).ok().filter(|len| *len <= MAX_DATA_LEN);
+                let len = len.ok_or_else(|| invalid("too many bytes for an answer"))?;
+                (Head::WithContent { len, content_len }, data)
             }
             Some(ExchangeResponse::Missing) => (Head::Missing, Vec::new()),
             None if cancelled => {

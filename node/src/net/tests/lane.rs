@@ -1,5 +1,6 @@
 //! Lanes between whole nodes.
 
+use dhtfs_store::ManifestCid;
 use futures::stream::FuturesUnordered;
 use futures::{AsyncReadExt as _, AsyncWriteExt as _, StreamExt as _};
 use libp2p::Stream;
@@ -10,7 +11,7 @@ use crate::core::rate::{Limit, MIN_LIMIT};
 use crate::net::exchange::MAX_DATA_LEN;
 use crate::net::limits::{LANE_IDLE, LANE_STALL, MAX_LANE_WANTS, MAX_UNHEARD};
 use crate::net::report::ServeTicket;
-use crate::net::{Buffers, LaneAnswer, LaneEnd, LaneEvent, LaneEvents, LaneWants};
+use crate::net::{Ask, Buffers, LaneAnswer, LaneEnd, LaneEvent, LaneEvents, LaneWants};
 
 fn chunk(n: u8) -> ContentCid {
     ChunkCid::from_digest([n; 32]).into()
@@ -67,9 +68,50 @@ async fn end(events: &mut LaneEvents) -> LaneEnd {
 
 async fn request(events: &mut mpsc::Receiver<NetEvent>) -> (ServeTicket, ContentCid) {
     match in_time(events.recv()).await.unwrap() {
-        NetEvent::Request { ticket, cid, .. } => (ticket, cid),
+        NetEvent::Request { ticket, ask, .. } => (ticket, ask.cid()),
         other => panic!("{other:?}"),
     }
+}
+
+/// The next request, whatever became of those before.
+async fn next_request(events: &mut mpsc::Receiver<NetEvent>) -> (ServeTicket, ContentCid) {
+    loop {
+        match in_time(events.recv()).await.unwrap() {
+            NetEvent::Request { ticket, ask, .. } => return (ticket, ask.cid()),
+            NetEvent::ResponseSent(_) | NetEvent::ResponseFailed(_) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_manifest_may_come_with_content_where_that_is_asked_for_and_nowhere_else() {
+    let (asker, holder, mut asked) = pair().await;
+    let (wants, mut events) = asker.client.lane(holder.peer, Buffers::default());
+    let manifest = ManifestCid::from_digest([1; 32]);
+    let together = ExchangeResponse::WithContent { data: vec![1, 1, 2], content_len: 1 };
+    for n in 1..=2 {
+        assert!(wants.want(RequestId(n), Ask::WithContent(manifest), 10));
+    }
+    let (ticket, cid) = next_request(&mut asked).await;
+    assert_eq!(cid, manifest.into());
+    holder.client.respond(ticket, together.clone()).await.unwrap();
+    let (ticket, _) = next_request(&mut asked).await;
+    holder.client.respond(ticket, ExchangeResponse::Data(vec![3])).await.unwrap();
+    let came = LaneAnswer::WithContent { data: vec![1, 1, 2], content_len: 1 };
+    assert_eq!(answer(&mut events).await, (RequestId(1), came));
+    assert_eq!(answer(&mut events).await, (RequestId(2), LaneAnswer::Data(vec![3])), "it may come alone");
+
+    assert!(wants.want(RequestId(3), Ask::WithContent(manifest), 2), "both together are bounded");
+    let (ticket, _) = next_request(&mut asked).await;
+    holder.client.respond(ticket, together.clone()).await.unwrap();
+    assert_eq!(end(&mut events).await, LaneEnd::Malformed(Some(RequestId(3))));
+
+    let (wants, mut events) = asker.client.lane(holder.peer, Buffers::default());
+    assert!(wants.want(RequestId(4), ContentCid::from(manifest), 10));
+    let (ticket, _) = next_request(&mut asked).await;
+    holder.client.respond(ticket, together).await.unwrap();
+    assert_eq!(end(&mut events).await, LaneEnd::Malformed(Some(RequestId(4))));
 }
 
 #[tokio::test]
@@ -226,7 +268,7 @@ async fn answers_to_nothing_and_too_long_ones_end_the_lane() {
         (data(9, 1), LaneEnd::Malformed(None)),
         (data(0, 101), LaneEnd::Malformed(Some(RequestId(7)))),
         (data(0, MAX_DATA_LEN + 1), LaneEnd::Malformed(None)),
-        (vec![4], LaneEnd::Malformed(None)),
+        (vec![5], LaneEnd::Malformed(None)),
         (vec![1, 0, 0, 0, 9], LaneEnd::Malformed(None)),
     ];
     for (bytes, wanted) in cases {

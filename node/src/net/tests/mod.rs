@@ -135,8 +135,8 @@ impl Node {
         let mut events = std::mem::replace(&mut self.events, mpsc::channel(1).1);
         tokio::spawn(async move {
             while let Some(event) = events.recv().await {
-                if let NetEvent::Request { ticket, cid, .. } = event {
-                    let answer = content.get(&cid).cloned();
+                if let NetEvent::Request { ticket, ask, .. } = event {
+                    let answer = content.get(&ask.cid()).cloned();
                     let answer = answer.map_or(ExchangeResponse::Missing, ExchangeResponse::Data);
                     let _ = client.respond(ticket, answer).await;
                 }
@@ -148,7 +148,7 @@ impl Node {
     async fn next_request(&mut self) -> (super::ServeTicket, PeerId, ContentCid) {
         loop {
             match in_time(self.events.recv()).await.unwrap() {
-                NetEvent::Request { ticket, peer, cid } => return (ticket, peer, cid),
+                NetEvent::Request { ticket, peer, ask } => return (ticket, peer, ask.cid()),
                 _ => continue,
             }
         }

@@ -149,7 +149,7 @@ impl Filling<'_> {
     fn write(&self, blocks: Vec<Block>) -> Pin<Box<dyn Future<Output = WriteOutcome> + Send>> {
         let (store, download) = (self.store.clone(), self.download.clone());
         let buffers = self.driver.buffers().clone();
-        let write = move |Block { id, cid, data }: Block| {
+        let write = move |Block { id, cid, data, .. }: Block| {
             let written = match cid {
                 ContentCid::Chunk(cid) => download.write(&cid, &data)?,
                 ContentCid::Manifest(_) => Written::BadHash,
@@ -206,6 +206,7 @@ mod tests {
             id: RequestId(id),
             cid: ChunkCid::from_digest([0; 32]).into(),
             data: vec![0; len],
+            content: None,
         };
         let runs = together((0..).zip(lens).map(block).collect());
         let ids = runs.iter().map(|run| run.iter().map(|block| block.id.0).collect::<Vec<_>>());

@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use super::{Block, Done, Driver};
 use crate::core::fetch::RequestId;
-use crate::net::{BlockAnswer, LaneAnswer, LaneEnd, LaneEvent, LaneEvents, LaneWants, RequestError};
+use crate::net::{Ask, BlockAnswer, LaneAnswer, LaneEnd, LaneEvent, LaneEvents, LaneWants, RequestError};
 use crate::tasks::now;
 
 /// How long a peer whose lane broke off is asked with a stream for each request, before another lane is opened.
@@ -52,10 +52,14 @@ impl PeerLanes {
 impl Driver {
     /// Asks a peer for a block: on its lane, or with a stream of its own.
     pub(super) fn request(&mut self, id: RequestId, peer: PeerId, cid: ContentCid, max_len: u32) {
+        let ask = match cid {
+            ContentCid::Manifest(cid) if self.with_content => Ask::WithContent(cid),
+            ContentCid::Manifest(_) | ContentCid::Chunk(_) => Ask::Block(cid),
+        };
         if !self.open_lane(peer) {
             self.exchange(id, peer, cid);
         } else if let Some(Slot::Open(wants)) = self.lanes.slots.get(&peer)
-            && wants.want(id, cid, max_len)
+            && wants.want(id, ask, max_len)
         {
             self.lanes.asked.insert(id, (peer, cid));
         } else {
@@ -100,6 +104,10 @@ impl Driver {
                 self.machine.on_lane(&peer, true, now());
                 let answer = match answer {
                     LaneAnswer::Data(data) => BlockAnswer::Data(data),
+                    LaneAnswer::WithContent { mut data, content_len } => {
+                        let content = data.split_off(data.len().saturating_sub(content_len as usize));
+                        return self.on_data(id, peer, cid, data, Some(content));
+                    }
                     LaneAnswer::Missing => BlockAnswer::Missing,
                     // It was forgotten before: all that counts is that nothing more comes.
                     LaneAnswer::Busy | LaneAnswer::Cancelled => BlockAnswer::Busy,

@@ -87,6 +87,9 @@ pub struct Block {
     pub cid: ContentCid,
     /// What came; not verified.
     pub data: Vec<u8>,
+    /// What a manifest is said to stand for, if that came with it; not verified. It is part of the answer: if it is not what
+    /// it should be, the whole is bad.
+    pub content: Option<Vec<u8>>,
 }
 
 /// What the caller has to deal with.
@@ -145,6 +148,8 @@ pub struct Driver {
     content: Option<(ManifestCid, u32)>,
     haves: BTreeMap<HaveId, AbortHandle>,
     lanes: lanes::PeerLanes,
+    /// Whether manifests are asked for together with what they stand for.
+    with_content: bool,
     /// Of blocks that arrive on lanes.
     buffers: Buffers,
     hint_addrs: BTreeMap<PeerId, Multiaddr>,
@@ -209,6 +214,7 @@ impl Driver {
             content: None,
             haves: BTreeMap::new(),
             lanes: lanes::PeerLanes::default(),
+            with_content: false,
             buffers: Buffers::default(),
             hint_addrs: BTreeMap::new(),
             hints: hints_left.len(),
@@ -270,6 +276,12 @@ impl Driver {
     /// A block was not what its CID says.
     pub fn bad(&mut self, id: RequestId) {
         self.machine.on_bad(id, now());
+    }
+
+    /// Whether manifests are asked for together with what they stand for from now on, where that is short and the peer knows
+    /// how: [`Block::content`].
+    pub fn ask_with_content(&mut self, with_content: bool) {
+        self.with_content = with_content;
     }
 
     /// Where buffers of blocks go that are not needed any more; they may go elsewhere too.
@@ -545,16 +557,7 @@ impl Driver {
         answer: Result<BlockAnswer, RequestError>,
     ) -> Option<Block> {
         match answer {
-            Ok(BlockAnswer::Data(data)) => {
-                let len = u32::try_from(data.len()).unwrap_or(u32::MAX);
-                let is_late = self.machine.is_late(id, len);
-                if self.machine.on_block(id, len, now()) {
-                    return Some(Block { id, cid, data });
-                }
-                if is_late {
-                    self.running.push(Box::pin(check_late(self.context.store.clone(), peer, cid, data)));
-                }
-            }
+            Ok(BlockAnswer::Data(data)) => return self.on_data(id, peer, cid, data, None),
             Ok(BlockAnswer::Missing) => self.machine.on_missing(id, now()),
             Ok(BlockAnswer::Busy) => self.machine.on_busy(id, now()),
             Err(RequestError::Malformed(error)) => {
@@ -568,6 +571,29 @@ impl Driver {
                     self.machine.on_disconnected(peer, now());
                 }
             }
+        }
+        None
+    }
+}
+
+impl Driver {
+    /// A block came, and perhaps content with it.
+    fn on_data(
+        &mut self,
+        id: RequestId,
+        peer: PeerId,
+        cid: ContentCid,
+        data: Vec<u8>,
+        content: Option<Vec<u8>>,
+    ) -> Option<Block> {
+        let len = data.len() + content.as_ref().map_or(0, Vec::len);
+        let len = u32::try_from(len).unwrap_or(u32::MAX);
+        let is_late = self.machine.is_late(id, len);
+        if self.machine.on_block(id, len, now()) {
+            return Some(Block { id, cid, data, content });
+        }
+        if is_late {
+            self.running.push(Box::pin(check_late(self.context.store.clone(), peer, cid, data)));
         }
         None
     }

@@ -34,6 +34,17 @@ pub enum StreamError {
     ReaderGone,
 }
 
+/// What of a content is streamed.
+#[derive(Debug)]
+pub struct Part<'a> {
+    /// The chunks, with their lengths in bytes, in order.
+    pub chunks: &'a [(ChunkCid, u32)],
+    /// The position of the first of them in the content of the driver, if that is known.
+    pub first: u32,
+    /// Chunks that are here already, verified.
+    pub contents: Vec<(ChunkCid, Vec<u8>)>,
+}
+
 /// A stream under way.
 struct Stream<'a> {
     driver: &'a mut Driver,
@@ -51,18 +62,17 @@ struct Stream<'a> {
     arrived: HashMap<ChunkCid, (Vec<u8>, Option<RequestId>)>,
 }
 
-/// Sends the chunks of `chunks` (CID and length) in order; the first of them has the position `first` in the content of
-/// the driver, if that is known.
+/// Sends the chunks of `part` in order.
 ///
 /// # Errors
 /// See [`StreamError`].
 pub async fn run(
     driver: &mut Driver,
     store: &StoreHandle,
-    chunks: &[(ChunkCid, u32)],
-    first: u32,
+    part: Part<'_>,
     out: mpsc::Sender<Vec<u8>>,
 ) -> Result<(), StreamError> {
+    let Part { chunks, first, contents } = part;
     let mut stream = Stream {
         driver,
         store,
@@ -71,7 +81,7 @@ pub async fn run(
         ahead: 0,
         wanted: HashSet::new(),
         consumed: HashSet::new(),
-        arrived: HashMap::new(),
+        arrived: contents.into_iter().map(|(cid, data)| (cid, (data, None))).collect(),
     };
     for index in 0..chunks.len() {
         let data = stream.chunk(index, &out).await?;
@@ -132,7 +142,7 @@ impl Stream<'_> {
         }
     }
 
-    fn on_block(&mut self, Block { id, cid, data }: Block) {
+    fn on_block(&mut self, Block { id, cid, data, .. }: Block) {
         match cid {
             ContentCid::Chunk(cid) if cid.matches(&data) => {
                 self.driver.verified(id);
