@@ -144,7 +144,7 @@ mod tests {
             fails_in: None,
             groups: PeerWait::ALL.map(|wait| Group {
                 peers: if wait == PeerWait::Unreachable { peers } else { 0 },
-                again_in: None,
+                ..Group::default()
             }),
             missing: 1,
             received: 0,

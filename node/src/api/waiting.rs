@@ -128,6 +128,7 @@ fn groups(waiting: &fetch::Waiting) -> impl Iterator<Item = ProviderGroup> + '_ 
         state: state(wait),
         providers: number(group.peers),
         again_in_secs: group.again_in.map(|time| time.as_secs_f64()),
+        queue: group.queue,
     })
 }
 
@@ -175,8 +176,15 @@ fn providers(waiting: &fetch::Waiting, with_times: bool) -> String {
     let groups: Vec<(PeerWait, Group)> = present(waiting).collect();
     let said = |wait: PeerWait, group: Group| {
         let again = group.again_in.filter(|_| with_times);
-        let again = again.map_or_else(String::new, |time| format!(" (again in {})", whole_seconds(time)));
-        format!("{}{again}", words(wait))
+        let again = again.map(|time| format!("again in {}", whole_seconds(time)));
+        let queue = group.queue.filter(|queue| with_times && *queue > 0);
+        let queue = queue.map(|queue| format!("queue {}", thousands(queue.into())));
+        let more: Vec<String> = queue.into_iter().chain(again).collect();
+        if more.is_empty() {
+            words(wait).to_owned()
+        } else {
+            format!("{} ({})", words(wait), more.join(", "))
+        }
     };
     match (known, groups.as_slice()) {
         (0, _) => "no provider found".to_owned(),
@@ -253,7 +261,8 @@ mod tests {
             let peers = providers.chars().filter(|other| Some(*other) == letter).count();
             let again = matches!(wait, PeerWait::Busy | PeerWait::Unreachable);
             let again_in = (again && peers > 0).then_some(Duration::from_millis(3_200));
-            Group { peers, again_in }
+            let queue = (wait == PeerWait::Busy && peers > 0).then_some(4);
+            Group { peers, again_in, queue }
         };
         fetch::Waiting {
             cause: if providers.is_empty() { Cause::NoProvider } else { Cause::Unreachable },
@@ -276,7 +285,7 @@ mod tests {
         let line = |providers, without, missing| line(&waiting(providers, without, missing), Wanted::Chunks);
         assert_eq!(
             line("uub", 12, 4_096),
-            "3 providers: 1 busy (again in 4 s), 2 unreachable (again in 4 s); 12 of 4,096 chunks have no live \
+            "3 providers: 1 busy (queue 4, again in 4 s), 2 unreachable (again in 4 s); 12 of 4,096 chunks have no live \
              provider; next lookup in 8 s"
         );
         assert_eq!(
@@ -387,6 +396,7 @@ mod tests {
             group.map_or_else(Group::default, |group| Group {
                 peers: usize::try_from(group.providers).unwrap_or_default(),
                 again_in: group.again_in_secs.map(Duration::from_secs_f64),
+                queue: group.queue,
             })
         };
         let count = |number: u64| usize::try_from(number).unwrap_or_default();

@@ -231,6 +231,11 @@ impl Client {
         Some(Lanes::new(streams, tally, self.rates.clone()))
     }
 
+    /// So many requests of others wait. Who is told that this node is busy is told that as well.
+    pub fn set_waiting_requests(&self, requests: usize) {
+        self.streams.lane.1.set_waiting(requests);
+    }
+
     /// Answers a request. Its end is told by an event.
     ///
     /// # Errors

@@ -145,7 +145,9 @@ impl ServeTask {
             let store = self.store.clone();
             running.push(Box::pin(async move { Done::Read(peer, read(&store, due).await) }));
         }
-        self.stats.send_replace(self.machine.stats());
+        let stats = self.machine.stats();
+        self.client.set_waiting_requests(stats.queued);
+        self.stats.send_replace(stats);
     }
 
     async fn respond(&self, ticket: ServeTicket, response: ExchangeResponse) {

@@ -77,6 +77,9 @@ pub struct ProviderGroup {
     /// Seconds until the first of them is tried again; absent if that is not known or will not be.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub again_in_secs: Option<f64>,
+    /// Of busy ones: how many requests wait at the one where the fewest do; absent if none of them says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub queue: Option<u32>,
 }
 
 /// What is the matter with a provider.

@@ -453,6 +453,13 @@ impl Fetch {
         self.pump(now);
     }
 
+    /// So many requests wait at this peer, as it says; to be told before it is told that the peer is [busy](Self::on_busy).
+    pub fn on_queue(&mut self, peer: &PeerId, requests: u32) {
+        if let Some(ix) = self.peers.find(peer) {
+            self.peers[ix].queue = Some(requests);
+        }
+    }
+
     /// The peer is overloaded.
     pub fn on_busy(&mut self, id: RequestId, now: Instant) {
         if self.ended {

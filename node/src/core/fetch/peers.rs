@@ -168,6 +168,8 @@ pub(super) struct Peer {
     /// Why, the last time.
     pub(super) pause: Pause,
     pub(super) busy_streak: u32,
+    /// How many requests waited there when it said last that it is busy, if it said so.
+    pub(super) queue: Option<u32>,
     pub(super) fail_streak: u32,
     pub(super) strikes: u32,
     /// Does not answer, or not usefully, at the moment: does not count as a source.
@@ -222,6 +224,7 @@ impl Peer {
             paused_until: None,
             pause: Pause::Busy,
             busy_streak: 0,
+            queue: None,
             fail_streak: 0,
             strikes: 0,
             doubtful: false,

@@ -94,6 +94,8 @@ pub struct Group {
     pub peers: usize,
     /// When the first of them is tried again, if that is known.
     pub again_in: Option<Duration>,
+    /// Of busy ones: how many requests wait at the one where the fewest do, if that is known.
+    pub queue: Option<u32>,
 }
 
 /// Why a fetch waits. Small, whatever the size of the fetch.
@@ -155,6 +157,9 @@ impl Fetch {
             group.peers += 1;
             let again_in = again_at.and_then(|at| until(at, now));
             group.again_in = group.again_in.into_iter().chain(again_in).min();
+            if wait == PeerWait::Busy {
+                group.queue = group.queue.into_iter().chain(peer.queue).min();
+            }
         }
         let (pending, at_least) = self.pending_without_source();
         Waiting {

@@ -51,8 +51,8 @@ pub enum LaneAnswer {
     },
     /// The peer does not hold it.
     Missing,
-    /// The peer has too much to do.
-    Busy,
+    /// The peer has too much to do: so many requests wait there, as it says.
+    Busy(u16),
     /// It was taken back in time.
     Cancelled,
 }
@@ -345,7 +345,7 @@ async fn read(
             }
         }
         Head::Missing => LaneAnswer::Missing,
-        Head::Busy => LaneAnswer::Busy,
+        Head::Busy(waiting) => LaneAnswer::Busy(waiting),
         Head::Cancelled => LaneAnswer::Cancelled,
     };
     let mut open = lock(open);

@@ -270,7 +270,7 @@ async fn write<T: AsyncWrite + Unpin>(
                 tally.count(Count::Cancelled);
                 (Head::Cancelled, Vec::new())
             }
-            Some(ExchangeResponse::Busy) | None => (Head::Busy, Vec::new()),
+            Some(ExchangeResponse::Busy) | None => (Head::Busy(tally.waiting()), Vec::new()),
         };
         writer.answer(&head.bytes(no), &data, answers.is_empty()).await?;
         drop(data);

@@ -1,7 +1,7 @@
 //! What lanes did, counted beside the event loop, and places for the lanes of others.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 
 use libp2p::PeerId;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -54,6 +54,7 @@ pub(crate) struct Tally {
     counts: [AtomicU64; NAMES.len()],
     served: Arc<Places>,
     deep: Arc<Semaphore>,
+    waiting: AtomicU16,
 }
 
 impl Default for Tally {
@@ -62,6 +63,7 @@ impl Default for Tally {
             counts: Default::default(),
             served: Places::new(MAX_LANES, MAX_LANES_PER_PEER),
             deep: Arc::new(Semaphore::new(MAX_DEEP_WANTS)),
+            waiting: AtomicU16::new(0),
         }
     }
 }
@@ -83,6 +85,15 @@ impl Tally {
         let place = self.served.take(peer);
         self.count(if place.is_some() { Count::Served } else { Count::Refused });
         place
+    }
+
+    /// So many requests of others wait to be read for: what those are told for whom there is no place.
+    pub(crate) fn set_waiting(&self, requests: usize) {
+        self.waiting.store(u16::try_from(requests).unwrap_or(u16::MAX), Ordering::Relaxed);
+    }
+
+    pub(super) fn waiting(&self) -> u16 {
+        self.waiting.load(Ordering::Relaxed)
     }
 
     /// Waits for the place of a want of others beyond those that every lane has room for.

@@ -15,7 +15,7 @@
 //! |--------------|--------------------------------------------------------------------------------------------|
 //! | data         | `00`, the number (4), length (4, at most 1 MiB), that many bytes                           |
 //! | missing      | `01`, the number: it does not hold it                                                      |
-//! | busy         | `02`, the number: too much to do; ask again later or elsewhere                             |
+//! | busy         | `02`, the number, how many requests wait here (2): ask again later or elsewhere            |
 //! | cancelled    | `03`, the number: it was taken back before it was sent                                     |
 //! | with content | `04`, the number (4), length of both (4, at most 1 MiB), length of the content (4, 1 byte  |
 //! |              | to 64 KiB), the manifest block, the content                                                |
@@ -103,7 +103,8 @@ pub(super) enum Head {
         content_len: u32,
     },
     Missing,
-    Busy,
+    /// So many requests wait.
+    Busy(u16),
     Cancelled,
 }
 
@@ -167,17 +168,24 @@ impl Asking {
 impl Head {
     /// The bytes of it, for the want of this number.
     pub(super) fn bytes(self, no: WantNo) -> Vec<u8> {
-        let (status, lens) = match self {
-            Self::Data(len) => (DATA, [Some(len), None]),
-            Self::WithContent { len, content_len } => (WITH_CONTENT, [Some(len), Some(content_len)]),
-            Self::Missing => (MISSING, [None; 2]),
-            Self::Busy => (BUSY, [None; 2]),
-            Self::Cancelled => (CANCELLED, [None; 2]),
-        };
         let mut bytes = Vec::with_capacity(HEAD_LEN + 8);
-        bytes.push(status);
+        bytes.push(match self {
+            Self::Data(_) => DATA,
+            Self::WithContent { .. } => WITH_CONTENT,
+            Self::Missing => MISSING,
+            Self::Busy(_) => BUSY,
+            Self::Cancelled => CANCELLED,
+        });
         bytes.extend(no.to_be_bytes());
-        bytes.extend(lens.into_iter().flatten().flat_map(u32::to_be_bytes));
+        match self {
+            Self::Data(len) => bytes.extend(len.to_be_bytes()),
+            Self::WithContent { len, content_len } => {
+                bytes.extend(len.to_be_bytes());
+                bytes.extend(content_len.to_be_bytes());
+            }
+            Self::Busy(waiting) => bytes.extend(waiting.to_be_bytes()),
+            Self::Missing | Self::Cancelled => {}
+        }
         bytes
     }
 
@@ -204,7 +212,11 @@ impl Head {
                 Self::WithContent { len, content_len }
             }
             [MISSING] => Self::Missing,
-            [BUSY] => Self::Busy,
+            [BUSY] => {
+                let mut waiting = [0; 2];
+                io.read_exact(&mut waiting).await?;
+                Self::Busy(u16::from_be_bytes(waiting))
+            }
             [_] => Self::Cancelled,
         };
         Ok(Some((WantNo::from_be_bytes(no), head)))
@@ -263,7 +275,7 @@ mod tests {
         let with_content = Head::WithContent { len: 513, content_len: 258 };
         assert_eq!(with_content.bytes(3), [4, 0, 0, 0, 3, 0, 0, 2, 1, 0, 0, 1, 2]);
         assert_eq!(Head::Missing.bytes(3), [1, 0, 0, 0, 3]);
-        assert_eq!(Head::Busy.bytes(3), [2, 0, 0, 0, 3]);
+        assert_eq!(Head::Busy(258).bytes(3), [2, 0, 0, 0, 3, 1, 2]);
         assert_eq!(Head::Cancelled.bytes(3), [3, 0, 0, 0, 3]);
     }
 

@@ -128,11 +128,12 @@ async fn every_want_gets_its_answer_whatever_the_order() {
         tickets.push(ticket);
     }
     let responses = [
-        (ExchangeResponse::Busy, LaneAnswer::Busy),
+        (ExchangeResponse::Busy, LaneAnswer::Busy(7)),
         (ExchangeResponse::Missing, LaneAnswer::Missing),
         (ExchangeResponse::Data(Vec::new()), LaneAnswer::Data(Vec::new())),
         (ExchangeResponse::Data(vec![5; 10]), LaneAnswer::Data(vec![5; 10])),
     ];
+    holder.client.set_waiting_requests(7);
     for (n, (response, wanted)) in (0..4u32).zip(responses).rev() {
         let ticket = tickets.pop().unwrap();
         let id = ticket.id();
@@ -163,7 +164,7 @@ async fn what_is_taken_back_in_time_is_not_sent() {
     assert!(matches!(in_time(asked.recv()).await, Some(NetEvent::ResponseFailed(failed)) if failed == id));
     // Nobody took this one back; it is given up by the holder.
     drop(first);
-    assert_eq!(answer(&mut events).await, (RequestId(1), LaneAnswer::Busy));
+    assert_eq!(answer(&mut events).await, (RequestId(1), LaneAnswer::Busy(0)));
     assert_eq!(holder.counter("net_lane_cancelled").await, 1);
 }
 

@@ -109,8 +109,12 @@ impl Driver {
                         return self.on_data(id, peer, cid, data, Some(content));
                     }
                     LaneAnswer::Missing => BlockAnswer::Missing,
+                    LaneAnswer::Busy(waiting) => {
+                        self.machine.on_queue(&peer, waiting.into());
+                        BlockAnswer::Busy
+                    }
                     // It was forgotten before: all that counts is that nothing more comes.
-                    LaneAnswer::Busy | LaneAnswer::Cancelled => BlockAnswer::Busy,
+                    LaneAnswer::Cancelled => BlockAnswer::Busy,
                 };
                 self.on_answer(id, peer, cid, Ok(answer))
             }

@@ -260,6 +260,10 @@ fn all_are_busy() {
     let why = hand.why();
     assert_eq!(shape(&why, PeerWait::Busy).0, Cause::Busy);
     assert!(why.group(PeerWait::Busy).again_in.is_some(), "{why:?}");
+    assert_eq!(why.group(PeerWait::Busy).queue, None, "it did not say");
+    hand.fetch.on_queue(&peer(0), 4);
+    hand.fetch.on_queue(&PeerId::random(), 1);
+    assert_eq!(hand.why().group(PeerWait::Busy).queue, Some(4));
 }
 
 #[test]
