@@ -6,7 +6,8 @@ mod common;
 use std::{fs, thread};
 
 use common::{
-    CHUNK_LEN, Daemon, LONG, MIB, Process, Scratch, args, dhtfs, noise, run, sha256_file, write_noise,
+    CHUNK_LEN, Daemon, LONG, MIB, Process, Scratch, args, dhtfs, noise, run, sha256_file, wait_until,
+    write_noise,
 };
 use dhtfs_node::api::types::{GetReport, LsReport};
 
@@ -51,6 +52,47 @@ fn what_is_here_already_is_copied_without_asking_anybody() {
         run(&dir, args!["--json", "get", cid, "-o", out, "--peer", seeder.addr()]).ok().json();
     assert_eq!(report.reused_len, 3 * MIB, "{report:?}");
     assert_eq!(sha256_file(&out), sha256_file(&longer));
+}
+
+#[test]
+fn small_files_come_with_their_manifests() {
+    let scratch = Scratch::new();
+    let seeder = Daemon::start(&scratch.path("seeder"), &[]);
+    let answered = || seeder.status().counters["serve_answered"];
+    let takes = |wanted: u64, asks: &dyn Fn()| {
+        let before = answered();
+        asks();
+        // An answer is counted when it is handed to the socket, perhaps a moment after it has arrived.
+        let after =
+            wait_until("answers", LONG, || Some(answered()).filter(|after| *after >= before + wanted));
+        assert_eq!(after - before, wanted);
+    };
+    let [small, longest, longer] = [1_000, 65_536, 65_537].map(|len| {
+        let name = format!("folder/{len}");
+        (len, scratch.file(&name, noise(8, len)))
+    });
+    for (n, ((len, file), wanted)) in [(&small, 1), (&longest, 1), (&longer, 2)].into_iter().enumerate() {
+        let cid = seeder.add(file).cid;
+        let (data, out) = (scratch.path(format!("data-{n}")), scratch.path(format!("out-{n}")));
+        let get = || drop(run(&data, args!["get", cid, "-o", out, "--peer", seeder.addr()]).ok());
+        takes(wanted, &get);
+        assert_eq!(fs::read(&out).unwrap(), noise(8, *len));
+        let data = scratch.path(format!("data-of-cat-{n}"));
+        let cat = || {
+            let printed =
+                run(&data, args!["cat", cid, "--offset", "10", "--peer", seeder.addr()]).ok().stdout;
+            assert_eq!(printed, noise(8, *len)[10..]);
+        };
+        takes(wanted, &cat);
+    }
+    let cid = seeder.add(&scratch.path("folder")).cid;
+    let out = scratch.path("folder-out");
+    let get = || drop(run(&scratch.path("data"), args!["get", cid, "-o", out, "--peer", seeder.addr()]).ok());
+    // The folder, three files, and the chunk of one of them.
+    takes(5, &get);
+    for (len, _) in [small, longest, longer] {
+        assert_eq!(fs::read(out.join(len.to_string())).unwrap(), noise(8, len));
+    }
 }
 
 #[test]
