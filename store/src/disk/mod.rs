@@ -215,6 +215,9 @@ pub trait DiskFile: Debug + Send + Sync {
     /// `UnexpectedEof` if the file is shorter.
     fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()>;
 
+    /// This range will be read soon: the system may fetch it ahead. Does nothing where it knows no such thing.
+    fn will_read(&self, offset: u64, len: u64);
+
     /// Writes all of `data`; beyond the end the file grows, and what is left out reads as zeros.
     ///
     /// # Errors

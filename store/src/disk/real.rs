@@ -194,6 +194,16 @@ impl DiskFile for RealFile {
         self.0.read_exact_at(buffer, offset)
     }
 
+    fn will_read(&self, offset: u64, len: u64) {
+        // Advice: without it everything is only slower.
+        #[cfg(target_os = "linux")]
+        if let Some(len) = std::num::NonZeroU64::new(len) {
+            let _ = rustix::fs::fadvise(&self.0, offset, Some(len), rustix::fs::Advice::WillNeed);
+        }
+        #[cfg(not(target_os = "linux"))]
+        let _ = (offset, len);
+    }
+
     fn write_all_at(&self, data: &[u8], offset: u64) -> io::Result<()> {
         self.0.write_all_at(data, offset)
     }

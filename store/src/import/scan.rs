@@ -1,6 +1,7 @@
 //! Reads and hashes every chunk of the found files once, on all cores, and writes a copy on the way if asked
 //! to.
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -55,15 +56,15 @@ pub(crate) fn scan(
     let work = |state: &mut Worker, item: usize| {
         let file = starts.partition_point(|start| *start <= item) - 1;
         let (Some(slot), Some(start)) = (slots.get(file), starts.get(file)) else { return Ok(()) };
-        let (index, copy) = (item - start, staging.map(|staging| staging.path(file)));
-        if let Some(digest) = slot.work(index, copy.as_deref(), &mut state.buffer, tally)? {
-            state.digests.push((item, digest));
-        }
+        let copy = staging.map(|staging| staging.path(file));
+        let chunks = slot.chunks_of(item - start);
+        let digests = slot.work(&chunks, copy.as_deref(), &mut state.buffer, tally)?;
+        state.digests.extend(chunks.zip(digests).map(|(index, digest)| ((file, index), digest)));
         Ok::<_, ImportError>(())
     };
     let workers = hasher::for_each(threads, items, Worker::default, work)?;
     let mut digests: Vec<_> = workers.into_iter().flat_map(|worker| worker.digests).collect();
-    digests.sort_unstable_by_key(|(item, _)| *item);
+    digests.sort_unstable_by_key(|(place, _)| *place);
     let mut digests = digests.into_iter().map(|(_, digest)| ChunkCid::from_digest(digest));
     Ok(slots
         .into_iter()
@@ -93,7 +94,8 @@ pub(crate) fn check_unchanged(
 #[derive(Default)]
 struct Worker {
     buffer: Vec<u8>,
-    digests: Vec<(usize, Digest)>,
+    /// By file and chunk.
+    digests: Vec<((usize, usize), Digest)>,
 }
 
 /// One file while it is read: open from its first chunk to its last.
@@ -102,7 +104,9 @@ struct Slot<'a> {
     file: &'a FoundFile,
     layout: Layout,
     chunks: usize,
-    /// Chunks to hash; one even for an empty file, which has to be opened to know that it can be.
+    /// Runs of chunks that are hashed at once, from the beginning of the file; the rest one by one.
+    runs: usize,
+    /// Pieces of work, at least one: even an empty file has to be opened to know that it can be.
     items: usize,
     left: AtomicUsize,
     stamp: OnceLock<FileStamp>,
@@ -129,13 +133,18 @@ impl<'a> Slot<'a> {
             || ImportError::TooMany { path: file.path.clone(), what: "chunks", max: MAX_FILE_CHUNKS };
         let chunks = Some(layout.chunks()).filter(|chunks| *chunks <= MAX_FILE_CHUNKS);
         let chunks = chunks.and_then(|chunks| usize::try_from(chunks).ok()).ok_or_else(too_many)?;
-        let items = chunks.max(1);
+        // A copy is written on the way, in the order of the file.
+        let run_len = if wants_copy { 1 } else { hasher::run_len(CHUNK_LEN) };
+        let full_chunks = usize::try_from(file.size / u64::from(CHUNK_LEN)).unwrap_or(0);
+        let runs = if run_len > 1 { full_chunks / run_len } else { 0 };
+        let items = (chunks - runs * run_len + runs).max(1);
         let (stamp, opened) = (OnceLock::new(), Mutex::new(None));
         Ok(Self {
             disk,
             file,
             layout,
             chunks,
+            runs,
             items,
             left: AtomicUsize::new(items),
             stamp,
@@ -148,26 +157,43 @@ impl<'a> Slot<'a> {
         self.stamp.get().copied().unwrap_or_default()
     }
 
-    /// Hashes one chunk; `None` for the one item of an empty file.
+    /// The chunks of one piece of work.
+    fn chunks_of(&self, item: usize) -> Range<usize> {
+        let run_len = hasher::run_len(CHUNK_LEN);
+        match item.checked_sub(self.runs) {
+            None => item * run_len..(item + 1) * run_len,
+            Some(single) => {
+                let index = self.runs * run_len + single;
+                index..index + 1
+            }
+        }
+    }
+
+    /// Hashes these chunks; no digest for the one item of an empty file.
     fn work(
         &self,
-        index: usize,
+        chunks: &Range<usize>,
         copy: Option<&Path>,
         buffer: &mut Vec<u8>,
         tally: &Tally<'_>,
-    ) -> Result<Option<Digest>, ImportError> {
+    ) -> Result<Vec<Digest>, ImportError> {
         let opened = self.open(copy)?;
-        let (offset, len) = self.layout.span(index as u64);
+        let (offset, first_len) = self.layout.span(chunks.start as u64);
+        let len = first_len * u32::try_from(chunks.len()).unwrap_or(1);
+        let hash = |file: &dyn DiskFile, buffer: &mut Vec<u8>| match chunks.len() {
+            1 => hasher::hash_at(file, offset, len, buffer).map(|digest| vec![digest]),
+            _ => hasher::hash_run_at(file, offset, first_len, buffer),
+        };
         let digest = match &opened.output {
-            _ if len == 0 => None,
-            None => Some(self.read(hasher::hash_at(&*opened.input, offset, len, buffer))?),
-            Some(Output::Clone(clone)) => Some(self.read(hasher::hash_at(&**clone, offset, len, buffer))?),
+            _ if len == 0 => Vec::new(),
+            None => self.read(hash(&*opened.input, buffer))?,
+            Some(Output::Clone(clone)) => self.read(hash(&**clone, buffer))?,
             Some(Output::Copy(output)) => {
                 let path = copy.unwrap_or(&self.file.path);
                 match hasher::copy_and_hash_at(&*opened.input, &**output, offset, len, buffer) {
                     Err(CopyError::Write(source)) => return Err(FileError::new("write", path, source).into()),
-                    Err(CopyError::Read(error)) => Some(self.read(Err(error))?),
-                    Ok(digest) => Some(digest),
+                    Err(CopyError::Read(error)) => self.read(Err(error))?,
+                    Ok(digest) => vec![digest],
                 }
             }
         };

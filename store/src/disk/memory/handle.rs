@@ -212,6 +212,8 @@ impl DiskFile for MemoryFile {
         if self.read_at(buffer, offset)? == len { Ok(()) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
     }
 
+    fn will_read(&self, _: u64, _: u64) {}
+
     fn write_all_at(&self, data: &[u8], offset: u64) -> io::Result<()> {
         offset.checked_add(data.len() as u64).ok_or(Errno::FBIG)?;
         let parts = parts(&self.0.mount.shared.pool, offset, data);
