@@ -89,7 +89,8 @@ impl Store {
         })
     }
 
-    /// The transfers that are kept, with their numbers, the oldest first.
+    /// The transfers that are kept, with their numbers, the oldest first. One that cannot be read, as after a look at the store
+    /// with a newer program, is left out and stays where it is.
     ///
     /// # Errors
     /// If the database fails.
@@ -98,10 +99,45 @@ impl Store {
             let mut transfers = Vec::new();
             for row in txn.open_table(TRANSFERS)?.iter()? {
                 let (number, record) = row?;
-                let record: TransferRecord = decode(record.value(), "transfer")?;
-                transfers.push((number.value(), record.into()));
+                match decode::<TransferRecord>(record.value(), "transfer") {
+                    Ok(record) => transfers.push((number.value(), record.into())),
+                    Err(error) => {
+                        let number = number.value();
+                        tracing::warn!(number, %error, "a kept transfer cannot be read and does not go on");
+                    }
+                }
             }
             Ok(transfers)
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failure is a failed test")]
+
+    use std::{path::Path, sync::Arc, time::Duration};
+
+    use super::*;
+    use crate::{
+        disk::{MemoryDisk, PagePool},
+        options::OpenOptions,
+    };
+
+    #[test]
+    fn one_that_cannot_be_read_does_not_keep_the_others_back() {
+        let disk = MemoryDisk::new(Arc::new(|| Duration::from_secs(1)), PagePool::new(), None);
+        let options = OpenOptions { disk: disk.mount(), ..OpenOptions::default() };
+        let store = Store::open(Path::new("/store"), options).unwrap();
+        let transfer = |link: &str| SavedTransfer { link: link.to_owned(), ..SavedTransfer::default() };
+        let numbers = ["one", "two", "three"].map(|link| store.add_transfer(&transfer(link)).unwrap());
+        let spoil = |txn: &redb::WriteTransaction| {
+            txn.open_table(TRANSFERS)?.insert(numbers[1], &b"nonsense"[..])?;
+            Ok(())
+        };
+        store.inner.db.write(spoil).unwrap();
+        let left: Vec<_> = store.transfers().unwrap().into_iter().map(|(n, kept)| (n, kept.link)).collect();
+        assert_eq!(left, [(numbers[0], "one".to_owned()), (numbers[2], "three".to_owned())]);
+        store.remove_transfer(numbers[1]).unwrap();
     }
 }
