@@ -20,6 +20,9 @@ use crate::{
 /// Longest name in front of a bar, in characters.
 const MAX_NAME_CHARS: usize = 18;
 
+/// Characters of a name in a narrow line, at least.
+const MIN_NAME_CHARS: usize = 11;
+
 /// Cells of a bar, where the line has room for them.
 const BAR_CELLS: usize = 20;
 
@@ -212,28 +215,36 @@ fn picture(transfers: &[Transfer], width: usize, height: usize) -> Vec<String> {
     lines
 }
 
+/// Where it is narrow the bar goes first, then the lengths, then the peers; state, speed and time left stay.
 fn bar_line(transfer: &Transfer, width: usize) -> String {
-    let name = format::shorten(&called(transfer), MAX_NAME_CHARS);
+    let name_len = MAX_NAME_CHARS.min(width / 3).max(MIN_NAME_CHARS);
+    let name = format::shorten(&called(transfer), name_len);
     let percent = percent(transfer);
-    let facts = match (transfer.state, transfer.speed) {
+    let (facts, peers) = match (transfer.state, transfer.speed) {
         (TransferState::Fetching, Some(speed)) if transfer.waiting.is_none() => {
             let left = transfer.eta_secs.map_or_else(|| "-".to_owned(), format::seconds);
-            let peers = format::count(transfer.sources, "peer");
-            format!("{}  ETA {left}  {peers}", format::rate(speed))
+            let peers = format!("  {}", format::count(transfer.sources, "peer"));
+            (format!("{}  ETA {left}", format::rate(speed)), peers)
         }
-        _ => state(transfer).to_owned(),
+        _ => (state(transfer).to_owned(), String::new()),
     };
     let have = match transfer.total_len {
         0 => String::new(),
         total => format!(" {} / {} ", format::bytes(transfer.have_len), format::bytes(total)),
     };
     let shown = percent.map_or_else(|| "  - ".to_owned(), |percent| format!("{percent:>3}%"));
-    let rest = format!("{shown} {have} {facts}");
-    let used = MAX_NAME_CHARS + rest.chars().count() + 3;
-    let cells = width.saturating_sub(used).clamp(MIN_BAR_CELLS, BAR_CELLS);
-    let full = usize::try_from(percent.unwrap_or(0)).unwrap_or(0) * cells / 100;
-    let bar = format!("{}{}", "━".repeat(full), "─".repeat(cells - full));
-    cut(&format!("{name:<MAX_NAME_CHARS$} {bar} {rest}"), width)
+    let full = format!("{shown} {have} {facts}{peers}");
+    let used = name_len + full.chars().count() + 2;
+    if let Some(cells) = width.checked_sub(used + 1).filter(|cells| *cells >= MIN_BAR_CELLS) {
+        let cells = cells.min(BAR_CELLS);
+        let done = usize::try_from(percent.unwrap_or(0)).unwrap_or(0) * cells / 100;
+        let bar = format!("{}{}", "━".repeat(done), "─".repeat(cells - done));
+        return format!("{name:<name_len$} {bar} {full}");
+    }
+    let forms = [full, format!("{shown}  {facts}{peers}"), format!("{shown}  {facts}")];
+    let fits = |form: &&String| name_len + 1 + form.chars().count() <= width;
+    let form = forms.iter().find(fits).or(forms.last()).map_or("", String::as_str);
+    cut(&format!("{name:<name_len$} {form}"), width)
 }
 
 /// At most `width` characters.
@@ -315,6 +326,14 @@ mod tests {
         assert!(lines[0].starts_with("a.mp4\\u{1b}"), "{lines:?}");
         assert!(lines[0].contains("━━━") && lines[0].contains(" 50%"), "{lines:?}");
         assert!(lines[0].ends_with("64 MiB/s  ETA 8.0 s  3 peers"), "{lines:?}");
+        let narrow = |width| picture(&[transfer()], width, 24).concat();
+        assert!(
+            narrow(72).ends_with(" 50%  512 MiB / 1.0 GiB  64 MiB/s  ETA 8.0 s  3 peers"),
+            "{}",
+            narrow(72)
+        );
+        assert!(narrow(60).ends_with(" 50%  64 MiB/s  ETA 8.0 s  3 peers"), "{}", narrow(60));
+        assert_eq!(narrow(36), "a.mp4\\u{1b}  50%  64 MiB/s  ETA 8.0 s");
     }
 
     #[test]
