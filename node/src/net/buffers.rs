@@ -1,4 +1,4 @@
-//! Buffers of blocks that are used again: memory that was touched a moment ago costs nothing, while that of a new mebibyte
+//! Buffers of blocks that are used again by all fetches of a node: memory that was touched a moment ago costs nothing, while that of a new mebibyte
 //! is faulted in page by page and then cleared.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -7,7 +7,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::exchange::MAX_DATA_LEN;
 
-/// Buffers that wait to be used again, at most: 8 MiB beside the memory of a fetch. A block is written as soon as it is there,
+/// Buffers that wait to be used again, at most: 8 MiB beside the memory of all fetches. A block is written as soon as it is there,
 /// so that as many come back as are taken.
 const MAX_SPARE: usize = 8;
 
@@ -15,7 +15,7 @@ const MAX_SPARE: usize = 8;
 /// counts blocks of unknown length as shorter than they may be, so this is what bounds those that are not.
 const MAX_ARRIVED_LEN: usize = 16 << 20;
 
-/// See the module's documentation. All clones are the same.
+/// Those of one fetch. All clones are the same.
 #[derive(Debug, Clone)]
 pub struct Buffers {
     spare: Arc<Mutex<Vec<Vec<u8>>>>,
@@ -33,6 +33,11 @@ impl Default for Buffers {
 pub(crate) struct Room(#[expect(dead_code, reason = "held, not read")] Option<OwnedSemaphorePermit>);
 
 impl Buffers {
+    /// Those of another fetch of the same node.
+    pub fn of_another_fetch(&self) -> Self {
+        Self { spare: self.spare.clone(), ..Self::default() }
+    }
+
     fn spare(&self) -> MutexGuard<'_, Vec<Vec<u8>>> {
         self.spare.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -75,6 +80,19 @@ mod tests {
         assert_eq!((again.len(), again.as_ptr()), (10, place));
         buffers.give(again);
         assert_eq!(buffers.take(5000), [0; 5000]);
+    }
+
+    #[test]
+    fn fetches_share_what_waits_to_be_used_again_and_not_the_room() {
+        use futures::FutureExt as _;
+
+        let one = Buffers::default();
+        let other = one.of_another_fetch();
+        one.give(vec![1; 10]);
+        assert_eq!(other.spare().len(), 1);
+        let held: Vec<_> = std::iter::from_fn(|| one.room(MAX_DATA_LEN).now_or_never()).collect();
+        assert_eq!(held.len(), MAX_ARRIVED_LEN / MAX_DATA_LEN as usize);
+        assert!(other.room(MAX_DATA_LEN).now_or_never().is_some(), "one that is slow holds up no other");
     }
 
     #[test]

@@ -39,6 +39,7 @@ pub struct Client {
     /// Peers that were told about records of this node.
     told: Arc<Mutex<Told>>,
     rates: Arc<Rates>,
+    buffers: Buffers,
 }
 
 impl Client {
@@ -50,7 +51,23 @@ impl Client {
         streams: BulkStreams,
     ) -> Self {
         let (next_lookup, told, rates) = (Arc::default(), Arc::default(), Arc::default());
-        Self { commands, next_lookup, max_lookup_providers, local, record_changes, streams, told, rates }
+        let buffers = Buffers::default();
+        Self {
+            commands,
+            next_lookup,
+            max_lookup_providers,
+            local,
+            record_changes,
+            streams,
+            told,
+            rates,
+            buffers,
+        }
+    }
+
+    /// Buffers for a fetch.
+    pub fn buffers(&self) -> Buffers {
+        self.buffers.of_another_fetch()
     }
 
     /// The limits of what is sent and asked for.

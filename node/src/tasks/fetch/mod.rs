@@ -204,7 +204,7 @@ impl Driver {
         let mut machine = Fetch::new(config, root, seed, now());
         let mut limits = context.client.rates().watch();
         machine.on_limit(limits.borrow_and_update().down.is_set(), now());
-        let running = FuturesUnordered::new();
+        let (running, buffers) = (FuturesUnordered::new(), context.client.buffers());
         let hints_left: HashSet<Hint> = hints.peers.iter().map(Hint::of).collect();
         let driver = Self {
             context,
@@ -215,7 +215,7 @@ impl Driver {
             haves: BTreeMap::new(),
             lanes: lanes::PeerLanes::default(),
             with_content: false,
-            buffers: Buffers::default(),
+            buffers,
             hint_addrs: BTreeMap::new(),
             hints: hints_left.len(),
             hints_left,
