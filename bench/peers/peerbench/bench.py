@@ -77,12 +77,13 @@ class Bench:
         run.close()
         shutil.rmtree(run.folder, ignore_errors=True)
 
-    def fetch(self, program: Program, place: Place, content: Content, providers: int = 1, getters: int = 1) -> Record:
+    def fetch(self, program: Program, place: Place, content: Content, providers: int = 1, getters: int = 1,
+              look: Callable[[Sequence[int]], None] | None = None) -> Record:
         """Provides `content` and fetches it; the record of that run."""
         run = self.new_run(place)
         try:
             offer = program.offer(run, content.path, providers)
-            return self.measured_fetch(program, run, offer, content, getters)
+            return self.measured_fetch(program, run, offer, content, getters, look)
         finally:
             self.end_run(run)
 

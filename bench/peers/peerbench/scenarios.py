@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 from .bench import Bench, Content, Record, Watch, wait_quiet
+from .crowds import (
+    CROWD_MIB, GETTERS, SEEDER_RATE, SPARSE_GIB, STEP, TRANSFERS, crowd, hundred, sparse)
 from .machine import sha256_all_cores
-from .process import Measured, RunError, measure
+from .process import Measured, RunError, measure, written_len
 from .programs import Program
 from .programs.dhtfs import Dhtfs
 from .spoiled import spoiled_fetch
@@ -23,6 +25,8 @@ TREE_FILES, TREE_FILE_LEN = 10_000, 4096
 FAR = (25_000_000.0, 0.100, 256)
 SLOW = (float(MIB), 0.040, 8)
 FIND_NODES, FIND_FILES = 20, 5
+# By then a fetch should use the whole of a distant link.
+WARM_S = 3.0
 FETCHERS = ("http", "dhtfs", "rqbit", "sendme", "libtorrent", "aria2")
 
 
@@ -80,8 +84,23 @@ def far_tree(bench: Bench) -> list[Case]:
 def fetch_over_link(bench: Bench, rate: float, rtt_s: float, program: Program, content: Content) -> Record:
     place, link = bench.spaces.link(rate, rtt_s)
     bench.helpers.append(link)
+    begun: list[float] = []
+    warm: list[tuple[float, int]] = []
+
+    def look(pids: Sequence[int]) -> None:
+        """Notes how much was written when it had run for three seconds."""
+        now = time.perf_counter()
+        if not begun:
+            begun.append(now)
+        if not warm and now - begun[0] >= WARM_S:
+            warm.append((now - begun[0], written_len(pids[0])))
+
     try:
-        record = bench.fetch(program, place, content)
+        record = bench.fetch(program, place, content, look=look)
+        if warm and program.name.startswith("dhtfs"):
+            (at, written), = warm
+            later = (content.length - written) / (float(record["wall_s"]) - at)
+            record["late_share"] = later / rate
         return {**record, "link_bytes_per_s": rate, "rtt_s": rtt_s, "link_cpu_s": link.cpu_s()}
     finally:
         bench.helpers.remove(link)
@@ -181,6 +200,11 @@ def find(bench: Bench, dhtfs: Dhtfs) -> list[Record]:
         bench.end_run(run)
 
 
+def alone(run: Callable[[Bench, Dhtfs], Record | list[Record]], bench: Bench) -> list[Case]:
+    """What is measured of dhtfs and of nobody else."""
+    return [Case("dhtfs", partial(run, bench, p)) for p in bench.have("dhtfs")]
+
+
 def all_scenarios(mib: float) -> list[Scenario]:
     """In the order in which they are run."""
     size = f"{mib:g} MiB"
@@ -201,5 +225,10 @@ def all_scenarios(mib: float) -> list[Scenario]:
                  ("dhtfs, one file", "sendme, folder")),
         Scenario("slow", f"{slow} over 1 MiB/s with a round trip of 40 ms",
                  partial(over_link, rate=SLOW[0], rtt_s=SLOW[1], max_mib=SLOW[2])),
+        Scenario("crowd", f"{GETTERS} daemons fetch {min(mib, CROWD_MIB):g} MiB from one that sends "
+                 f"{SEEDER_RATE >> 20} MiB/s", partial(alone, crowd), ()),
+        Scenario("hundred", f"{TRANSFERS} fetches at once through one daemon, {mib / TRANSFERS:g} MiB each",
+                 partial(alone, hundred), ()),
+        Scenario("sparse", f"{SPARSE_GIB} GiB, of which every {STEP}th MiB has content", partial(alone, sparse), ()),
         Scenario("find", f"Adding and finding 1 KiB among {FIND_NODES} daemons", finding, (), short=True),
     ]

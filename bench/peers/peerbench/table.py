@@ -113,8 +113,14 @@ def columns(scenario: Scenario, rows: Rows) -> list[tuple[str, Callable[[Rows, s
     chosen += [
         column("of the link", middle_cell(
             lambda r: rate_of(r) * MIB / float(r["link_bytes_per_s"]) if "link_bytes_per_s" in r else None)),
+        column("of the link after 3 s", middle_cell(number("late_share"))),
         column("of the hash rate", middle_cell(number("of_hash_rate"))),
         column("asked for / length", middle_cell(number("requested_share"), 3)),
+        column("to length / limit", middle_cell(number("to_ideal"))),
+        column("first to length / limit", middle_cell(number("first_to_ideal"))),
+        column("sent by the seeder / length", middle_cell(number("sent_share"))),
+        column("slowest / median rate", middle_cell(number("slowest_share"))),
+        column("files open", middle_cell(number("most_fds"), 0)),
         column("CPU s", middle_cell(cpu_of)),
         column("CPU / floor", middle_cell(over_floor)),
         column("RSS MiB: getter (own) / provider", memory_cell),
@@ -178,10 +184,14 @@ def held_figures(records: Sequence[Record]) -> str:
     for words, scenario, case, value in (
             ("CPU of both sides over the floor", "one", "dhtfs", over_floor),
             ("share of the 200 Mbit/s", "far", "dhtfs", lambda r: rate_of(r) * MIB / float(r["link_bytes_per_s"])),
+            ("the same after the third second", "far", "dhtfs", number("late_share")),
             ("share of the 1 MiB/s", "slow", "dhtfs", lambda r: rate_of(r) * MIB / float(r["link_bytes_per_s"])),
             ("memory of the getter, MiB", "one", "dhtfs", number("getter_rss_mib")),
             ("memory of the provider, MiB", "one", "dhtfs", number("provider_rss_mib")),
             ("add, share of the hash rate of all cores", "add", "dhtfs add", number("of_hash_rate")),
+            ("ten daemons from a limited one, time over length / limit", "crowd", "dhtfs", number("to_ideal")),
+            ("and what that one sent, over length", "crowd", "dhtfs", number("sent_share")),
+            ("a hundred fetches, slowest over median rate", "hundred", "dhtfs", number("slowest_share")),
             ("bytes asked for over length, beside bad providers", "spoiled", "dhtfs, 2 good and 3 bad",
              number("requested_share"))):
         values = [v for r in rows_of(records, scenario).get(case, {}).values() if (v := value(r)) is not None]

@@ -57,11 +57,13 @@ class Dhtfs(Program):
             raise RunError(f"dhtfs {args[0]}: {done.returncode}: {done.stderr.strip()[-400:]}")
         return done.stdout
 
-    def daemon(self, run: Run, name: str, ip: str, prefix: Sequence[str], bootstrap: Sequence[str] = ()) -> tuple:
+    def daemon(self, run: Run, name: str, ip: str, prefix: Sequence[str], bootstrap: Sequence[str] = (),
+               config: Path | None = None) -> tuple:
         """A daemon that is ready: the process, its data directory and its address."""
         data = run.sub(name) / "data"
         known = [x for peer in bootstrap for x in ("--bootstrap", peer)]
-        argv = self.command(data, "--json", "daemon", "--listen", f"/ip4/{ip}/tcp/{PORT}", *known)
+        settings = ["--config", config] if config else []
+        argv = self.command(data, *settings, "--json", "daemon", "--listen", f"/ip4/{ip}/tcp/{PORT}", *known)
         child = run.spawn(name, argv, prefix)
         ready = child.wait_for(ready_line, "dhtfs daemon")
         return child, data, next(a for a in ready["listen"] if "/tcp/" in a)
