@@ -160,7 +160,7 @@ impl ServeTask {
             ServeEvent::Request { ticket, peer, ask } => {
                 let id = ServeId(ticket.id().0);
                 let metered = self.client.rates().is_metered(&peer);
-                match self.machine.on_request(peer, id, metered, now()) {
+                match self.machine.on_request(peer, id, ask.cid(), metered, now()) {
                     Admit::Queued => {
                         self.waiting.insert(id, (ticket, ask));
                     }

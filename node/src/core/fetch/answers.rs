@@ -8,6 +8,7 @@ use libp2p::PeerId;
 use super::{
     Action, Fetch, RequestId,
     config::MAX_STRIKES,
+    pace,
     peers::{Pause, PeerIx},
     requests::{Phase, Request, Zombie},
     wants::{Status, WantIx},
@@ -53,6 +54,7 @@ impl Fetch {
             return false;
         }
         self.note_time(&request, len, false, now);
+        self.note_passed(id, &request);
         self.peers[request.peer].note_hit(request.want);
         self.trust(request.peer);
         if self.wants[request.want].status == Status::Received {
@@ -66,6 +68,15 @@ impl Fetch {
         true
     }
 
+    /// The peer has answered this: what it was asked for before, on the same lane, it passed over.
+    fn note_passed(&mut self, id: RequestId, answered: &Request) {
+        let peer = &self.peers[answered.peer];
+        if peer.has_lane && !pace::is_small(answered.units) {
+            let passed: Vec<RequestId> = peer.fresh.range(..id).copied().collect();
+            passed.into_iter().for_each(|id| self.requests.set_passed(id));
+        }
+    }
+
     /// A block arrived that may be right, though perhaps it is `forgotten`: a sample of its peer's speed.
     fn note_time(&mut self, request: &Request, len: u32, forgotten: bool, now: Instant) {
         let copied = self.requests.copies(request.want).iter().any(|id| {
@@ -73,6 +84,7 @@ impl Fetch {
             copy.is_some_and(|copy| copy.spare && !copy.is_received())
         });
         self.false_alarms += u32::from(request.phase == Phase::Late);
+        self.passed_lost += u32::from(request.passed && (copied || forgotten));
         let pace = &mut self.peers[request.peer].pace;
         if (copied || forgotten) && !request.spare && !pace.is_proven(request.units) {
             // It was slow, not silent: what was gained by not waiting for it came twice.
@@ -103,6 +115,8 @@ impl Fetch {
             peer.verified_units += u64::from(request.units);
             peer.verified_len += u64::from(len);
             self.spares_won += u32::from(request.spare);
+            let first = self.requests.copies(request.want).iter().find_map(|id| self.requests.get(*id));
+            self.passed_won += u32::from(request.spare && first.is_some_and(|first| first.passed));
         }
     }
 

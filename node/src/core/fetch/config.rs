@@ -96,8 +96,8 @@ pub struct FetchConfig {
     pub failure_backoff: BackoffPolicy,
     /// Pause between lookups of the root while there is no provider or no progress; default 1 s to 30 s.
     pub root_backoff: BackoffPolicy,
-    /// Pause between lookups of the root while there are providers, but fewer than `max_peers`; default 10 s to
-    /// 60 s.
+    /// Pause between lookups of the root while there are providers, but fewer than `max_peers`; default 2 s to
+    /// 60 s: those who fetch the same new file find each other early.
     pub more_backoff: BackoffPolicy,
     /// Pause between lookups of one chunk that still has no source; default 2 s to 60 s.
     pub chunk_backoff: BackoffPolicy,
@@ -138,7 +138,7 @@ impl Default for FetchConfig {
             busy_backoff: policy(200, 10_000),
             failure_backoff: policy(500, 16_000),
             root_backoff: policy(1_000, 30_000),
-            more_backoff: policy(10_000, 60_000),
+            more_backoff: policy(2_000, 60_000),
             chunk_backoff: policy(2_000, 60_000),
             dial_patience: Duration::from_secs(3),
             source_grace: Duration::from_secs(1),

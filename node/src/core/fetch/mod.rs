@@ -129,6 +129,10 @@ pub struct Fetch {
     spares_won: u32,
     /// Second copies from idle peers whose first came all the same.
     spares_lost: u32,
+    /// Second copies of what waited in a queue that came before the first.
+    passed_won: u32,
+    /// Such copies whose first came all the same.
+    passed_lost: u32,
     /// Requests that were late and brought their block all the same.
     false_alarms: u32,
 }
@@ -163,6 +167,8 @@ impl Fetch {
             wasted_len: 0,
             spares_won: 0,
             spares_lost: 0,
+            passed_won: 0,
+            passed_lost: 0,
             false_alarms: 0,
             config,
         }

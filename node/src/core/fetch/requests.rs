@@ -45,6 +45,8 @@ pub(super) struct Request {
     pub(super) full: bool,
     /// A second copy, made because a peer had nothing else to do.
     pub(super) spare: bool,
+    /// The peer answered what it was asked for later: this one waits in its queue.
+    pub(super) passed: bool,
 }
 
 impl Zombie {
@@ -122,6 +124,13 @@ impl Requests {
         }
         self.reindex(request.want);
         Some(request)
+    }
+
+    /// What was asked for later was answered before this.
+    pub(super) fn set_passed(&mut self, id: RequestId) {
+        if let Some(request) = self.live.get_mut(&id) {
+            request.passed = true;
+        }
     }
 
     pub(super) fn set_late(&mut self, id: RequestId) {

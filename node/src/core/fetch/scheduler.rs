@@ -12,6 +12,8 @@
 //! - of what is late at a peer that has sent such blocks, after twice the time, more with each late one that came
 //!   after all: where the lines are full everybody is slow, and a copy makes it worse;
 //! - of what is late at a peer that has not sent one yet;
+//! - of what waits in the queue of a peer that answered later requests before it: taken back there, it will not come twice;
+//!   as long as hardly any did;
 //! - a little earlier than that at a peer that has not answered anything, after several times what the others take and
 //!   few at once: one, and one more for each that came before its first. After two that proved needless no more.
 //!
@@ -42,6 +44,9 @@ const MAX_FALSE_ALARMS: u32 = 3;
 
 /// Copies beyond the budget of what silent peers keep, until so many of them were needless.
 const MAX_UNPAID_LESSONS: u32 = 2;
+
+/// Copies of what waits in a queue, for each whose first came all the same.
+const PASSED_PER_LOSS: u32 = 8;
 
 /// A first chunk takes so many times what a small block does on a path that its slow start does not fill.
 const SMALL_TIMES_PER_CHUNK: u32 = 8;
@@ -273,7 +278,7 @@ impl Fetch {
             let cheap = self.is_affordable(doubled, request.max_len);
             let owner = &self.peers[request.peer];
             let proven = owner.pace.is_proven(request.units);
-            if !cheap && (proven || !may_learn || owner.answers && !slow) {
+            if !cheap && !self.is_queued(request, now) && (proven || !may_learn || owner.answers && !slow) {
                 continue;
             }
             let at = request.sent + self.hedge_age(ix, request, usual, cheap, now);
@@ -290,12 +295,25 @@ impl Fetch {
         found
     }
 
+    /// Whether a request waits in a queue out of which it can be taken back in time.
+    fn is_queued(&self, request: &Request, now: Instant) -> bool {
+        let owner = &self.peers[request.peer];
+        let usual = owner.pace.typical(request.units);
+        let is_long = owner.pace.is_proven(request.units) && request.sent + usual * 3 / 2 <= now;
+        owner.has_lane
+            && (request.passed || is_long)
+            && self.passed_lost < MAX_UNPAID_LESSONS + self.passed_won / PASSED_PER_LOSS
+    }
+
     /// The age at which this idle peer may make another copy of a request; `cheap` if the budget of copies has room for it.
     fn hedge_age(&self, ix: PeerIx, request: &Request, usual: Usual, cheap: bool, now: Instant) -> Duration {
         let helping = self.peers[ix].pace.typical(request.units) * 2;
         let owner = &self.peers[request.peer].pace;
         if !owner.is_proven(request.units) {
             return self.unproven_patience(request, usual, cheap).max(helping);
+        }
+        if self.is_queued(request, now) {
+            return self.config.min_hedge_age;
         }
         let typical = owner.typical(request.units);
         let left = typical.saturating_sub(now.saturating_duration_since(request.sent));
@@ -437,6 +455,7 @@ impl Fetch {
             delivered: peer.pace.delivered(),
             full: peer.units + pace::UNITS_PER_CHUNK > peer.pace.window(),
             spare,
+            passed: false,
         });
         peer.fresh.insert(id);
         peer.last_asked = Some(id);

@@ -46,7 +46,7 @@ pub struct HaveConfig {
     pub max_streams_per_peer: usize,
     /// Contents with a map in memory; default 64. The longest map takes 2 MiB.
     pub max_contents: usize,
-    /// Least pause between two looks at a content; default 1 s, which is how often a download commits.
+    /// Least pause between two looks at a content; default 300 ms, about how often a download commits.
     pub look_every: Duration,
     /// How long a content is remembered without streams; default 10 s. Who asks again and again costs no looks.
     pub keep: Duration,
@@ -58,7 +58,7 @@ impl Default for HaveConfig {
             max_streams: 256,
             max_streams_per_peer: 8,
             max_contents: 64,
-            look_every: Duration::from_secs(1),
+            look_every: Duration::from_millis(300),
             keep: Duration::from_secs(10),
         }
     }

@@ -6,6 +6,10 @@
 //! nor loses by having been away). Equal peers so get equal bytes, whatever the sizes of their chunks and however
 //! many requests each has queued.
 //!
+//! Of what one peer waits for, blocks that were sent to fewer peers lately come first: while several fetch the same from a
+//! node that has it alone, each chunk goes out once, and they get the rest from each other. A request is passed over for
+//! four seconds at most.
+//!
 //! With a limit on what is sent, metered peers (those that count towards it) are given a turn only as the limit covers
 //! the bytes of the answers before; the others do not wait for it. Without one it makes no difference who is metered.
 //!
@@ -19,20 +23,23 @@
 
 mod config;
 mod pace;
+mod sent;
 #[cfg(test)]
 mod tests;
 
 use std::{
     collections::{BTreeMap, VecDeque},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
+use dhtfs_store::ContentCid;
 use libp2p::PeerId;
 
 use crate::core::{MAX_BLOCK_LEN, rate::Limits};
 
 pub use config::ServeConfig;
 use pace::Pace;
+use sent::Sent;
 
 /// What a request costs its peer in virtual time at least, in bytes: who asks for what is not here would otherwise always be
 /// next, and every such question is a look into the database.
@@ -47,6 +54,16 @@ const MAX_TOGETHER: usize = 32;
 
 /// Reads of such a peer under way at once. While it has as many, its requests gather.
 const MAX_SMALL_READS: usize = 2;
+
+/// Requests of a peer among which the next one is chosen.
+const CHOSEN_AMONG: usize = 16;
+
+/// Among more peers than this only the requests of one are compared.
+const MAX_COMPARED: usize = 64;
+
+/// A request that has waited so long is passed over no more. Whoever asked hears within a second or two from others that they
+/// have the block now.
+const PASSED_OVER: Duration = Duration::from_secs(4);
 
 /// Names one request of a peer; the driver gives each request an id of its own, never used twice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -135,6 +152,7 @@ impl Stage {
 #[derive(Debug, Clone, Copy)]
 struct Entry {
     peer: PeerId,
+    cid: ContentCid,
     /// When it came.
     at: Instant,
     /// Whether it was read as the limit allowed.
@@ -181,6 +199,7 @@ pub struct Serve {
     /// Of which kind that was: the other one is next.
     served_kind: usize,
     pace: Pace,
+    sent: Sent,
     actions: VecDeque<ServeAction>,
     counters: ServeStats,
 }
@@ -198,6 +217,7 @@ impl Serve {
             virtual_now: [0; 2],
             served_kind: 0,
             pace: Pace::new(),
+            sent: Sent::default(),
             actions: VecDeque::new(),
             counters: ServeStats::default(),
         }
@@ -217,8 +237,15 @@ impl Serve {
         self.pump(now);
     }
 
-    /// A peer asks for something; if it is `metered`, the limits count for it.
-    pub fn on_request(&mut self, peer: PeerId, id: ServeId, metered: bool, now: Instant) -> Admit {
+    /// A peer asks for this; if it is `metered`, the limits count for it.
+    pub fn on_request(
+        &mut self,
+        peer: PeerId,
+        id: ServeId,
+        cid: ContentCid,
+        metered: bool,
+        now: Instant,
+    ) -> Admit {
         let waiting = self.peers.get(&peer).map_or(0, |queue| queue.waiting.len());
         if waiting >= self.config.max_queued_per_peer
             || self.queued >= self.config.max_queued
@@ -236,7 +263,7 @@ impl Serve {
         queue.waiting.push_back((id, now));
         queue.metered = metered;
         self.queued += 1;
-        self.requests.insert(id, Entry { peer, at: now, metered, stage: Stage::Queued });
+        self.requests.insert(id, Entry { peer, cid, at: now, metered, stage: Stage::Queued });
         self.pump(now);
         Admit::Queued
     }
@@ -267,7 +294,9 @@ impl Serve {
 
     fn on_one_read(&mut self, id: ServeId, len: Option<u32>, now: Instant) {
         let Some(entry) = self.requests.get_mut(&id) else { return };
-        let Entry { peer, at, metered, stage: Stage::Reading { charge, is_gone } } = *entry else { return };
+        let Entry { peer, at, metered, stage: Stage::Reading { charge, is_gone }, .. } = *entry else {
+            return;
+        };
         let read_len = u64::from(len.unwrap_or(0)).min(u64::from(MAX_BLOCK_LEN));
         let waits_again = len.is_none() && !is_gone;
         entry.stage = if waits_again { Stage::Queued } else { Stage::Read { len: read_len } };
@@ -393,6 +422,7 @@ impl Serve {
 
     /// Panics if the books do not balance or a limit is exceeded.
     pub fn check_invariants(&self) {
+        self.sent.check_invariants();
         let mut gone = 0;
         let mut per_peer: BTreeMap<PeerId, (usize, usize, u64)> = BTreeMap::new();
         for entry in self.requests.values() {
@@ -434,8 +464,8 @@ impl Serve {
     fn pump(&mut self, now: Instant) {
         loop {
             let held_until = self.pace.free_at(now);
-            let Some((peer, _)) = self.pick(held_until.is_some()) else {
-                self.pace.held_until = held_until.filter(|_| self.pick(false).is_some());
+            let Some((peer, _)) = self.pick(held_until.is_some(), now) else {
+                self.pace.held_until = held_until.filter(|_| self.pick(false, now).is_some());
                 return;
             };
             self.read_next(peer, now);
@@ -444,6 +474,7 @@ impl Serve {
 
     /// Has the next requests of this peer read, for the price of one block.
     fn read_next(&mut self, peer: PeerId, now: Instant) {
+        let first = self.chosen_of(peer, now);
         let Some(queue) = self.peers.get_mut(&peer) else { return };
         let charge = u64::from(MAX_BLOCK_LEN);
         let count = if queue.small { queue.waiting.len().min(MAX_TOGETHER) } else { 1 };
@@ -454,9 +485,11 @@ impl Serve {
         queue.reads += 1;
         self.queued -= count;
         self.used_len += charge;
-        for (place, (id, _)) in queue.waiting.drain(..count).enumerate() {
+        for place in 0..count {
             let joins = place > 0;
+            let Some((id, _)) = queue.waiting.remove(if joins { 0 } else { first }) else { break };
             if let Some(entry) = self.requests.get_mut(&id) {
+                self.sent.note(entry.cid);
                 entry.metered = metered;
                 entry.stage = Stage::Reading { charge: if joins { 0 } else { charge }, is_gone: false };
             }
@@ -470,26 +503,51 @@ impl Serve {
         }
     }
 
-    /// The peer with the least virtual time among those that wait and have not used up their share, first of the kind that
-    /// was not served last; if the limit is `held`, among those that do not count towards it. Of equal ones the one that
+    /// Whether this peer waits for something that was sent to nobody lately.
+    fn asks_for_new(&self, queue: &PeerQueue) -> bool {
+        let is_new = |(id, _): &(ServeId, Instant)| {
+            self.requests.get(id).is_none_or(|entry| self.sent.times(&entry.cid) == 0)
+        };
+        queue.small || queue.waiting.iter().take(CHOSEN_AMONG).any(is_new)
+    }
+
+    /// Which of the requests of this peer is next.
+    fn chosen_of(&self, peer: PeerId, now: Instant) -> usize {
+        let Some(queue) = self.peers.get(&peer).filter(|_| self.peers.len() > 1) else { return 0 };
+        let has_waited = queue.waiting.front().is_some_and(|(_, at)| *at + PASSED_OVER <= now);
+        if has_waited || queue.small {
+            return 0;
+        }
+        let times = |id: &ServeId| self.requests.get(id).map_or(0, |entry| self.sent.times(&entry.cid));
+        let waiting = queue.waiting.iter().take(CHOSEN_AMONG).enumerate();
+        waiting.min_by_key(|(place, (id, _))| (times(id), *place)).map_or(0, |(place, _)| place)
+    }
+
+    /// The peer with the least virtual time among those that wait and have not used up their share, first those that ask for
+    /// something that nobody was sent lately, and of the kind that was not served last; if the limit is `held`, among those that do not count towards it. Of equal ones the one that
     /// has waited longest.
-    fn pick(&self, held: bool) -> Option<(PeerId, ServeId)> {
+    fn pick(&self, held: bool, now: Instant) -> Option<(PeerId, ServeId)> {
         let block = u64::from(MAX_BLOCK_LEN);
         if self.queued == 0 || self.used_len + block > self.config.budget_len {
             return None;
         }
         let peers = u64::try_from(self.peers.len()).unwrap_or(u64::MAX - 1);
         let share = (self.config.budget_len / (peers + 1)).max(block);
-        self.peers
+        let candidates = self
+            .peers
             .iter()
             .filter(|(_, queue)| !(held && queue.metered || queue.gathers()))
             .filter(|(_, queue)| {
                 queue.charged_len < if queue.metered { self.pace.share(share) } else { share }
             })
-            .filter_map(|(peer, queue)| {
-                let (id, at) = *queue.waiting.front()?;
+            .filter_map(|(peer, queue)| Some((peer, queue, *queue.waiting.front()?)));
+        let compares = (2..=MAX_COMPARED).contains(&self.peers.len());
+        let some_new = compares && candidates.clone().any(|(_, queue, _)| self.asks_for_new(queue));
+        candidates
+            .map(|(peer, queue, (id, at))| {
+                let lets_go_first = some_new && at + PASSED_OVER > now && !self.asks_for_new(queue);
                 let is_again = self.kind(queue.metered) == self.served_kind;
-                Some((is_again, queue.virtual_time, at, *peer, id))
+                (lets_go_first, is_again, queue.virtual_time, at, *peer, id)
             })
             .min()
             .map(|(.., peer, id)| (peer, id))

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use dhtfs_store::ChunkCid;
 use libp2p::multihash::Multihash;
 use proptest::prelude::*;
 
@@ -13,6 +14,15 @@ const MIB: u32 = 1 << 20;
 
 fn peer(n: u8) -> PeerId {
     PeerId::from_multihash(Multihash::wrap(0, &[n; 8]).unwrap()).unwrap()
+}
+
+/// What is asked for where that makes no difference.
+fn any() -> ContentCid {
+    chunk(0)
+}
+
+fn chunk(n: u8) -> ContentCid {
+    ChunkCid::from_digest([n; 32]).into()
 }
 
 fn drain(serve: &mut Serve) -> Vec<ServeAction> {
@@ -35,7 +45,7 @@ fn reads(serve: &mut Serve) -> Vec<(u64, PeerId)> {
 fn a_request_is_read_at_once_when_nothing_else_is_going_on() {
     let now = Instant::now();
     let mut serve = Serve::new(ServeConfig::default());
-    assert_eq!(serve.on_request(peer(1), ServeId(7), false, now), Admit::Queued);
+    assert_eq!(serve.on_request(peer(1), ServeId(7), any(), false, now), Admit::Queued);
     assert_eq!(reads(&mut serve), [(7, peer(1))]);
     serve.on_reads(&[(ServeId(7), Some(1000))], now);
     serve.on_sent(ServeId(7), now);
@@ -48,7 +58,7 @@ fn a_request_is_read_at_once_when_nothing_else_is_going_on() {
 fn a_read_of_nothing_counts_as_missing() {
     let now = Instant::now();
     let mut serve = Serve::new(ServeConfig::default());
-    let _ = serve.on_request(peer(1), ServeId(7), false, now);
+    let _ = serve.on_request(peer(1), ServeId(7), any(), false, now);
     drain(&mut serve);
     serve.on_reads(&[(ServeId(7), Some(0))], now);
     serve.on_sent(ServeId(7), now);
@@ -63,7 +73,7 @@ fn the_queue_of_one_peer_and_the_whole_queue_are_bounded() {
     let mut id = 0;
     let mut ask = |serve: &mut Serve, n| {
         id += 1;
-        let admit = serve.on_request(peer(n), ServeId(id), false, now);
+        let admit = serve.on_request(peer(n), ServeId(id), any(), false, now);
         drain(serve);
         admit
     };
@@ -80,8 +90,8 @@ fn the_queue_of_one_peer_and_the_whole_queue_are_bounded() {
 fn an_id_used_twice_is_refused() {
     let now = Instant::now();
     let mut serve = Serve::new(ServeConfig::default());
-    let _ = serve.on_request(peer(1), ServeId(1), false, now);
-    assert_eq!(serve.on_request(peer(2), ServeId(1), false, now), Admit::Busy);
+    let _ = serve.on_request(peer(1), ServeId(1), any(), false, now);
+    assert_eq!(serve.on_request(peer(2), ServeId(1), any(), false, now), Admit::Busy);
     assert_eq!(drain(&mut serve).len(), 1);
 }
 
@@ -90,10 +100,10 @@ fn a_peer_that_does_not_drain_its_socket_leaves_room_for_others() {
     let now = Instant::now();
     let mut serve = Serve::new(ServeConfig::default());
     for id in 0..60 {
-        let _ = serve.on_request(peer(1), ServeId(id), false, now);
+        let _ = serve.on_request(peer(1), ServeId(id), any(), false, now);
     }
     assert_eq!(reads(&mut serve).len(), 6, "half of the budget for the only peer");
-    let _ = serve.on_request(peer(2), ServeId(100), false, now);
+    let _ = serve.on_request(peer(2), ServeId(100), any(), false, now);
     assert_eq!(reads(&mut serve), [(100, peer(2))]);
 }
 
@@ -102,7 +112,7 @@ fn what_waited_too_long_is_refused() {
     let now = Instant::now();
     let mut serve = Serve::new(ServeConfig { budget_len: 2 << 20, ..ServeConfig::default() });
     for id in 0..3 {
-        let _ = serve.on_request(peer(1), ServeId(id), false, now);
+        let _ = serve.on_request(peer(1), ServeId(id), any(), false, now);
     }
     assert_eq!(reads(&mut serve), [(0, peer(1))]);
     let deadline = serve.next_deadline().unwrap();
@@ -122,7 +132,7 @@ fn what_is_read_for_nobody_keeps_its_part_of_the_budget_until_the_read_ends() {
     for round in 0..20 {
         let ids = (0..20).map(|n| ServeId(round * 100 + n));
         for id in ids.clone() {
-            let _ = serve.on_request(peer(1), id, false, now);
+            let _ = serve.on_request(peer(1), id, any(), false, now);
         }
         reading += drain(&mut serve).len();
         ids.for_each(|id| serve.on_dropped(id, now));
@@ -147,7 +157,7 @@ fn what_is_taken_back_in_time_is_not_read_and_the_rest_goes_on() {
     let now = Instant::now();
     let mut serve = Serve::new(ServeConfig { budget_len: 2 << 20, ..ServeConfig::default() });
     for id in 0..3 {
-        let _ = serve.on_request(peer(1), ServeId(id), false, now);
+        let _ = serve.on_request(peer(1), ServeId(id), any(), false, now);
     }
     assert_eq!(reads(&mut serve), [(0, peer(1))]);
     assert!(!serve.on_cancelled(ServeId(0), now), "it is being read");
@@ -182,7 +192,7 @@ fn serve_all_of(
                 id += 1;
                 open[n] += 1;
                 assert_eq!(
-                    serve.on_request(peer(u8::try_from(n).unwrap()), ServeId(id), is_metered(n), now),
+                    serve.on_request(peer(u8::try_from(n).unwrap()), ServeId(id), any(), is_metered(n), now),
                     Admit::Queued
                 );
             }
@@ -288,7 +298,7 @@ fn small_requests_gather_and_are_read_together() {
     let now = Instant::now();
     let mut serve = Serve::new(ServeConfig::default());
     let ask = |serve: &mut Serve, id| {
-        assert_eq!(serve.on_request(peer(1), ServeId(id), false, now), Admit::Queued);
+        assert_eq!(serve.on_request(peer(1), ServeId(id), any(), false, now), Admit::Queued);
     };
     let together = |serve: &mut Serve| {
         let read = |action| match action {
@@ -338,7 +348,7 @@ proptest! {
             let now = start + Duration::from_secs(step);
             match event {
                 0..=2 => {
-                    let admit = serve.on_request(peer(n), ServeId(step + 1000), false, now);
+                    let admit = serve.on_request(peer(n), ServeId(step + 1000), any(), false, now);
                     admitted += u64::from(admit == Admit::Queued);
                 }
                 3 => reads -= reading.end(&mut serve, id, len, now),
@@ -371,7 +381,7 @@ fn metered_answers_are_read_as_the_limit_covers_them() {
     let mut serve = Serve::new(ServeConfig::default());
     serve.on_limits(&limits(100 * 1024, None), now);
     for id in 0..3 {
-        let _ = serve.on_request(peer(1), ServeId(id), true, now);
+        let _ = serve.on_request(peer(1), ServeId(id), any(), true, now);
     }
     assert_eq!(reads(&mut serve), [(0, peer(1))], "the first one at once");
     serve.on_reads(&[(ServeId(0), Some(MIB))], now);
@@ -392,10 +402,10 @@ fn who_is_not_metered_does_not_wait_for_the_limit() {
     let mut serve = Serve::new(ServeConfig::default());
     serve.on_limits(&limits(MIN_LIMIT, None), now);
     for id in 0..3 {
-        let _ = serve.on_request(peer(1), ServeId(id), true, now);
+        let _ = serve.on_request(peer(1), ServeId(id), any(), true, now);
     }
     for id in 10..13 {
-        let _ = serve.on_request(peer(2), ServeId(id), false, now);
+        let _ = serve.on_request(peer(2), ServeId(id), any(), false, now);
     }
     assert_eq!(reads(&mut serve), [(0, peer(1)), (10, peer(2)), (11, peer(2)), (12, peer(2))]);
 }
@@ -406,7 +416,7 @@ fn what_is_not_here_costs_nothing_of_the_limit() {
     let mut serve = Serve::new(ServeConfig::default());
     serve.on_limits(&limits(MIN_LIMIT, None), now);
     for id in 0..50 {
-        let _ = serve.on_request(peer(1), ServeId(id), true, now);
+        let _ = serve.on_request(peer(1), ServeId(id), any(), true, now);
         assert_eq!(reads(&mut serve), [(id, peer(1))]);
         serve.on_reads(&[(ServeId(id), Some(0))], now);
         serve.on_sent(ServeId(id), now);
@@ -420,13 +430,13 @@ fn who_breaks_off_and_comes_again_does_not_keep_others_from_the_limit() {
     serve.on_limits(&limits(1 << 20, None), now);
     let (patient, breaking) = (peer(9), peer(1));
     for id in 0..8 {
-        let _ = serve.on_request(patient, ServeId(id), true, now);
+        let _ = serve.on_request(patient, ServeId(id), any(), true, now);
     }
     let mut id = 100;
     let mut served = 0;
     for _ in 0..6 {
         id += 1;
-        let _ = serve.on_request(breaking, ServeId(id), true, now);
+        let _ = serve.on_request(breaking, ServeId(id), any(), true, now);
         for (read, reader) in reads(&mut serve) {
             serve.on_reads(&[(ServeId(read), Some(MAX_BLOCK_LEN))], now);
             if reader == patient {
@@ -451,7 +461,7 @@ fn a_free_peer_that_had_much_keeps_no_metered_newcomer_waiting() {
     let mut ids = 0..;
     let mut ask = |serve: &mut Serve, who, metered| {
         let id = ServeId(ids.next().unwrap());
-        let _ = serve.on_request(who, id, metered, now);
+        let _ = serve.on_request(who, id, any(), metered, now);
     };
     let answer = |serve: &mut Serve, now| {
         let reading = reads(serve);
@@ -487,10 +497,10 @@ fn a_limit_for_each_peer_bounds_what_one_holds_and_not_the_others() {
     let mut serve = Serve::new(ServeConfig::default());
     serve.on_limits(&Limits { up: Limit::NONE, ..limits(MIN_LIMIT, Some(MIN_LIMIT)) }, now);
     for id in 0..4 {
-        let _ = serve.on_request(peer(1), ServeId(id), true, now);
+        let _ = serve.on_request(peer(1), ServeId(id), any(), true, now);
     }
     for id in 10..12 {
-        let _ = serve.on_request(peer(2), ServeId(id), true, now);
+        let _ = serve.on_request(peer(2), ServeId(id), any(), true, now);
     }
     assert_eq!(reads(&mut serve), [(0, peer(1)), (10, peer(2))]);
     serve.on_reads(&[(ServeId(0), Some(MIB))], now);
@@ -504,7 +514,7 @@ fn what_the_limit_delays_is_refused_no_sooner_and_no_later_than_anything_else() 
     let mut serve = Serve::new(ServeConfig::default());
     serve.on_limits(&limits(MIN_LIMIT, None), now);
     for n in 1..3 {
-        let _ = serve.on_request(peer(n), ServeId(n.into()), true, now);
+        let _ = serve.on_request(peer(n), ServeId(n.into()), any(), true, now);
     }
     assert_eq!(reads(&mut serve), [(1, peer(1))]);
     let patience = ServeConfig::default().max_queue_time;
@@ -528,7 +538,7 @@ fn serve_limited(rate: u64, peers: &[(u32, usize)], secs: u64) -> (Vec<u64>, Vec
             while open[n] < *depth {
                 id += 1;
                 open[n] += 1;
-                let _ = serve.on_request(peer(u8::try_from(n).unwrap()), ServeId(id), true, now);
+                let _ = serve.on_request(peer(u8::try_from(n).unwrap()), ServeId(id), any(), true, now);
             }
         }
         let actions = drain(&mut serve);
@@ -588,7 +598,7 @@ proptest! {
         for (step, (event, n, id, len)) in (0_u64..).zip(events) {
             let now = start + Duration::from_secs(step);
             match event {
-                0..=2 => drop(serve.on_request(peer(n), ServeId(step + 1000), n < 3, now)),
+                0..=2 => drop(serve.on_request(peer(n), ServeId(step + 1000), any(), n < 3, now)),
                 3 => drop(reading.end(&mut serve, id, len, now)),
                 4 => serve.on_sent(ServeId(id + 1000), now),
                 5 => serve.on_dropped(ServeId(id + 1000), now),
@@ -602,5 +612,58 @@ proptest! {
             }
             reading.begin(&mut serve);
         }
+    }
+}
+
+#[test]
+fn what_others_were_not_sent_comes_first_and_nothing_waits_for_long() {
+    let now = Instant::now();
+    let block = u64::from(MAX_BLOCK_LEN);
+    let mut serve = Serve::new(ServeConfig { budget_len: 2 * block, ..ServeConfig::default() });
+    let ask = |serve: &mut Serve, n: u8, id: u64, of: u8, now| {
+        assert_eq!(serve.on_request(peer(n), ServeId(id), chunk(of), false, now), Admit::Queued);
+    };
+    let done = |serve: &mut Serve, id: u64, now| {
+        serve.on_reads(&[(ServeId(id), Some(MAX_BLOCK_LEN))], now);
+        serve.on_sent(ServeId(id), now);
+    };
+    // Both ask for the same three in the same order; one place each.
+    for (n, first) in [(1, 10), (2, 20)] {
+        for of in 1..=3 {
+            ask(&mut serve, n, first + u64::from(of), of, now);
+        }
+    }
+    assert_eq!(
+        reads(&mut serve),
+        [(11, peer(1)), (21, peer(2))],
+        "when they came there was nothing to choose from"
+    );
+    done(&mut serve, 11, now);
+    assert_eq!(reads(&mut serve), [(12, peer(1))], "of equal ones the first");
+    done(&mut serve, 21, now);
+    assert_eq!(reads(&mut serve), [(23, peer(2))], "the one that nobody has");
+    let soon = now + PASSED_OVER / 2;
+    ask(&mut serve, 1, 14, 4, soon);
+    ask(&mut serve, 1, 15, 5, soon);
+    done(&mut serve, 12, soon);
+    assert_eq!(reads(&mut serve), [(14, peer(1))]);
+    let late = now + PASSED_OVER;
+    done(&mut serve, 14, late);
+    assert_eq!(reads(&mut serve), [(13, peer(1))], "it has waited long enough");
+}
+
+#[test]
+fn a_peer_that_is_alone_is_served_in_its_own_order() {
+    let now = Instant::now();
+    let mut serve =
+        Serve::new(ServeConfig { budget_len: 2 * u64::from(MAX_BLOCK_LEN), ..ServeConfig::default() });
+    for (id, of) in [(1, 1), (2, 1), (3, 2)] {
+        let _ = serve.on_request(peer(1), ServeId(id), chunk(of), false, now);
+    }
+    assert_eq!(reads(&mut serve), [(1, peer(1))]);
+    for id in 1..3 {
+        serve.on_reads(&[(ServeId(id), Some(MAX_BLOCK_LEN))], now);
+        serve.on_sent(ServeId(id), now);
+        assert_eq!(reads(&mut serve), [(id + 1, peer(1))]);
     }
 }

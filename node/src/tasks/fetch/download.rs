@@ -4,7 +4,7 @@ use std::{pin::Pin, time::Duration};
 
 use dhtfs_store::{ChunkCid, ContentCid, Download, ManifestCid, Written};
 use futures::{StreamExt, future::OptionFuture, stream::FuturesUnordered};
-use tokio::time::{Instant, MissedTickBehavior, interval_at};
+use tokio::time::{Instant, sleep_until};
 
 use super::{Block, Driver, Turn};
 use crate::{
@@ -13,8 +13,11 @@ use crate::{
     tasks::provide::ProvideHandle,
 };
 
-/// At least this often what arrived is synced and acknowledged, so that a crash loses at most this much time.
-const COMMIT_EVERY: Duration = Duration::from_secs(1);
+/// So often what arrived is synced and acknowledged: from then on it is served to others, who wait for it, and no crash loses it.
+const COMMIT_EVERY: Duration = Duration::from_millis(250);
+
+/// On a disk that takes long for it, after a pause of so many times as long as the last one took.
+const COMMIT_PAUSES: u32 = 10;
 
 /// What arrived is synced as soon as it is this much, in bytes: the system begins to write by itself only when a tenth of
 /// the memory waits, and the end of a fetch would wait for all of that.
@@ -92,8 +95,8 @@ impl Filling<'_> {
         let mut commit: Option<Commit> = None;
         let mut announcing: Option<Announcing> = None;
         let mut unsynced: u64 = 0;
-        let mut ticks = interval_at(Instant::now() + COMMIT_EVERY, COMMIT_EVERY);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut commit_at = Instant::now() + COMMIT_EVERY;
+        let mut commit_begun = commit_at;
         loop {
             self.driver.report_soon();
             tokio::select! {
@@ -119,18 +122,19 @@ impl Filling<'_> {
                         unsynced += len;
                     }
                 }
-                _ = ticks.tick(), if unsynced > 0 && commit.is_none() => {
-                    commit = Some(self.commit());
+                () = sleep_until(commit_at), if unsynced > 0 && commit.is_none() => {
+                    (commit, commit_begun) = (Some(self.commit()), Instant::now());
                     unsynced = 0;
                 }
                 Some(committed) = OptionFuture::from(commit.as_mut()), if announcing.is_none() => {
                     commit = None;
+                    commit_at = Instant::now() + COMMIT_EVERY.max(commit_begun.elapsed() * COMMIT_PAUSES);
                     announcing = self.announce(committed)?;
                 }
                 Some(()) = OptionFuture::from(announcing.as_mut()) => announcing = None,
             }
             if unsynced >= COMMIT_LEN && commit.is_none() {
-                commit = Some(self.commit());
+                (commit, commit_begun) = (Some(self.commit()), Instant::now());
                 unsynced = 0;
             }
         }

@@ -76,6 +76,46 @@ fn a_peer_is_asked_once_and_only_for_what_it_says_it_has() {
 }
 
 #[test]
+fn what_waits_in_the_queue_of_one_is_asked_of_another_who_has_it_now() {
+    for has_lane in [true, false] {
+        let mut hand = hand();
+        hand.root_provider(1);
+        hand.with(|fetch, now| fetch.on_lane(&peer(1), has_lane, now));
+        hand.tell(1, HaveUpdate::All);
+        hand.wait(ms(500));
+        hand.data(1);
+        let [waits, answered] = hand.asked(1)[..] else { panic!("{:?}", hand.asked(1)) };
+        hand.wait(ms(500));
+        // It sends what it was asked for later, and goes on with others.
+        let later = hand.open.pop().unwrap();
+        assert_eq!(later.2, answered);
+        hand.with(|fetch, now| {
+            assert!(fetch.on_block(later.0, MIB, now));
+            fetch.on_stored(later.0, now);
+        });
+        let others: Vec<_> = hand.asked(1).into_iter().filter(|cid| *cid != waits).collect();
+        assert_ne!(others, []);
+        hand.root_provider(2);
+        let asked_before = hand.asked(2).len();
+        let places = (0..COUNT).filter(|n| chunk(*n) == waits || others.contains(&chunk(*n)));
+        hand.tell(2, HaveUpdate::Map(set(places)));
+        (0..asked_before).for_each(|_| hand.missing(2));
+        hand.wait(ms(250));
+        let wanted = if has_lane { vec![waits] } else { Vec::new() };
+        assert_eq!(
+            hand.asked(2),
+            wanted,
+            "the others may be on their way; without a lane nothing is taken back"
+        );
+        if has_lane {
+            let (id, ..) = *hand.open.iter().find(|(_, to, cid)| *to == 1 && *cid == waits).unwrap();
+            hand.data(2);
+            assert_eq!(hand.count(Action::Forget(id)), 1);
+        }
+    }
+}
+
+#[test]
 fn a_peer_without_the_protocol_is_treated_as_ever() {
     let mut hand = hand();
     hand.root_provider(1);

@@ -9,6 +9,7 @@ use super::super::{
 };
 use super::sim::{MIB, chunk, ms, peer, root, secs};
 use super::situations::Hand;
+use crate::core::backoff::BackoffPolicy;
 
 /// Checks what is told against a look at everything.
 pub(super) fn check_sums(fetch: &Fetch, now: Instant) {
@@ -124,7 +125,8 @@ fn nobody_is_known() {
 #[test]
 fn a_moment_at_which_nothing_is_looked_up_is_no_next_lookup() {
     // Somebody has everything and says nothing: after five seconds some chunks are doubted, and that is no plan.
-    let mut hand = Hand::of_chunks(in_order(), 3);
+    let config = FetchConfig { more_backoff: BackoffPolicy::new(secs(10), secs(60)), ..in_order() };
+    let mut hand = Hand::of_chunks(config, 3);
     hand.root_provider(0);
     hand.with(|fetch, now| fetch.on_lookup_done(root(), now));
     hand.wait(secs(2));
