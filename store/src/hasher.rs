@@ -31,8 +31,8 @@ pub(crate) fn run_len(chunk_len: u32) -> usize {
     if suits && Wide::new().is_some() { LANES } else { 1 }
 }
 
-/// Asks the disk for so much at once of what is going to be read.
-const ADVISED_LEN: u32 = 256 << 10;
+/// Asks the disk for so much at once of what is going to be read: of more the system may leave out the rest.
+const ADVISED_LEN: u32 = 128 << 10;
 
 /// How many threads to use on a disk: what was asked for, or one for each core. One if the disk wants everything
 /// done in one order.

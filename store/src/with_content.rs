@@ -27,12 +27,16 @@ pub fn chunk_with(block: &[u8]) -> Option<(ChunkCid, u32)> {
 
 impl Store {
     /// Reads the chunk that may go with this manifest block ([`chunk_with`]); `None` if there is none, or none of at most
-    /// `max_len` bytes.
+    /// `max_len` bytes, or the chunk is not as long as the manifest says.
     ///
     /// # Errors
     /// As for [`Store::read_chunk`].
     pub fn read_content_with(&self, block: &[u8], max_len: u32) -> Result<Option<ChunkRead>, StoreError> {
-        let chunk = chunk_with(block).filter(|(_, len)| *len <= max_len);
-        chunk.map(|(chunk, _)| self.read_chunk(&chunk)).transpose()
+        let Some((chunk, len)) = chunk_with(block).filter(|(_, len)| *len <= max_len) else {
+            return Ok(None);
+        };
+        let read = self.read_within(&chunk.into(), len)?;
+        // Whoever made the manifest may have said anything.
+        Ok(read.filter(|read| !matches!(read, ChunkRead::Data(data) if data.len() != len as usize)))
     }
 }

@@ -333,7 +333,7 @@ mod tests {
             narrow(72)
         );
         assert!(narrow(60).ends_with(" 50%  64 MiB/s  ETA 8.0 s  3 peers"), "{}", narrow(60));
-        assert_eq!(narrow(36), "a.mp4\\u{1b}  50%  64 MiB/s  ETA 8.0 s");
+        assert_eq!(narrow(38), "a.mp4\\u{1b}   50%  64 MiB/s  ETA 8.0 s");
     }
 
     #[test]

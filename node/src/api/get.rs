@@ -321,8 +321,12 @@ impl<'a> Get<'a> {
             return Ok(());
         }
         let taking = download.clone();
-        let write = move || contents.iter().try_for_each(|(cid, data)| taking.write(cid, data).map(|_| ()));
-        self.api.inner.store.call(move |_| write()).await?.map_err(Halt::of_disk)
+        let write = move || {
+            contents.iter().try_for_each(|(cid, data)| taking.write(cid, data).map(|_| ()))?;
+            // What is missing may take long to come: what is here is kept, and served to others, until then.
+            if taking.missing().is_empty() { Ok(()) } else { taking.commit().map(|_| ()) }
+        };
+        self.api.inner.store.call_syncing(move |_| write()).await?.map_err(Halt::of_disk)
     }
 
     /// Whether it was fetched to `out` before, and all of it is still there.

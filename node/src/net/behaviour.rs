@@ -115,7 +115,7 @@ impl Behaviour {
             kad: kad::new(local, protocols.kad.clone(), kad_server, limits, records, now),
             identify: identify::Behaviour::new(identify),
             ping: ping::Behaviour::new(ping::Config::new()),
-            nat_client: NatClient::new(StdRng::seed_from_u64(nat_client)),
+            nat_client: NatClient::new(StdRng::seed_from_u64(nat_client), kad_server),
             exchange: request_response::Behaviour::with_codec(
                 ExchangeCodec,
                 protocols.exchange.iter().map(|name| (name.clone(), ProtocolSupport::Full)),

@@ -11,6 +11,9 @@ use super::exchange::MAX_DATA_LEN;
 /// so that as many come back as are taken.
 const MAX_SPARE: usize = 8;
 
+/// Shortest block that gets a buffer that was used before, in bytes.
+const MIN_REUSED_LEN: usize = 64 << 10;
+
 /// Bytes of blocks that came on all lanes of a fetch and that it has not heard of, at most, beside one on each lane. A fetch
 /// counts blocks of unknown length as shorter than they may be, so this is what bounds those that are not.
 const MAX_ARRIVED_LEN: usize = 16 << 20;
@@ -50,7 +53,8 @@ impl Buffers {
 
     /// A buffer of this length in bytes. What is in it means nothing.
     pub(crate) fn take(&self, len: usize) -> Vec<u8> {
-        let spare = self.spare().pop();
+        // What is short is kept for longer than it takes to write it, and must not keep a large buffer.
+        let spare = if len < MIN_REUSED_LEN { None } else { self.spare().pop() };
         // Memory that is new is clear already.
         let Some(mut buffer) = spare else { return vec![0; len] };
         buffer.resize(len, 0);
@@ -73,13 +77,15 @@ mod tests {
     #[test]
     fn buffers_come_back_with_the_length_that_is_asked_for() {
         let buffers = Buffers::default();
-        let first = buffers.take(1000);
+        let first = buffers.take(2 * MIN_REUSED_LEN);
         let place = first.as_ptr();
         buffers.give(first);
-        let again = buffers.take(10);
-        assert_eq!((again.len(), again.as_ptr()), (10, place));
+        assert_eq!(buffers.take(10).len(), 10);
+        assert_eq!(buffers.spare().len(), 1, "a short one needs none of them");
+        let again = buffers.take(MIN_REUSED_LEN);
+        assert_eq!((again.len(), again.as_ptr()), (MIN_REUSED_LEN, place));
         buffers.give(again);
-        assert_eq!(buffers.take(5000), [0; 5000]);
+        assert_eq!(buffers.take(3 * MIN_REUSED_LEN), vec![0; 3 * MIN_REUSED_LEN]);
     }
 
     #[test]

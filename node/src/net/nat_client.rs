@@ -27,6 +27,8 @@ type Inner = client::Behaviour<StdRng>;
 /// The wrapped behaviour.
 pub(crate) struct NatClient {
     inner: Inner,
+    /// Nobody dials a node that serves nobody, such as that of one `get`: no test, which takes up to 100 KB each.
+    is_tested: bool,
     /// Candidates that were let through; never more than [`MAX_NAT_CANDIDATES`] besides our own.
     candidates: BTreeSet<Multiaddr>,
     /// Loopback addresses are tested only while they are all we have.
@@ -35,10 +37,11 @@ pub(crate) struct NatClient {
 }
 
 impl NatClient {
-    /// Nonces and the choice of servers follow from `rng`.
-    pub(crate) fn new(rng: StdRng) -> Self {
+    /// Nonces and the choice of servers follow from `rng`. Nothing is tested unless this node `serves` others.
+    pub(crate) fn new(rng: StdRng, serves: bool) -> Self {
         Self {
             inner: client::Behaviour::new(rng, client::Config::default()),
+            is_tested: serves,
             candidates: BTreeSet::new(),
             loopback: true,
             dropped: 0,
@@ -48,6 +51,9 @@ impl NatClient {
     /// Has the addresses this node announces tested, each once; from now on these decide whether loopback
     /// candidates make sense.
     pub(crate) fn test_announced(&mut self, announced: &[Multiaddr]) {
+        if !self.is_tested {
+            return;
+        }
         self.loopback = announced.iter().all(|addr| scope_of(addr) == Some(Scope::Loopback));
         for addr in announced {
             if self.candidates.insert(addr.clone()) {
@@ -121,7 +127,7 @@ impl NetworkBehaviour for NatClient {
 
     fn on_swarm_event(&mut self, event: FromSwarm<'_>) {
         if let FromSwarm::NewExternalAddrCandidate(NewExternalAddrCandidate { addr }) = event
-            && !self.admit(addr)
+            && !(self.is_tested && self.admit(addr))
         {
             return;
         }
@@ -155,7 +161,7 @@ mod tests {
 
     #[tokio::test]
     async fn strangers_cannot_fill_the_memory_with_candidates() {
-        let mut client = NatClient::new(StdRng::seed_from_u64(1));
+        let mut client = NatClient::new(StdRng::seed_from_u64(1), true);
         for n in 1..=MAX_NAT_CANDIDATES + 10 {
             let seen = addr(&format!("/ip4/8.8.8.8/tcp/{n}"));
             for _ in 0..2 {
@@ -169,6 +175,15 @@ mod tests {
         assert_eq!(client.take_dropped(), 0);
         client.test_announced(&[addr("/ip4/10.0.0.1/tcp/1")]);
         assert_eq!(client.candidates.len(), MAX_NAT_CANDIDATES + 1, "our own are tested all the same");
+    }
+
+    #[tokio::test]
+    async fn who_serves_nobody_has_nothing_tested() {
+        let mut client = NatClient::new(StdRng::seed_from_u64(1), false);
+        let seen = addr("/ip4/8.8.8.8/tcp/4343");
+        client.on_swarm_event(FromSwarm::NewExternalAddrCandidate(NewExternalAddrCandidate { addr: &seen }));
+        client.test_announced(&[seen]);
+        assert_eq!((client.candidates.len(), client.take_dropped()), (0, 0));
     }
 
     #[test]

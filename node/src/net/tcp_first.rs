@@ -88,7 +88,11 @@ impl Drop for Attempt {
     fn drop(&mut self) {
         let mut dials = self.dials.lock();
         let Some(progress) = dials.get(&self.peer) else { return };
-        progress.send_modify(|progress| progress.under_way = progress.under_way.saturating_sub(1));
+        progress.send_modify(|progress| {
+            progress.under_way = progress.under_way.saturating_sub(1);
+            // It may have been this one, which has got nowhere.
+            progress.has_reached = false;
+        });
         if progress.borrow().under_way == 0 {
             dials.remove(&self.peer);
         }
@@ -214,5 +218,13 @@ mod tests {
         assert_eq!(left, SOON * 10, "its handshakes failed");
         dials.reached(&peer);
         assert_eq!(dials.lock().len(), 0, "there was nothing to be reached");
+        // Somebody else answers at one of the addresses, and nobody at the other.
+        let (wrong, _silent) = (dials.begin(peer), dials.begin(peer));
+        let fails = after(SOON, || {
+            dials.reached(&peer);
+            drop(wrong);
+        });
+        let (left, ()) = tokio::join!(waited(&dials, peer), fails);
+        assert_eq!(left, HEAD_START);
     }
 }

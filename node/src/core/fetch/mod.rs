@@ -459,10 +459,10 @@ impl Fetch {
         self.pump(now);
     }
 
-    /// So many requests wait at this peer, as it says; to be told before it is told that the peer is [busy](Self::on_busy).
-    pub fn on_queue(&mut self, peer: &PeerId, requests: u32) {
+    /// So many requests wait at this peer, if it says so; to be told before it is told that the peer is [busy](Self::on_busy).
+    pub fn on_queue(&mut self, peer: &PeerId, requests: Option<u32>) {
         if let Some(ix) = self.peers.find(peer) {
-            self.peers[ix].queue = Some(requests);
+            self.peers[ix].queue = requests;
         }
     }
 

@@ -45,7 +45,7 @@ pub(super) struct Request {
     pub(super) full: bool,
     /// A second copy, made because a peer had nothing else to do.
     pub(super) spare: bool,
-    /// The peer answered what it was asked for later: this one waits in its queue.
+    /// The peer answered what it was asked for later, or takes long: this one waits in its queue, and another peer may be asked.
     pub(super) passed: bool,
 }
 

@@ -244,6 +244,7 @@ impl Fetch {
             let oldest = self.oldest_to_copy(ix, usual, copies, now);
             match oldest.or_else(|| self.oldest_to_rotate(ix, usual, now)) {
                 Some(want) => {
+                    self.note_queued(want, now);
                     self.request_copy(ix, want, true, now);
                     copies = (self.doubled_len(), self.requests.spares().count());
                 }
@@ -279,6 +280,9 @@ impl Fetch {
             let owner = &self.peers[request.peer];
             let proven = owner.pace.is_proven(request.units);
             if !cheap && !self.is_queued(request, now) && (proven || !may_learn || owner.answers && !slow) {
+                if let Some(from) = self.queued_from(request) {
+                    next = earlier(next, from);
+                }
                 continue;
             }
             let at = request.sent + self.hedge_age(ix, request, usual, cheap, now);
@@ -295,14 +299,30 @@ impl Fetch {
         found
     }
 
-    /// Whether a request waits in a queue out of which it can be taken back in time.
-    fn is_queued(&self, request: &Request, now: Instant) -> bool {
+    /// Another copy of this is made: if that is because the first waits in a queue, it counts as such, whatever comes of it.
+    fn note_queued(&mut self, want: WantIx, now: Instant) {
+        let copies = self.requests.copies(want).to_vec();
+        for id in copies {
+            if self.requests.get(id).is_some_and(|request| self.is_queued(request, now)) {
+                self.requests.set_passed(id);
+            }
+        }
+    }
+
+    /// From when on a request is taken to wait in a queue out of which it can be taken back in time.
+    fn queued_from(&self, request: &Request) -> Option<Instant> {
         let owner = &self.peers[request.peer];
+        let may_try = self.passed_lost < MAX_UNPAID_LESSONS + self.passed_won / PASSED_PER_LOSS;
+        if !owner.has_lane || !may_try {
+            return None;
+        }
         let usual = owner.pace.typical(request.units);
-        let is_long = owner.pace.is_proven(request.units) && request.sent + usual * 3 / 2 <= now;
-        owner.has_lane
-            && (request.passed || is_long)
-            && self.passed_lost < MAX_UNPAID_LESSONS + self.passed_won / PASSED_PER_LOSS
+        let long_at = owner.pace.is_proven(request.units).then(|| request.sent + usual * 3 / 2);
+        if request.passed { Some(request.sent) } else { long_at }
+    }
+
+    fn is_queued(&self, request: &Request, now: Instant) -> bool {
+        self.queued_from(request).is_some_and(|from| from <= now)
     }
 
     /// The age at which this idle peer may make another copy of a request; `cheap` if the budget of copies has room for it.

@@ -56,10 +56,10 @@ const MAX_TOGETHER: usize = 32;
 const MAX_SMALL_READS: usize = 2;
 
 /// Requests of a peer among which the next one is chosen.
-const CHOSEN_AMONG: usize = 16;
+const CHOSEN_AMONG: usize = 8;
 
 /// Among more peers than this only the requests of one are compared.
-const MAX_COMPARED: usize = 64;
+const MAX_COMPARED: usize = 32;
 
 /// A request that has waited so long is passed over no more. Whoever asked hears within a second or two from others that they
 /// have the block now.
@@ -294,13 +294,16 @@ impl Serve {
 
     fn on_one_read(&mut self, id: ServeId, len: Option<u32>, now: Instant) {
         let Some(entry) = self.requests.get_mut(&id) else { return };
-        let Entry { peer, at, metered, stage: Stage::Reading { charge, is_gone }, .. } = *entry else {
+        let Entry { peer, cid, at, metered, stage: Stage::Reading { charge, is_gone } } = *entry else {
             return;
         };
         let read_len = u64::from(len.unwrap_or(0)).min(u64::from(MAX_BLOCK_LEN));
         let waits_again = len.is_none() && !is_gone;
         entry.stage = if waits_again { Stage::Queued } else { Stage::Read { len: read_len } };
         self.used_len = self.used_len + read_len - charge;
+        if read_len > 0 && !is_gone {
+            self.sent.note(cid, now);
+        }
         if metered {
             self.pace.on_read(charge, read_len, now);
         }
@@ -464,8 +467,8 @@ impl Serve {
     fn pump(&mut self, now: Instant) {
         loop {
             let held_until = self.pace.free_at(now);
-            let Some((peer, _)) = self.pick(held_until.is_some(), now) else {
-                self.pace.held_until = held_until.filter(|_| self.pick(false, now).is_some());
+            let Some(peer) = self.pick(held_until.is_some(), now) else {
+                self.pace.held_until = held_until.filter(|_| self.candidates(false).next().is_some());
                 return;
             };
             self.read_next(peer, now);
@@ -489,7 +492,6 @@ impl Serve {
             let joins = place > 0;
             let Some((id, _)) = queue.waiting.remove(if joins { 0 } else { first }) else { break };
             if let Some(entry) = self.requests.get_mut(&id) {
-                self.sent.note(entry.cid);
                 entry.metered = metered;
                 entry.stage = Stage::Reading { charge: if joins { 0 } else { charge }, is_gone: false };
             }
@@ -503,12 +505,12 @@ impl Serve {
         }
     }
 
-    /// Whether this peer waits for something that was sent to nobody lately.
-    fn asks_for_new(&self, queue: &PeerQueue) -> bool {
+    /// Whether this peer waits for a block that was sent to nobody lately, as far as that is known of what it asks for.
+    fn asks_for_new(&self, queue: &PeerQueue, now: Instant) -> bool {
         let is_new = |(id, _): &(ServeId, Instant)| {
-            self.requests.get(id).is_none_or(|entry| self.sent.times(&entry.cid) == 0)
+            self.requests.get(id).is_none_or(|entry| self.sent.times(&entry.cid, now) == 0)
         };
-        queue.small || queue.waiting.iter().take(CHOSEN_AMONG).any(is_new)
+        !queue.small && queue.waiting.iter().take(CHOSEN_AMONG).any(is_new)
     }
 
     /// Which of the requests of this peer is next.
@@ -518,39 +520,47 @@ impl Serve {
         if has_waited || queue.small {
             return 0;
         }
-        let times = |id: &ServeId| self.requests.get(id).map_or(0, |entry| self.sent.times(&entry.cid));
+        let times = |id: &ServeId| self.requests.get(id).map_or(0, |entry| self.sent.times(&entry.cid, now));
         let waiting = queue.waiting.iter().take(CHOSEN_AMONG).enumerate();
         waiting.min_by_key(|(place, (id, _))| (times(id), *place)).map_or(0, |(place, _)| place)
     }
 
-    /// The peer with the least virtual time among those that wait and have not used up their share, first those that ask for
-    /// something that nobody was sent lately, and of the kind that was not served last; if the limit is `held`, among those that do not count towards it. Of equal ones the one that
-    /// has waited longest.
-    fn pick(&self, held: bool, now: Instant) -> Option<(PeerId, ServeId)> {
+    /// Those that wait and have not used up their share, with the request that has waited longest; if the limit is `held`, only
+    /// those that do not count towards it.
+    fn candidates(
+        &self,
+        held: bool,
+    ) -> impl Iterator<Item = (&PeerId, &PeerQueue, (ServeId, Instant))> + Clone {
         let block = u64::from(MAX_BLOCK_LEN);
-        if self.queued == 0 || self.used_len + block > self.config.budget_len {
-            return None;
-        }
+        let has_room = self.queued > 0 && self.used_len + block <= self.config.budget_len;
         let peers = u64::try_from(self.peers.len()).unwrap_or(u64::MAX - 1);
         let share = (self.config.budget_len / (peers + 1)).max(block);
-        let candidates = self
-            .peers
+        self.peers
             .iter()
-            .filter(|(_, queue)| !(held && queue.metered || queue.gathers()))
-            .filter(|(_, queue)| {
+            .filter(move |(_, queue)| has_room && !(held && queue.metered || queue.gathers()))
+            .filter(move |(_, queue)| {
                 queue.charged_len < if queue.metered { self.pace.share(share) } else { share }
             })
-            .filter_map(|(peer, queue)| Some((peer, queue, *queue.waiting.front()?)));
-        let compares = (2..=MAX_COMPARED).contains(&self.peers.len());
-        let some_new = compares && candidates.clone().any(|(_, queue, _)| self.asks_for_new(queue));
-        candidates
-            .map(|(peer, queue, (id, at))| {
-                let lets_go_first = some_new && at + PASSED_OVER > now && !self.asks_for_new(queue);
-                let is_again = self.kind(queue.metered) == self.served_kind;
-                (lets_go_first, is_again, queue.virtual_time, at, *peer, id)
-            })
-            .min()
-            .map(|(.., peer, id)| (peer, id))
+            .filter_map(|(peer, queue)| Some((peer, queue, *queue.waiting.front()?)))
+    }
+
+    /// The candidate with the least virtual time, first of the kind that was not served last, and among those who ask for a
+    /// block that nobody was sent lately. Of equal ones the one that has waited longest.
+    fn pick(&self, held: bool, now: Instant) -> Option<PeerId> {
+        let mut some_new = [false; 2];
+        if (2..=MAX_COMPARED).contains(&self.peers.len()) {
+            for (_, queue, _) in self.candidates(held) {
+                let kind = self.kind(queue.metered);
+                some_new[kind] = some_new[kind] || self.asks_for_new(queue, now);
+            }
+        }
+        let order = |(peer, queue, (id, at)): (&PeerId, &PeerQueue, (ServeId, Instant))| {
+            let kind = self.kind(queue.metered);
+            let may_wait = some_new[kind] && !queue.small && at + PASSED_OVER > now;
+            let lets_go_first = may_wait && !self.asks_for_new(queue, now);
+            (kind == self.served_kind, lets_go_first, queue.virtual_time, at, *peer, id)
+        };
+        self.candidates(held).map(order).min().map(|(.., peer, _)| peer)
     }
 
     fn remove(&mut self, id: ServeId) -> Option<Stage> {

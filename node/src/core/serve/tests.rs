@@ -640,12 +640,14 @@ fn what_others_were_not_sent_comes_first_and_nothing_waits_for_long() {
     );
     done(&mut serve, 11, now);
     assert_eq!(reads(&mut serve), [(12, peer(1))], "of equal ones the first");
+    serve.on_reads(&[(ServeId(12), Some(MAX_BLOCK_LEN))], now);
     done(&mut serve, 21, now);
     assert_eq!(reads(&mut serve), [(23, peer(2))], "the one that nobody has");
     let soon = now + PASSED_OVER / 2;
     ask(&mut serve, 1, 14, 4, soon);
     ask(&mut serve, 1, 15, 5, soon);
-    done(&mut serve, 12, soon);
+    serve.on_reads(&[(ServeId(23), Some(MAX_BLOCK_LEN))], soon);
+    serve.on_sent(ServeId(12), soon);
     assert_eq!(reads(&mut serve), [(14, peer(1))]);
     let late = now + PASSED_OVER;
     done(&mut serve, 14, late);

@@ -19,6 +19,9 @@ const COMMIT_EVERY: Duration = Duration::from_millis(250);
 /// On a disk that takes long for it, after a pause of so many times as long as the last one took.
 const COMMIT_PAUSES: u32 = 10;
 
+/// But no longer than this: so much time a crash loses at most, besides that of a sync.
+const MAX_COMMIT_PAUSE: Duration = Duration::from_secs(5);
+
 /// What arrived is synced as soon as it is this much, in bytes: the system begins to write by itself only when a tenth of
 /// the memory waits, and the end of a fetch would wait for all of that.
 const COMMIT_LEN: u64 = 64 << 20;
@@ -47,7 +50,8 @@ const WRITE_LEN: usize = 256 << 10;
 type Writing = FuturesUnordered<Pin<Box<dyn Future<Output = WriteOutcome> + Send>>>;
 /// What became of some blocks, with the length of each in bytes.
 type WriteOutcome = Result<Result<Vec<(RequestId, u64, Written)>, dhtfs_store::DownloadError>, StoreGone>;
-type Commit = Pin<Box<dyn Future<Output = CommitOutcome> + Send>>;
+/// What was committed, and how long that took.
+type Commit = Pin<Box<dyn Future<Output = (CommitOutcome, Duration)> + Send>>;
 type Announcing = Pin<Box<dyn Future<Output = ()> + Send>>;
 type CommitOutcome = Result<Result<Vec<dhtfs_store::ChunkCid>, dhtfs_store::DownloadError>, StoreGone>;
 
@@ -83,7 +87,7 @@ impl Filling<'_> {
         let outcome = self.fetch().await;
         self.driver.report();
         // Whatever happened, what is verified and written stays.
-        let committed = self.commit().await;
+        let (committed, _) = self.commit().await;
         if let Some(announcing) = self.announce(committed)? {
             announcing.await;
         }
@@ -96,7 +100,6 @@ impl Filling<'_> {
         let mut announcing: Option<Announcing> = None;
         let mut unsynced: u64 = 0;
         let mut commit_at = Instant::now() + COMMIT_EVERY;
-        let mut commit_begun = commit_at;
         loop {
             self.driver.report_soon();
             tokio::select! {
@@ -108,7 +111,7 @@ impl Filling<'_> {
                         // Nobody else may write to the part when it is taken up again.
                         while writing.next().await.is_some() {}
                         if let Some(commit) = commit {
-                            let _announced_when_its_turn_comes = commit.await??;
+                            let _announced_when_its_turn_comes = commit.await.0??;
                         }
                         return Err(FillError::Stopped);
                     }
@@ -123,18 +126,18 @@ impl Filling<'_> {
                     }
                 }
                 () = sleep_until(commit_at), if unsynced > 0 && commit.is_none() => {
-                    (commit, commit_begun) = (Some(self.commit()), Instant::now());
+                    commit = Some(self.commit());
                     unsynced = 0;
                 }
-                Some(committed) = OptionFuture::from(commit.as_mut()), if announcing.is_none() => {
+                Some((committed, took)) = OptionFuture::from(commit.as_mut()), if announcing.is_none() => {
                     commit = None;
-                    commit_at = Instant::now() + COMMIT_EVERY.max(commit_begun.elapsed() * COMMIT_PAUSES);
+                    commit_at = Instant::now() + (took * COMMIT_PAUSES).clamp(COMMIT_EVERY, MAX_COMMIT_PAUSE);
                     announcing = self.announce(committed)?;
                 }
                 Some(()) = OptionFuture::from(announcing.as_mut()) => announcing = None,
             }
             if unsynced >= COMMIT_LEN && commit.is_none() {
-                (commit, commit_begun) = (Some(self.commit()), Instant::now());
+                commit = Some(self.commit());
                 unsynced = 0;
             }
         }
@@ -142,7 +145,7 @@ impl Filling<'_> {
             announcing.await;
         }
         if let Some(commit) = commit
-            && let Some(announcing) = self.announce(commit.await)?
+            && let Some(announcing) = self.announce(commit.await.0)?
         {
             announcing.await;
         }
@@ -167,7 +170,11 @@ impl Filling<'_> {
 
     fn commit(&self) -> Commit {
         let (store, download) = (self.store.clone(), self.download.clone());
-        Box::pin(async move { store.call_syncing(move |_| download.commit()).await })
+        Box::pin(async move {
+            let begun = Instant::now();
+            let committed = store.call_syncing(move |_| download.commit()).await;
+            (committed, begun.elapsed())
+        })
     }
 
     /// Announces what was committed. Waits while announcing is behind; what arrives is taken meanwhile.

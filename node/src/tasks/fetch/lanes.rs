@@ -110,7 +110,7 @@ impl Driver {
                     }
                     LaneAnswer::Missing => BlockAnswer::Missing,
                     LaneAnswer::Busy(waiting) => {
-                        self.machine.on_queue(&peer, waiting.into());
+                        self.machine.on_queue(&peer, Some(waiting.into()));
                         BlockAnswer::Busy
                     }
                     // It was forgotten before: all that counts is that nothing more comes.

@@ -542,6 +542,7 @@ impl Driver {
             }
             Done::BadLate(peer, cid, len) => self.machine.on_bad_late(peer, cid, len, now()),
             Done::Answered(id, peer, cid, answer) => {
+                self.machine.on_queue(&peer, None);
                 let block = self.on_answer(id, peer, cid, answer);
                 return block.map(|block| Turn::Blocks(vec![block]));
             }

@@ -112,8 +112,9 @@ impl Walk {
             return Ok(false);
         }
         if let Some(content) = content {
-            let chunk = chunk_with(&data).map(|(chunk, _)| chunk);
-            let Some(chunk) = chunk.filter(|chunk| chunk.matches(&content)) else { return Ok(false) };
+            let is_right =
+                |(chunk, len): &(ChunkCid, u32)| content.len() == *len as usize && chunk.matches(&content);
+            let Some((chunk, _)) = chunk_with(&data).filter(is_right) else { return Ok(false) };
             if self.contents_len < CONTENTS_LEN {
                 self.contents_len += content.len();
                 self.contents.push((chunk, content));
@@ -234,6 +235,10 @@ mod tests {
         for wrong in [&b"other"[..], b"", b"content and more"] {
             assert!(!walk.take(block(&file, Some(wrong))).unwrap(), "{wrong:?}");
         }
+        let built = build_file("file", 3, 1 << 20, &[ChunkCid::of(b"content")]).unwrap();
+        let lies = (built.root, built.blocks.into_iter().next().unwrap().1);
+        let mut of_lies = Walk::new(lies.0);
+        assert!(!of_lies.take(block(&lies, Some(b"content"))).unwrap(), "it says that this is shorter");
         let dir = build_dir("dir", Vec::new()).unwrap();
         let dir = (dir.root, dir.blocks.into_iter().next().unwrap().1);
         assert!(!walk.take(block(&dir, Some(b"content"))).unwrap(), "a directory has no content");

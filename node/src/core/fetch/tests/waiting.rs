@@ -263,8 +263,8 @@ fn all_are_busy() {
     assert_eq!(shape(&why, PeerWait::Busy).0, Cause::Busy);
     assert!(why.group(PeerWait::Busy).again_in.is_some(), "{why:?}");
     assert_eq!(why.group(PeerWait::Busy).queue, None, "it did not say");
-    hand.fetch.on_queue(&peer(0), 4);
-    hand.fetch.on_queue(&PeerId::random(), 1);
+    hand.fetch.on_queue(&peer(0), Some(4));
+    hand.fetch.on_queue(&PeerId::random(), Some(1));
     assert_eq!(hand.why().group(PeerWait::Busy).queue, Some(4));
 }
 
