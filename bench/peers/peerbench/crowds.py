@@ -109,7 +109,7 @@ class Sparse:
                 out.write(os.urandom(MIB))
 
     def record(self, name: str, wall: float, cpu: float, pid: int, length: int, **more: object) -> Record:
-        return {"case": f"dhtfs {name}", "bytes": length, "wall_s": wall, "getter_cpu_s": cpu,
+        return {"case": f"dhtfs {name}", "bytes": length, "wall_s": wall, "getter_cpu_s": cpu, "provider_cpu_s": 0.0,
                 "provider_rss_mib": memory_mib(pid)[0], "tmpfs": True, "clean": True, **more}
 
     def timed(self, name: str, pid: int, length: int, act: Callable[[], None], **more: object) -> Record:
