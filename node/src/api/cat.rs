@@ -84,7 +84,7 @@ impl Api {
             ContentCid::Chunk(cid) => self.cat_chunk(cid, &request, &hints, progress).await,
             ContentCid::Manifest(root) => {
                 let finding = report_to(progress.clone(), Wanted::Manifest);
-                let resolved = self.resolve_with_content(root, &hints, finding).await?;
+                let resolved = self.resolve(root, &hints, true, finding).await?;
                 progress.send_if_modified(|progress| progress.waiting.take().is_some());
                 let file = match resolved.tree.files.as_slice() {
                     [file] if !resolved.tree.is_dir => file,

@@ -36,7 +36,7 @@ impl Api {
         };
         let (cid, link) = parse_manifest_link(text)?;
         let hints = ParsedHints::new(&request.hints, &link)?;
-        let tree = self.resolve(cid, &hints, report_to(progress, Wanted::Manifest)).await?.tree;
+        let tree = self.resolve(cid, &hints, false, report_to(progress, Wanted::Manifest)).await?.tree;
         let files = tree.files.iter().map(|file| file_info(file, &tree.name, request.chunks)).collect();
         let directories = tree.dirs.iter().map(ToString::to_string).collect();
         Ok(LsReport::Manifest {

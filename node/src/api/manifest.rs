@@ -15,32 +15,13 @@ use crate::{
 };
 
 impl Api {
-    /// The tree of `root`: from the store, or from peers. `report` is told why nothing comes.
+    /// The tree of `root`: from the store, or from peers, `with_content` that comes with it. `report` is told why nothing comes.
     pub(super) async fn resolve(
         &self,
         root: ManifestCid,
         hints: &ParsedHints,
-        report: impl Fn(&FetchProgress, Option<&fetch::Waiting>) + Send + Sync + 'static,
-    ) -> Result<Resolved, ApiError> {
-        self.resolve_asking(root, hints, report, false).await
-    }
-
-    /// The same, with content that came with it from peers.
-    pub(super) async fn resolve_with_content(
-        &self,
-        root: ManifestCid,
-        hints: &ParsedHints,
-        report: impl Fn(&FetchProgress, Option<&fetch::Waiting>) + Send + Sync + 'static,
-    ) -> Result<Resolved, ApiError> {
-        self.resolve_asking(root, hints, report, true).await
-    }
-
-    async fn resolve_asking(
-        &self,
-        root: ManifestCid,
-        hints: &ParsedHints,
-        report: impl Fn(&FetchProgress, Option<&fetch::Waiting>) + Send + Sync + 'static,
         with_content: bool,
+        report: impl Fn(&FetchProgress, Option<&fetch::Waiting>) + Send + Sync + 'static,
     ) -> Result<Resolved, ApiError> {
         if let Some(resolved) = self.resolve_here(root).await? {
             return Ok(resolved);

@@ -64,7 +64,7 @@ impl Api {
             Some(resolved) => resolved.tree,
             None if self.inner.net.is_some() => {
                 let finding = report_to(progress.clone(), Wanted::Manifest);
-                let resolved = self.resolve(root, hints, finding).await?;
+                let resolved = self.resolve(root, hints, false, finding).await?;
                 progress.send_if_modified(|progress| progress.waiting.take().is_some());
                 resolved.tree
             }

@@ -158,7 +158,7 @@ pub const MAX_UNHEARD: usize = 32;
 pub const LANE_STALL: Duration = Duration::from_secs(20);
 
 /// How long [`LANE_PIECE_LEN`] bytes of an answer may take to be written.
-pub const LANE_PIECE_TIME: Duration = Duration::from_secs(45);
+pub const LANE_PIECE_TIME: Duration = Duration::from_secs(22);
 
 /// How long one answer on a lane may take to be written: 1 MiB at 9 KiB/s.
 pub const LANE_ANSWER: Duration = Duration::from_secs(120);
@@ -166,8 +166,9 @@ pub const LANE_ANSWER: Duration = Duration::from_secs(120);
 /// After how long without a want the lane of another is closed.
 pub const LANE_IDLE: Duration = Duration::from_secs(60);
 
-/// Bytes of an answer that have to move within [`LANE_PIECE_TIME`]: a line of 6 KiB/s keeps its lane.
-pub const LANE_PIECE_LEN: usize = 256 * 1024;
+/// Bytes of an answer that have to move within [`LANE_PIECE_TIME`]: a line of 6 KiB/s keeps its lane. Between two pieces an
+/// answer may end because the want was taken back.
+pub const LANE_PIECE_LEN: usize = 128 * 1024;
 
 /// Peers remembered as told about own records, for the goodbye at the end.
 pub const MAX_TOLD_PEERS: usize = 1_024;

@@ -7,10 +7,9 @@ use libp2p::PeerId;
 
 use super::{
     Action, Fetch, RequestId,
-    config::MAX_STRIKES,
-    pace,
+    config::{MAX_STRIKES, Order},
     peers::{Pause, PeerIx},
-    requests::{Phase, Request, Zombie},
+    requests::{Came, Phase, Request, Zombie},
     wants::{Status, WantIx},
 };
 
@@ -54,7 +53,6 @@ impl Fetch {
             return false;
         }
         self.note_time(&request, len, false, now);
-        self.note_passed(id, &request);
         self.peers[request.peer].note_hit(request.want);
         self.trust(request.peer);
         if self.wants[request.want].status == Status::Received {
@@ -68,12 +66,45 @@ impl Fetch {
         true
     }
 
-    /// The peer has answered this: what it was asked for before, on the same lane, it passed over.
-    fn note_passed(&mut self, id: RequestId, answered: &Request) {
-        let peer = &self.peers[answered.peer];
-        if peer.has_lane && !pace::is_small(answered.units) {
-            let passed: Vec<RequestId> = peer.fresh.range(..id).copied().collect();
-            passed.into_iter().for_each(|id| self.requests.set_passed(id));
+    /// See [`Fetch::on_begun`] and [`Fetch::on_part`]. Of two copies the one that is further is left.
+    pub(super) fn came(&mut self, id: RequestId, came: Came, now: Instant) {
+        let Some(request) = self.requests.get(id).filter(|request| !request.is_received()) else { return };
+        let (want, is_trusted) = (request.want, self.peers[request.peer].verified_units > 0);
+        self.requests.set_came(id, came);
+        if came == Came::Head && !is_trusted {
+            // It may begin and never go on.
+            return;
+        }
+        for other in self.requests.copies(want).to_vec() {
+            let is_behind =
+                |copy: &Request| copy.came < came && !copy.is_received() && self.peers[copy.peer].has_lane;
+            if other != id && self.requests.get(other).is_some_and(is_behind) {
+                self.forget(other, now);
+            }
+        }
+    }
+
+    /// See [`Fetch::on_cancelled`].
+    pub(super) fn cancelled(&mut self, id: RequestId, came_len: u32, now: Instant) {
+        if self.requests.get(id).is_some_and(Request::is_received) || !self.requests.was_made(id) {
+            return;
+        }
+        self.received_len += u64::from(came_len);
+        self.wasted_len += u64::from(came_len);
+        let Some(request) = self.requests.zombie(id).map(|zombie| zombie.request.clone()) else {
+            // Nobody took it back.
+            return self.busy(id, now);
+        };
+        self.refund(request.peer, request.max_len.saturating_sub(came_len));
+        let left = request.max_len.saturating_sub(came_len);
+        if self.config.order == Order::InOrder && came_len > 0 && left > 0 {
+            // It was too slow for the reader, and would be again: its place stays taken as long as the rest would have taken.
+            let rest =
+                now.saturating_duration_since(request.sent).mul_f64(f64::from(left) / f64::from(came_len));
+            self.requests.hold_zombie(id, now + rest.min(self.config.max_request_timeout));
+            self.peers[request.peer].note_answer(now);
+        } else {
+            self.settle_zombie(id, now);
         }
     }
 
@@ -84,7 +115,6 @@ impl Fetch {
             copy.is_some_and(|copy| copy.spare && !copy.is_received())
         });
         self.false_alarms += u32::from(request.phase == Phase::Late);
-        self.passed_lost += u32::from(request.passed && (copied || forgotten));
         let pace = &mut self.peers[request.peer].pace;
         if (copied || forgotten) && !request.spare && !pace.is_proven(request.units) {
             // It was slow, not silent: what was gained by not waiting for it came twice.
@@ -115,8 +145,6 @@ impl Fetch {
             peer.verified_units += u64::from(request.units);
             peer.verified_len += u64::from(len);
             self.spares_won += u32::from(request.spare);
-            let first = self.requests.copies(request.want).iter().find_map(|id| self.requests.get(*id));
-            self.passed_won += u32::from(request.spare && first.is_some_and(|first| first.passed));
         }
     }
 

@@ -138,7 +138,7 @@ impl Default for FetchConfig {
             busy_backoff: policy(200, 10_000),
             failure_backoff: policy(500, 16_000),
             root_backoff: policy(1_000, 30_000),
-            more_backoff: policy(2_000, 60_000),
+            more_backoff: policy(1_000, 60_000),
             chunk_backoff: policy(2_000, 60_000),
             dial_patience: Duration::from_secs(3),
             source_grace: Duration::from_secs(1),

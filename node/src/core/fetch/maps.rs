@@ -166,6 +166,11 @@ pub(super) struct Coverage {
 }
 
 impl Coverage {
+    /// Whether as many hold each want as any other, as far as is known.
+    pub(super) fn is_even(&self) -> bool {
+        self.some.is_empty()
+    }
+
     pub(super) fn of(&self, want: WantIx) -> u32 {
         u32::from(self.all) + u32::from(self.some.get(want.0 as usize).copied().unwrap_or_default())
     }

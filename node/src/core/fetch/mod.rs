@@ -27,7 +27,7 @@
 //! - A want has at most two copies in flight, never both at one peer. A peer is never asked for what it is known
 //!   to lack, and never again after two bad blocks, or one if it has served less than that.
 //! - What comes twice because two peers were asked stays below a twenty-fifth of what is of use, but for what peers
-//!   take very long over or that have not answered yet.
+//!   take very long over or that have not answered yet, and for a block of 32 or more that was to be taken back.
 //! - What a peer has on its way is at most one block, or twice what it has served: a hostile peer costs one block.
 //! - Every [`Action::Request`] ends in exactly one input that names its id, or in [`Action::Forget`].
 //! - Work per event is logarithmic in the wants and linear in the connected peers; memory is about 100 bytes a
@@ -84,7 +84,7 @@ use dials::Dials;
 use lookups::Lookups;
 use maps::Coverage;
 use peers::{Link, PeerIx, Peers};
-use requests::Requests;
+use requests::{Came, Requests};
 use wants::{Status, WantIx, Wants};
 
 /// How many times as long as without any sign of life a fetch goes on while answers move, or peers say that they are busy, but
@@ -119,6 +119,8 @@ pub struct Fetch {
     waiting_since: Option<Instant>,
     /// When an idle peer may make the next copy.
     hedge_at: Option<Instant>,
+    /// When it was looked last for what waits although it is not rare any more.
+    swapped_at: Instant,
     now: Instant,
     /// Smoothed length of blocks whose length was not known before.
     unknown_len: u32,
@@ -129,10 +131,6 @@ pub struct Fetch {
     spares_won: u32,
     /// Second copies from idle peers whose first came all the same.
     spares_lost: u32,
-    /// Second copies of what waited in a queue that came before the first.
-    passed_won: u32,
-    /// Such copies whose first came all the same.
-    passed_lost: u32,
     /// Requests that were late and brought their block all the same.
     false_alarms: u32,
 }
@@ -160,6 +158,7 @@ impl Fetch {
             moved_at: now,
             waiting_since: None,
             hedge_at: None,
+            swapped_at: now,
             now,
             unknown_len: 0,
             received_len: 0,
@@ -167,8 +166,6 @@ impl Fetch {
             wasted_len: 0,
             spares_won: 0,
             spares_lost: 0,
-            passed_won: 0,
-            passed_lost: 0,
             false_alarms: 0,
             config,
         }
@@ -388,6 +385,33 @@ impl Fetch {
         if self.requests.get(id).is_some_and(|request| !request.is_received()) {
             self.moved_at = now;
         }
+        self.pump(now);
+    }
+
+    /// This block begins to come: it does not wait in the queue of its peer any more.
+    pub fn on_begun(&mut self, id: RequestId, now: Instant) {
+        if self.ended {
+            return;
+        }
+        self.came(id, Came::Head, now);
+        self.pump(now);
+    }
+
+    /// The first part of this block is here.
+    pub fn on_part(&mut self, id: RequestId, now: Instant) {
+        if self.ended {
+            return;
+        }
+        self.came(id, Came::Part, now);
+        self.pump(now);
+    }
+
+    /// The peer sends no more of a block that was [forgotten](Action::Forget), of which so many bytes had come.
+    pub fn on_cancelled(&mut self, id: RequestId, came_len: u32, now: Instant) {
+        if self.ended {
+            return;
+        }
+        self.cancelled(id, came_len, now);
         self.pump(now);
     }
 

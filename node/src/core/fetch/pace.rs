@@ -120,6 +120,11 @@ impl Pace {
         self.time[class(units)].map_or(FIRST_TYPICAL, seconds)
     }
 
+    /// The shortest time that a request of this weight took, if there was one.
+    pub(super) fn shortest(&self, units: u32) -> Option<Duration> {
+        self.is_proven(units).then(|| seconds(self.min_time[class(units)]))
+    }
+
     /// The age at which a request of this weight is late.
     pub(super) fn timeout(&self, units: u32, config: &FetchConfig) -> Duration {
         let (min, max) = (config.min_request_timeout, config.max_request_timeout);

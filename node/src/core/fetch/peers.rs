@@ -27,7 +27,7 @@ use crate::core::MAX_LANE_WANTS;
 use super::{
     PeerState, RequestId,
     config::FetchConfig,
-    maps::Maps,
+    maps::{Coverage, Maps},
     pace::Pace,
     wants::{Rank, WantIx, Wants},
 };
@@ -37,6 +37,9 @@ const MAX_BANNED: usize = 4096;
 
 /// Most wants listed in `extra`; with more of them the cursor starts over.
 const MAX_EXTRA: usize = 4096;
+
+/// Wants among which the rarest is chosen: of a file of up to 128 MiB all.
+const MAX_COMPARED: usize = 128;
 
 /// Units that a peer may have on the way for each one it has served.
 const TRUST: u64 = 2;
@@ -356,8 +359,9 @@ impl Peer {
         self.note_pending(ix, rank);
     }
 
-    /// The next pending want for this peer; does not take it.
-    pub(super) fn peek(&mut self, wants: &Wants) -> Option<Rank> {
+    /// The next pending want for this peer, of the first ones the one that the fewest others hold if that is to count; does not
+    /// take it.
+    pub(super) fn peek(&mut self, wants: &Wants, rarest: Option<&Coverage>) -> Option<Rank> {
         if self.exhausted {
             return None;
         }
@@ -371,12 +375,20 @@ impl Peer {
             let missing = &self.missing;
             let ahead = wants.pending().range(self.cursor..).find(|rank| !missing.contains(rank.want()));
             self.cursor = ahead.copied().unwrap_or(Rank::END);
-            self.extra.first().into_iter().chain(ahead).min().copied()
+            let first = self.extra.first().into_iter().chain(ahead).min().copied();
+            rarest.and_then(|coverage| self.rarest(wants, coverage)).or(first)
         } else {
             self.believed.iter().find(|rank| wants.is_pending(**rank)).copied()
         };
         self.exhausted = next.is_none();
         next
+    }
+
+    /// Of the first pending wants that it may hold the one that the fewest tell they hold.
+    fn rarest(&self, wants: &Wants, coverage: &Coverage) -> Option<Rank> {
+        let ahead = self.extra.iter().chain(wants.pending().range(self.cursor..)).take(MAX_COMPARED);
+        let may_ask = ahead.filter(|rank| wants.is_pending(**rank) && !self.missing.contains(rank.want()));
+        may_ask.min_by_key(|rank| (coverage.of(rank.want()), **rank)).copied()
     }
 
     /// Whether marks may be lifted now; the caller knows that the peer is idle.

@@ -29,6 +29,16 @@ pub(super) enum Phase {
     },
 }
 
+/// How much is known to have come of a block that is on its way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Came {
+    Nothing,
+    /// Its head: it does not wait in a queue any more.
+    Head,
+    /// A part.
+    Part,
+}
+
 #[derive(Debug, Clone)]
 pub(super) struct Request {
     pub(super) peer: PeerIx,
@@ -45,8 +55,8 @@ pub(super) struct Request {
     pub(super) full: bool,
     /// A second copy, made because a peer had nothing else to do.
     pub(super) spare: bool,
-    /// The peer answered what it was asked for later, or takes long: this one waits in its queue, and another peer may be asked.
-    pub(super) passed: bool,
+    /// How much of it is here.
+    pub(super) came: Came,
 }
 
 impl Zombie {
@@ -126,10 +136,9 @@ impl Requests {
         Some(request)
     }
 
-    /// What was asked for later was answered before this.
-    pub(super) fn set_passed(&mut self, id: RequestId) {
+    pub(super) fn set_came(&mut self, id: RequestId, came: Came) {
         if let Some(request) = self.live.get_mut(&id) {
-            request.passed = true;
+            request.came = request.came.max(came);
         }
     }
 
@@ -160,6 +169,13 @@ impl Requests {
 
     pub(super) fn zombie(&self, id: RequestId) -> Option<&Zombie> {
         self.zombies.get(&id)
+    }
+
+    /// Its place in the window of its peer stays taken until then.
+    pub(super) fn hold_zombie(&mut self, id: RequestId, until: Instant) {
+        if let Some(zombie) = self.zombies.get_mut(&id) {
+            zombie.until = until;
+        }
     }
 
     pub(super) fn remove_zombie(&mut self, id: RequestId) -> Option<Zombie> {
@@ -255,12 +271,15 @@ impl Requests {
         self.live.values().filter(|request| request.spare && !request.is_received())
     }
 
-    /// Of each two copies of a want the one in flight that will probably not be needed.
-    pub(super) fn doubles(&self) -> impl Iterator<Item = &Request> {
+    /// Of each two copies of a want the one in flight that will probably not be needed, and whether one of them `waits` and can
+    /// be taken back.
+    pub(super) fn doubles(&self, waits: impl Fn(&Request) -> bool) -> impl Iterator<Item = (&Request, bool)> {
         let pairs = self.by_want.values().filter(|copies| copies.len() > 1);
-        pairs.filter_map(|copies| {
-            let mut youngest_first = copies.iter().rev().filter_map(|id| self.live.get(id));
-            youngest_first.find(|request| !request.is_received())
+        pairs.filter_map(move |copies| {
+            let requests = copies.iter().rev().filter_map(|id| self.live.get(id));
+            let mut in_flight = requests.filter(|request| !request.is_received());
+            let one_waits = in_flight.clone().any(&waits);
+            in_flight.next().map(|youngest| (youngest, one_waits))
         })
     }
 

@@ -12,8 +12,8 @@
 //! - of what is late at a peer that has sent such blocks, after twice the time, more with each late one that came
 //!   after all: where the lines are full everybody is slow, and a copy makes it worse;
 //! - of what is late at a peer that has not sent one yet;
-//! - of what waits in the queue of a peer that answered later requests before it: taken back there, it will not come twice;
-//!   as long as hardly any did;
+//! - of what waits in the queue of a peer, where it can be taken back: whichever of the two begins first is left. Of a few,
+//!   some bytes come twice, for which there has to be room;
 //! - a little earlier than that at a peer that has not answered anything, after several times what the others take and
 //!   few at once: one, and one more for each that came before its first. After two that proved needless no more.
 //!
@@ -28,9 +28,10 @@ use super::{
     config::{MAX_COPIES, Order, RESERVED_LEN},
     pace,
     peers::PeerIx,
-    requests::{Phase, Request},
+    requests::{Came, Phase, Request},
     wants::{Rank, Status, WantIx},
 };
+use crate::core::MAX_BLOCK_LEN;
 
 /// Bytes that came and were of use, for each byte that may come twice: with what copies beyond the budget cost, a
 /// fetch without hostile peers receives at most 1.05 times the length.
@@ -45,8 +46,20 @@ const MAX_FALSE_ALARMS: u32 = 3;
 /// Copies beyond the budget of what silent peers keep, until so many of them were needless.
 const MAX_UNPAID_LESSONS: u32 = 2;
 
-/// Copies of what waits in a queue, for each whose first came all the same.
-const PASSED_PER_LOSS: u32 = 8;
+/// How often it is looked for what waits although others hold it.
+const SWAP_EVERY: Duration = Duration::from_millis(250);
+
+/// So many fewer must hold what is asked for in its place.
+const RARER: u32 = 2;
+
+/// The same for each byte that comes twice because it was taken back too late, so that there is room for other copies too.
+const MIN_USEFUL_PER_TAKEN_BACK: u64 = 32;
+
+/// Of what waits in two queues and is taken back from one of them such a part comes twice, on average.
+const TAKEN_BACK_SHARE: u32 = 4;
+
+/// A fetch of so many wants may begin with a block that comes twice because it was taken back too late.
+const WANTS_PER_TAKEN_BACK: usize = 32;
 
 /// A first chunk takes so many times what a small block does on a path that its slow start does not fill.
 const SMALL_TIMES_PER_CHUNK: u32 = 8;
@@ -68,6 +81,7 @@ impl Fetch {
     /// Makes every request that may be made now.
     pub(super) fn pump_requests(&mut self, now: Instant) {
         self.recheck_missing(now);
+        self.swap_waiting(now);
         let slow = self.is_slow(now);
         let some_late = !self.requests.late().is_empty();
         let mut ready: Vec<PeerIx> = self
@@ -198,15 +212,53 @@ impl Fetch {
         true
     }
 
+    /// Whether what few hold is asked for first: unless it is consumed in order, or as many hold each.
+    fn prefers_rare(&self) -> bool {
+        self.config.order == Order::Spread && !self.coverage.is_even()
+    }
+
     /// The next pending want that this peer may hold.
     fn next_pending(&mut self, ix: PeerIx) -> Option<WantIx> {
         let was_exhausted = self.peers[ix].exhausted;
-        let rank = self.peers[ix].peek(&self.wants);
+        let rarest = Some(&self.coverage).filter(|_| self.prefers_rare());
+        let rank = self.peers[ix].peek(&self.wants, rarest);
         if rank.is_none() {
             // A peer that lacks something has stopped being useful: there may be a place for another.
             self.dials.dirty |= !was_exhausted && !self.peers[ix].missing.is_empty();
         }
         rank.map(Rank::want)
+    }
+
+    /// Takes back what waits in the queue of a peer and others hold meanwhile, if that peer may be asked for what is rarer: so it
+    /// sends what nobody else does.
+    fn swap_waiting(&mut self, now: Instant) {
+        if !self.prefers_rare() || self.swapped_at + SWAP_EVERY > now {
+            return;
+        }
+        self.swapped_at = now;
+        let usual = self.usual_times();
+        for ix in self.peers.ixs() {
+            if !self.peers[ix].has_lane || self.peers[ix].fresh.is_empty() {
+                continue;
+            }
+            let Some(rarest) = self.next_pending(ix).map(|want| self.coverage.of(want)) else { continue };
+            let waits_in_vain = |id: &RequestId| {
+                self.requests.get(*id).is_some_and(|request| {
+                    request.sent + self.waiting_patience(request, usual) <= now
+                        && self.waits(request)
+                        && self.coverage.of(request.want) >= rarest + RARER
+                })
+            };
+            let swapped = self.peers[ix].fresh.iter().copied().find(waits_in_vain);
+            let Some((id, want)) = swapped.and_then(|id| Some((id, self.requests.get(id)?.want))) else {
+                continue;
+            };
+            if !self.may_take_back(self.doubled_len(), 0, MIN_USEFUL_PER_DOUBLED) {
+                return;
+            }
+            self.forget(id, now);
+            self.release(want, now);
+        }
     }
 
     /// Asks idle peers for second copies of what has been in flight for long, and notes when that may be next.
@@ -231,7 +283,7 @@ impl Fetch {
             self.hedge_at = earlier(self.hedge_at, oldest + self.config.min_hedge_age);
             return;
         }
-        let usual = [1, pace::UNITS_PER_CHUNK].map(|units| self.usual_time(units));
+        let usual = self.usual_times();
         // Both count every request in flight, and only a new copy changes them here.
         let mut copies = (self.doubled_len(), self.requests.spares().count());
         while let Some(place) = self.least_loaded(&idle) {
@@ -244,7 +296,6 @@ impl Fetch {
             let oldest = self.oldest_to_copy(ix, usual, copies, now);
             match oldest.or_else(|| self.oldest_to_rotate(ix, usual, now)) {
                 Some(want) => {
-                    self.note_queued(want, now);
                     self.request_copy(ix, want, true, now);
                     copies = (self.doubled_len(), self.requests.spares().count());
                 }
@@ -279,10 +330,9 @@ impl Fetch {
             let cheap = self.is_affordable(doubled, request.max_len);
             let owner = &self.peers[request.peer];
             let proven = owner.pace.is_proven(request.units);
-            if !cheap && !self.is_queued(request, now) && (proven || !may_learn || owner.answers && !slow) {
-                if let Some(from) = self.queued_from(request) {
-                    next = earlier(next, from);
-                }
+            let waits = self.waits(request)
+                && self.may_take_back(doubled, request.max_len, MIN_USEFUL_PER_TAKEN_BACK);
+            if !cheap && !waits && (proven || !may_learn || owner.answers && !slow) {
                 continue;
             }
             let at = request.sent + self.hedge_age(ix, request, usual, cheap, now);
@@ -299,46 +349,41 @@ impl Fetch {
         found
     }
 
-    /// Another copy of this is made: if that is because the first waits in a queue, it counts as such, whatever comes of it.
-    fn note_queued(&mut self, want: WantIx, now: Instant) {
-        let copies = self.requests.copies(want).to_vec();
-        for id in copies {
-            if self.requests.get(id).is_some_and(|request| self.is_queued(request, now)) {
-                self.requests.set_passed(id);
-            }
-        }
+    /// Whether a request waits in the queue of its peer, out of which it can be taken back.
+    pub(super) fn waits(&self, request: &Request) -> bool {
+        self.peers[request.peer].has_lane && request.came == Came::Nothing && !pace::is_small(request.units)
     }
 
-    /// From when on a request is taken to wait in a queue out of which it can be taken back in time.
-    fn queued_from(&self, request: &Request) -> Option<Instant> {
-        let owner = &self.peers[request.peer];
-        let may_try = self.passed_lost < MAX_UNPAID_LESSONS + self.passed_won / PASSED_PER_LOSS;
-        if !owner.has_lane || !may_try {
-            return None;
-        }
-        let usual = owner.pace.typical(request.units);
-        let long_at = owner.pace.is_proven(request.units).then(|| request.sent + usual * 3 / 2);
-        if request.passed { Some(request.sent) } else { long_at }
-    }
-
-    fn is_queued(&self, request: &Request, now: Instant) -> bool {
-        self.queued_from(request).is_some_and(|from| from <= now)
+    /// Whether there is room for another copy of what waits, of this length: a part of it will probably come twice. There is room
+    /// for one byte of so many that are `useful`, and in a fetch that is not short for a block.
+    fn may_take_back(&self, doubled: u64, len: u32, useful: u64) -> bool {
+        let coming = doubled + u64::from(len / TAKEN_BACK_SHARE);
+        let is_long = self.wants.len() >= WANTS_PER_TAKEN_BACK;
+        coming * useful <= self.received_len - self.wasted_len
+            || is_long && coming <= u64::from(MAX_BLOCK_LEN)
     }
 
     /// The age at which this idle peer may make another copy of a request; `cheap` if the budget of copies has room for it.
     fn hedge_age(&self, ix: PeerIx, request: &Request, usual: Usual, cheap: bool, now: Instant) -> Duration {
         let helping = self.peers[ix].pace.typical(request.units) * 2;
         let owner = &self.peers[request.peer].pace;
-        if !owner.is_proven(request.units) {
-            return self.unproven_patience(request, usual, cheap).max(helping);
-        }
-        if self.is_queued(request, now) {
-            return self.config.min_hedge_age;
-        }
-        let typical = owner.typical(request.units);
-        let left = typical.saturating_sub(now.saturating_duration_since(request.sent));
-        // The idle peer would be done before the other usually is.
-        if helping <= left { self.config.min_hedge_age } else { helping.max(typical * 2) }
+        let age = if owner.is_proven(request.units) {
+            let typical = owner.typical(request.units);
+            let left = typical.saturating_sub(now.saturating_duration_since(request.sent));
+            // The idle peer would be done before the other usually is.
+            if helping <= left { self.config.min_hedge_age } else { helping.max(typical * 2) }
+        } else {
+            self.unproven_patience(request, usual, cheap).max(helping)
+        };
+        if self.waits(request) { age.min(self.waiting_patience(request, usual)) } else { age }
+    }
+
+    /// How long a block may take to begin until it is asked for elsewhere: no longer than a whole one took at best, or twice what
+    /// small ones take elsewhere, which says how far away peers are.
+    fn waiting_patience(&self, request: &Request, [small, _]: Usual) -> Duration {
+        let shortest = self.peers[request.peer].pace.shortest(request.units);
+        let guessed = || small.unwrap_or_default() * 2;
+        shortest.unwrap_or_else(guessed).max(self.config.min_hedge_age)
     }
 
     /// How long a request to a peer that has not answered one of its size yet is given: three times what the others
@@ -358,6 +403,10 @@ impl Fetch {
         (expected.max(least) * (1 << self.spares_lost.min(MAX_LESSONS))).min(self.config.max_request_timeout)
     }
 
+    fn usual_times(&self) -> Usual {
+        [1, pace::UNITS_PER_CHUNK].map(|units| self.usual_time(units))
+    }
+
     /// What a request of this weight usually takes: the median over the peers that answered one.
     fn usual_time(&self, units: u32) -> Option<Duration> {
         let proven = self.peers.iter().filter(|(_, peer)| peer.is_connected() && peer.pace.is_proven(units));
@@ -372,11 +421,15 @@ impl Fetch {
         (doubled + u64::from(len)) * MIN_USEFUL_PER_DOUBLED <= useful
     }
 
-    /// Bytes that came, or will probably come, although they are not needed.
+    /// Bytes that came, or will probably come, although they are not needed: of what waits, and will be taken back, a part.
     fn doubled_len(&self) -> u64 {
+        let share = |waits: bool| if waits { TAKEN_BACK_SHARE } else { 1 };
+        let len = |request: &Request| self.expected_len(request.want);
         let forgotten = self.requests.zombies().map(|zombie| &zombie.request);
-        let coming = forgotten.chain(self.requests.doubles());
-        self.wasted_len + coming.map(|request| u64::from(self.expected_len(request.want))).sum::<u64>()
+        let forgotten = forgotten.map(|request| len(request) / share(self.waits(request)));
+        let doubles = self.requests.doubles(|request| self.waits(request));
+        let doubles = doubles.map(|(request, waits)| len(request) / share(waits));
+        self.wasted_len + forgotten.chain(doubles).map(u64::from).sum::<u64>()
     }
 
     /// A want with both copies at unproven peers of which this one may have the younger instead. The older one
@@ -389,10 +442,11 @@ impl Fetch {
         }
         let slow = self.is_slow(now);
         for request in self.requests.pairs() {
-            let copies = self.requests.copies(request.want);
-            let mut owners = copies.iter().filter_map(|id| Some(&self.peers[self.requests.get(*id)?.peer]));
-            let proven = owners.any(|owner| owner.pace.is_proven(request.units));
-            if proven || !self.may_help(ix, request.want) {
+            let copies = self.requests.copies(request.want).iter().filter_map(|id| self.requests.get(*id));
+            let stays = copies
+                .clone()
+                .any(|copy| !self.waits(copy) && self.peers[copy.peer].pace.is_proven(request.units));
+            if stays || !self.may_help(ix, request.want) {
                 continue;
             }
             let doublings = u32::from(self.wants[request.want].rotations / ROTATIONS_PER_DOUBLING).min(6);
@@ -475,7 +529,7 @@ impl Fetch {
             delivered: peer.pace.delivered(),
             full: peer.units + pace::UNITS_PER_CHUNK > peer.pace.window(),
             spare,
-            passed: false,
+            came: Came::Nothing,
         });
         peer.fresh.insert(id);
         peer.last_asked = Some(id);

@@ -10,6 +10,9 @@
 //! node that has it alone, each chunk goes out once, and they get the rest from each other. A request is passed over for
 //! four seconds at most.
 //!
+//! The last block of the budget is for manifests: nobody can fetch anything without, and they are short, so they do not wait
+//! behind the chunks of those who came before.
+//!
 //! With a limit on what is sent, metered peers (those that count towards it) are given a turn only as the limit covers
 //! the bytes of the answers before; the others do not wait for it. Without one it makes no difference who is metered.
 //!
@@ -55,11 +58,14 @@ const MAX_TOGETHER: usize = 32;
 /// Reads of such a peer under way at once. While it has as many, its requests gather.
 const MAX_SMALL_READS: usize = 2;
 
+/// Of a budget of at least so many bytes one block is kept for manifests.
+const MIN_SHARED_LEN: u64 = 4 * MAX_BLOCK_LEN as u64;
+
 /// Requests of a peer among which the next one is chosen.
 const CHOSEN_AMONG: usize = 8;
 
 /// Among more peers than this only the requests of one are compared.
-const MAX_COMPARED: usize = 32;
+const MAX_COMPARED: usize = 128;
 
 /// A request that has waited so long is passed over no more. Whoever asked hears within a second or two from others that they
 /// have the block now.
@@ -513,11 +519,17 @@ impl Serve {
         !queue.small && queue.waiting.iter().take(CHOSEN_AMONG).any(is_new)
     }
 
+    /// Whether this peer waits for a manifest, and everything else it is going to ask for with it.
+    fn is_manifest_next(&self, queue: &PeerQueue) -> bool {
+        let next = queue.waiting.front().and_then(|(id, _)| self.requests.get(id));
+        matches!(next, Some(Entry { cid: ContentCid::Manifest(_), .. }))
+    }
+
     /// Which of the requests of this peer is next.
     fn chosen_of(&self, peer: PeerId, now: Instant) -> usize {
         let Some(queue) = self.peers.get(&peer).filter(|_| self.peers.len() > 1) else { return 0 };
         let has_waited = queue.waiting.front().is_some_and(|(_, at)| *at + PASSED_OVER <= now);
-        if has_waited || queue.small {
+        if has_waited || queue.small || self.is_manifest_next(queue) {
             return 0;
         }
         let times = |id: &ServeId| self.requests.get(id).map_or(0, |entry| self.sent.times(&entry.cid, now));
@@ -532,12 +544,15 @@ impl Serve {
         held: bool,
     ) -> impl Iterator<Item = (&PeerId, &PeerQueue, (ServeId, Instant))> + Clone {
         let block = u64::from(MAX_BLOCK_LEN);
-        let has_room = self.queued > 0 && self.used_len + block <= self.config.budget_len;
+        let left = if self.queued > 0 { self.config.budget_len - self.used_len } else { 0 };
+        let kept = if self.config.budget_len >= MIN_SHARED_LEN { block } else { 0 };
+        let has_room =
+            move |queue: &PeerQueue| left >= block && (left - block >= kept || self.is_manifest_next(queue));
         let peers = u64::try_from(self.peers.len()).unwrap_or(u64::MAX - 1);
         let share = (self.config.budget_len / (peers + 1)).max(block);
         self.peers
             .iter()
-            .filter(move |(_, queue)| has_room && !(held && queue.metered || queue.gathers()))
+            .filter(move |(_, queue)| has_room(queue) && !(held && queue.metered || queue.gathers()))
             .filter(move |(_, queue)| {
                 queue.charged_len < if queue.metered { self.pace.share(share) } else { share }
             })

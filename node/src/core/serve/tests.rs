@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use dhtfs_store::ChunkCid;
+use dhtfs_store::{ChunkCid, ManifestCid};
 use libp2p::multihash::Multihash;
 use proptest::prelude::*;
 
@@ -52,6 +52,34 @@ fn a_request_is_read_at_once_when_nothing_else_is_going_on() {
     let stats = serve.stats();
     assert_eq!((stats.served, stats.served_len, stats.budget_used_len), (1, 1000, 0));
     serve.check_invariants();
+}
+
+#[test]
+fn the_last_block_of_the_budget_is_for_manifests() {
+    let now = Instant::now();
+    let manifest = |n| ContentCid::from(ManifestCid::from_digest([n; 32]));
+    let mut serve = Serve::new(ServeConfig { budget_len: 4 << 20, ..ServeConfig::default() });
+    for n in 1..=4 {
+        let _ = serve.on_request(peer(n), ServeId(n.into()), chunk(n), false, now);
+    }
+    assert_eq!(reads(&mut serve).len(), 3);
+    let _ = serve.on_request(peer(5), ServeId(5), manifest(5), false, now);
+    assert_eq!(reads(&mut serve), [(5, peer(5))], "though others have waited longer");
+    let _ = serve.on_request(peer(6), ServeId(6), manifest(6), false, now);
+    assert_eq!(reads(&mut serve), [], "the budget is a budget");
+    serve.on_reads(&[(ServeId(5), Some(500))], now);
+    serve.on_sent(ServeId(5), now);
+    assert_eq!(reads(&mut serve), [(6, peer(6))]);
+    serve.on_reads(&[(ServeId(6), Some(500)), (ServeId(1), Some(MIB))], now);
+    serve.on_sent(ServeId(6), now);
+    serve.on_sent(ServeId(1), now);
+    assert_eq!(reads(&mut serve), [(4, peer(4))]);
+    let small = ServeConfig { budget_len: 2 << 20, ..ServeConfig::default() };
+    let mut serve = Serve::new(small);
+    for n in 1..=2 {
+        let _ = serve.on_request(peer(n), ServeId(n.into()), chunk(n), false, now);
+    }
+    assert_eq!(reads(&mut serve).len(), 2, "of a small one nothing is kept");
 }
 
 #[test]

@@ -15,10 +15,10 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, Sleep, sleep, timeout};
 
 use super::tally::{Count, Tally};
-use super::wire::{Ask, Asking, Head, WantNo, invalid};
+use super::wire::{Ask, Asking, CUT, GOES_ON, Head, WantNo, invalid};
 use crate::core::fetch::RequestId;
 use crate::net::buffers::{Buffers, Room};
-use crate::net::limits::{LANE_STALL, MAX_LANE_WANTS, MAX_UNHEARD};
+use crate::net::limits::{LANE_PIECE_LEN, LANE_STALL, MAX_LANE_WANTS, MAX_UNHEARD};
 use crate::net::streams::{Control, OpenError};
 
 /// How long opening a lane may take.
@@ -53,8 +53,8 @@ pub enum LaneAnswer {
     Missing,
     /// The peer has too much to do: so many requests wait there, as it says.
     Busy(u16),
-    /// It was taken back in time.
-    Cancelled,
+    /// It was taken back in time, and so many bytes of it came before.
+    Cancelled(u32),
 }
 
 /// Why a lane brings nothing more.
@@ -73,10 +73,16 @@ pub enum LaneEnd {
 /// What happens on a lane.
 #[derive(Debug)]
 pub enum LaneEvent {
-    /// A want has its answer.
-    Answer(RequestId, LaneAnswer),
+    /// The peer speaks the protocol.
+    Opened,
+    /// A long answer begins to come: it does not wait in a queue any more. Not told while too much is unheard.
+    Begun(RequestId),
+    /// The first part of a long answer is here. Not told while too much is unheard.
+    Part(RequestId),
     /// A part of the answer to a want came; told of long answers on slow lines, not each time.
     Moved(RequestId),
+    /// A want has its answer.
+    Answer(RequestId, LaneAnswer),
     /// Nothing follows. What was wanted and not answered is still in [`LaneWants`].
     Ended(LaneEnd),
 }
@@ -248,14 +254,15 @@ impl Lane {
     /// Runs until something happens. The lane comes back unless it has ended. Not cancel-safe: dropping the future ends
     /// the lane.
     async fn next(mut self, events: &mpsc::Sender<Told>) -> (Told, Option<Self>) {
-        let (reader, writer) = loop {
-            match self.state {
-                State::Open { ref mut reader, ref mut writer } => break (reader, writer),
-                State::Opening(opening, orders) => match opening.await {
-                    Ok(stream) => self.state = State::open(stream, orders, self.open.clone()),
-                    Err(end) => return ((LaneEvent::Ended(end), None), None),
-                },
-            }
+        let (reader, writer) = match self.state {
+            State::Open { ref mut reader, ref mut writer } => (reader, writer),
+            State::Opening(opening, orders) => match opening.await {
+                Ok(stream) => {
+                    self.state = State::open(stream, orders, self.open.clone());
+                    return ((LaneEvent::Opened, None), Some(self));
+                }
+                Err(end) => return ((LaneEvent::Ended(end), None), None),
+            },
         };
         // The writer first: what is wanted anew must not wait until all that has come is read.
         let came = match select(writer, pin!(read(reader, &self.open, &self.buffers, events))).await {
@@ -333,20 +340,29 @@ async fn read(
             return Err(ended(&invalid("content that was not asked for"), Some(id)));
         }
         Head::Data(len) | Head::WithContent { len, .. } => {
-            let data = match read_data(io, len, buffers, || tell_moved(events, id)).await {
+            let data = match read_data(io, len, buffers, |event| tell(events, event(id))).await {
                 Ok(data) => data,
                 Err(error) => return Err(ended(&error, Some(id))),
             };
-            // Only now: whoever sends slowly must not take the room of others.
-            room = Some(buffers.room(len).await);
-            match head {
-                Head::WithContent { content_len, .. } => LaneAnswer::WithContent { data, content_len },
-                _ => LaneAnswer::Data(data),
+            let is_taken_back = || lock(open).wants.get(&no).is_some_and(|want| want.cancelled);
+            match (data, head) {
+                (Err(came), _) if is_taken_back() => LaneAnswer::Cancelled(came),
+                (Err(_), _) => return Err(ended(&invalid("a want is taken back that was not"), Some(id))),
+                (Ok(data), head) => {
+                    // Only now: whoever sends slowly must not take the room of others.
+                    room = Some(buffers.room(len).await);
+                    match head {
+                        Head::WithContent { content_len, .. } => {
+                            LaneAnswer::WithContent { data, content_len }
+                        }
+                        _ => LaneAnswer::Data(data),
+                    }
+                }
             }
         }
         Head::Missing => LaneAnswer::Missing,
         Head::Busy(waiting) => LaneAnswer::Busy(waiting),
-        Head::Cancelled => LaneAnswer::Cancelled,
+        Head::Cancelled => LaneAnswer::Cancelled(0),
     };
     let mut open = lock(open);
     open.wants.remove(&no);
@@ -356,29 +372,55 @@ async fn read(
     Ok((id, answer, room))
 }
 
-fn tell_moved(events: &mpsc::Sender<Told>, id: RequestId) {
+fn tell(events: &mpsc::Sender<Told>, event: LaneEvent) {
     // Who has not heard all of the last ones hears of something soon enough.
-    let _ = events.try_send((LaneEvent::Moved(id), None));
+    let _ = events.try_send((event, None));
 }
 
-/// Reads the bytes of an answer; says that they move if it takes long.
+/// Reads the bytes of an answer, or how many there were until it was taken back; says that a long one begins, and that it
+/// moves if it takes long.
 async fn read_data<T: AsyncRead + Unpin>(
     io: &mut T,
     len: u32,
     buffers: &Buffers,
-    moved: impl Fn(),
-) -> io::Result<Vec<u8>> {
-    let mut data = buffers.take(usize::try_from(len).map_err(io::Error::other)?);
-    let mut told = Instant::now();
-    for piece in data.chunks_mut(MOVED_LEN) {
-        let now = Instant::now();
-        if told + MOVED_EVERY <= now {
-            moved();
-            told = now;
-        }
-        io.read_exact(piece).await?;
+    tell: impl Fn(fn(RequestId) -> LaneEvent),
+) -> io::Result<Result<Vec<u8>, u32>> {
+    let len = usize::try_from(len).map_err(io::Error::other)?;
+    let mut data = buffers.take(len);
+    if len > LANE_PIECE_LEN {
+        tell(LaneEvent::Begun);
     }
-    Ok(data)
+    let (mut told, mut came) = (Instant::now(), 0);
+    for run in data.chunks_mut(LANE_PIECE_LEN) {
+        if came > 0 && is_cut(io).await? {
+            buffers.give(data);
+            return Ok(Err(came));
+        }
+        for piece in run.chunks_mut(MOVED_LEN) {
+            let now = Instant::now();
+            if told + MOVED_EVERY <= now {
+                tell(LaneEvent::Moved);
+                told = now;
+            }
+            io.read_exact(piece).await?;
+        }
+        if came == 0 && len > LANE_PIECE_LEN {
+            tell(LaneEvent::Part);
+        }
+        came = came.saturating_add(u32::try_from(run.len()).map_err(io::Error::other)?);
+    }
+    Ok(Ok(data))
+}
+
+/// Reads what stands between two runs.
+async fn is_cut<T: AsyncRead + Unpin>(io: &mut T) -> io::Result<bool> {
+    let mut mark = [0];
+    io.read_exact(&mut mark).await?;
+    match mark {
+        [GOES_ON] => Ok(false),
+        [CUT] => Ok(true),
+        [other] => Err(invalid(format!("unknown mark {other} after a run"))),
+    }
 }
 
 /// A reader that fails with [`io::ErrorKind::TimedOut`] if nothing comes for [`LANE_STALL`] while something is wanted.

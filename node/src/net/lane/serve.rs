@@ -15,7 +15,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::tally::{Count, Tally};
-use super::wire::{Asking, Head, WantNo, invalid};
+use super::wire::{Asking, CUT, GOES_ON, Head, WantNo, invalid};
 use crate::net::exchange::{ExchangeResponse, MAX_DATA_LEN};
 use crate::net::limits::{
     LANE_ANSWER, LANE_IDLE, LANE_PIECE_LEN, LANE_PIECE_TIME, LANE_WANTS, MAX_LANE_WANTS,
@@ -220,7 +220,7 @@ impl Asked {
         }
     }
 
-    /// From now on it is not answered with data; none if it was cancelled before, or answered.
+    /// From now on it is not answered with data, or with no more than was sent; none if it was cancelled before, or answered.
     fn cancel(&self, no: WantNo) -> Option<ServeId> {
         let mut open = lock(&self.open);
         let want = open.get_mut(&no).filter(|want| !want.cancelled)?;
@@ -272,9 +272,14 @@ async fn write<T: AsyncWrite + Unpin>(
             }
             Some(ExchangeResponse::Busy) | None => (Head::Busy(tally.waiting()), Vec::new()),
         };
-        writer.answer(&head.bytes(no), &data, answers.is_empty()).await?;
+        let is_cut = || lock(open).get(&no).is_some_and(|want| want.cancelled);
+        let was_whole = writer.answer(&head.bytes(no), &data, answers.is_empty(), is_cut).await?;
         drop(data);
-        let end = if was_sent { NetEvent::ResponseSent(id) } else { NetEvent::ResponseFailed(id) };
+        if !was_whole {
+            tally.count(Count::Cancelled);
+        }
+        let end =
+            if was_sent && was_whole { NetEvent::ResponseSent(id) } else { NetEvent::ResponseFailed(id) };
         // A reader that has gone needs no end.
         let _ = events.send(end).await;
         // Only now: a lane that breaks off before tells of the end itself.
@@ -292,29 +297,54 @@ struct Writer<'a, T> {
 
 impl<T: AsyncWrite + Unpin> Writer<'_, T> {
     /// Writes one answer, in pieces, each of which has to move in time. However steadily it trickles, the whole has to
-    /// as well: it takes a part of the budget of all. Time in which our own limits stood against it does not count.
-    async fn answer(&mut self, head: &[u8], data: &[u8], is_last: bool) -> io::Result<()> {
+    /// as well: it takes a part of the budget of all. Time in which our own limits stood against it does not count. False if it
+    /// ended after a run because it `is_cut`.
+    async fn answer(
+        &mut self,
+        head: &[u8],
+        data: &[u8],
+        is_last: bool,
+        is_cut: impl Fn() -> bool,
+    ) -> io::Result<bool> {
         let mut left = LANE_ANSWER;
+        let mut was_whole = true;
         if data.len() <= JOINED_LEN && self.rates.piece_len(&self.peer).is_none() {
             in_time(&mut left, self.io.write_all(&[head, data].concat())).await?;
-            return if is_last { in_time(&mut left, self.io.flush()).await } else { Ok(()) };
+        } else {
+            in_time(&mut left, self.io.write_all(head)).await?;
+            for (place, run) in data.chunks(LANE_PIECE_LEN).enumerate() {
+                if place > 0 {
+                    was_whole = !is_cut();
+                    in_time(&mut left, self.io.write_all(&[if was_whole { GOES_ON } else { CUT }])).await?;
+                }
+                if !was_whole {
+                    break;
+                }
+                self.run(run, &mut left).await?;
+            }
         }
-        in_time(&mut left, self.io.write_all(head)).await?;
-        let mut rest = data;
+        if is_last {
+            in_time(&mut left, self.io.flush()).await?;
+        }
+        Ok(was_whole)
+    }
+
+    async fn run(&mut self, run: &[u8], left: &mut Duration) -> io::Result<()> {
+        let mut rest = run;
         while !rest.is_empty() {
             let limited = self.rates.piece_len(&self.peer);
             let (piece, after) = rest.split_at(limited.unwrap_or(LANE_PIECE_LEN).min(rest.len()));
             if limited.is_some() {
                 self.rates.send(self.peer, piece.len()).await;
             }
-            in_time(&mut left, self.io.write_all(piece)).await?;
+            in_time(left, self.io.write_all(piece)).await?;
             if limited.is_some() {
                 // The next one may be a while.
-                in_time(&mut left, self.io.flush()).await?;
+                in_time(left, self.io.flush()).await?;
             }
             rest = after;
         }
-        if is_last { in_time(&mut left, self.io.flush()).await } else { Ok(()) }
+        Ok(())
     }
 }
 

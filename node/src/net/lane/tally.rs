@@ -28,7 +28,7 @@ pub(crate) enum Count {
     Served,
     /// Lanes of others refused because too many were open.
     Refused,
-    /// Wants of others that were taken back before their turn.
+    /// Wants of others that were taken back before they were answered, or not wholly.
     Cancelled,
     /// Lanes of others that ended because they said what is no frame, or did not take what they were sent.
     ServeBroken,

@@ -9,7 +9,7 @@ use super::*;
 use crate::core::fetch::RequestId;
 use crate::core::rate::{Limit, MIN_LIMIT};
 use crate::net::exchange::MAX_DATA_LEN;
-use crate::net::limits::{LANE_IDLE, LANE_STALL, MAX_LANE_WANTS, MAX_UNHEARD};
+use crate::net::limits::{LANE_IDLE, LANE_PIECE_LEN, LANE_STALL, MAX_LANE_WANTS, MAX_UNHEARD};
 use crate::net::report::ServeTicket;
 use crate::net::{Ask, Buffers, LaneAnswer, LaneEnd, LaneEvent, LaneEvents, LaneWants};
 
@@ -50,19 +50,34 @@ async fn lane_to_test() -> (Node, Node, LaneWants, LaneEvents, Stream) {
     (asker, holder, wants, events, stream)
 }
 
-async fn answer(events: &mut LaneEvents) -> (RequestId, LaneAnswer) {
-    match in_time(events.next()).await.unwrap() {
-        LaneEvent::Answer(id, answer) => (id, answer),
-        LaneEvent::Moved(id) => panic!("{id:?} takes long"),
-        LaneEvent::Ended(end) => panic!("{end:?}"),
+/// The next event that ends something.
+async fn next_end(events: &mut LaneEvents) -> LaneEvent {
+    loop {
+        match in_time(events.next()).await.unwrap() {
+            LaneEvent::Opened | LaneEvent::Begun(_) | LaneEvent::Part(_) => {}
+            LaneEvent::Moved(id) => panic!("{id:?} takes long"),
+            event => return event,
+        }
     }
 }
 
+impl LaneEvent {
+    fn answer(self) -> (RequestId, LaneAnswer) {
+        match self {
+            Self::Answer(id, answer) => (id, answer),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+async fn answer(events: &mut LaneEvents) -> (RequestId, LaneAnswer) {
+    next_end(events).await.answer()
+}
+
 async fn end(events: &mut LaneEvents) -> LaneEnd {
-    match in_time(events.next()).await.unwrap() {
+    match next_end(events).await {
         LaneEvent::Ended(end) => end,
-        LaneEvent::Moved(id) => panic!("{id:?} takes long"),
-        LaneEvent::Answer(id, answer) => panic!("{id:?} {answer:?}"),
+        other => panic!("{other:?}"),
     }
 }
 
@@ -160,7 +175,7 @@ async fn what_is_taken_back_in_time_is_not_sent() {
     // Its turn has not come.
     let id = second.id();
     drop(second);
-    assert_eq!(answer(&mut events).await, (RequestId(2), LaneAnswer::Cancelled));
+    assert_eq!(answer(&mut events).await, (RequestId(2), LaneAnswer::Cancelled(0)));
     assert!(matches!(in_time(asked.recv()).await, Some(NetEvent::ResponseFailed(failed)) if failed == id));
     // Nobody took this one back; it is given up by the holder.
     drop(first);
@@ -177,8 +192,67 @@ async fn a_want_taken_back_while_it_is_read_is_not_sent_either() {
     wants.cancel(RequestId(1));
     assert!(matches!(in_time(asked.recv()).await, Some(NetEvent::RequestCancelled(_))));
     holder.client.respond(ticket, ExchangeResponse::Data(vec![1; 10])).await.unwrap();
-    assert_eq!(answer(&mut events).await, (RequestId(1), LaneAnswer::Cancelled));
+    assert_eq!(answer(&mut events).await, (RequestId(1), LaneAnswer::Cancelled(0)));
     assert!(matches!(in_time(asked.recv()).await, Some(NetEvent::ResponseFailed(_))));
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_a_want_taken_back_while_it_is_sent_no_more_comes_after_the_next_piece() {
+    let (asker, holder, mut asked) = pair().await;
+    // So slowly that the cancel is there long before the end.
+    let limit = Limit::of(MIN_LIMIT).unwrap();
+    holder.client.rates().change(|limits| (limits.up, limits.lan) = (limit, true));
+    let (wants, mut events) = asker.client.lane(holder.peer, Buffers::default());
+    assert!(wants.want(RequestId(1), chunk(1), MAX_DATA_LEN));
+    let (ticket, _) = request(&mut asked).await;
+    let sent = ticket.id();
+    holder.client.respond(ticket, ExchangeResponse::Data(vec![1; MAX_DATA_LEN as usize])).await.unwrap();
+    assert!(matches!(events.next().await, Some(LaneEvent::Opened)));
+    assert!(matches!(events.next().await, Some(LaneEvent::Begun(RequestId(1)))));
+    while !matches!(events.next().await, Some(LaneEvent::Part(RequestId(1)))) {}
+    wants.cancel(RequestId(1));
+    assert!(matches!(asked.recv().await, Some(NetEvent::RequestCancelled(id)) if id == sent));
+    let came = u32::try_from(2 * LANE_PIECE_LEN).unwrap();
+    let ended = loop {
+        match events.next().await {
+            Some(LaneEvent::Moved(_)) => {}
+            other => break other.unwrap().answer(),
+        }
+    };
+    assert_eq!(ended, (RequestId(1), LaneAnswer::Cancelled(came)));
+    assert!(matches!(asked.recv().await, Some(NetEvent::ResponseFailed(id)) if id == sent));
+    assert_eq!(holder.counter("net_lane_cancelled").await, 1);
+
+    assert!(wants.want(RequestId(2), chunk(2), 10), "the lane goes on");
+    let (ticket, _) = request(&mut asked).await;
+    holder.client.respond(ticket, ExchangeResponse::Data(vec![2])).await.unwrap();
+    assert_eq!(answer(&mut events).await, (RequestId(2), LaneAnswer::Data(vec![2])));
+}
+
+#[tokio::test]
+async fn between_two_pieces_there_is_a_mark_and_nothing_else() {
+    let len = u32::try_from(LANE_PIECE_LEN + 5).unwrap();
+    let begins = |no: u8| {
+        let head = [&[0, 0, 0, 0, no][..], &len.to_be_bytes()].concat();
+        [head, vec![7; LANE_PIECE_LEN]].concat()
+    };
+    for (mark, wanted) in [(0, None), (1, Some(RequestId(8))), (2, Some(RequestId(8)))] {
+        let (_asker, _holder, wants, mut events, mut stream) = lane_to_test().await;
+        assert!(wants.want(RequestId(8), chunk(8), len));
+        let mut bytes = begins(1);
+        bytes.push(mark);
+        bytes.extend([7; 5]);
+        stream.write_all(&bytes).await.unwrap();
+        stream.flush().await.unwrap();
+        match wanted {
+            None => {
+                let data = LaneAnswer::Data(vec![7; len as usize]);
+                assert_eq!(answer(&mut events).await, (RequestId(8), data));
+            }
+            // It was not taken back, or the mark means nothing.
+            blamed => assert_eq!(end(&mut events).await, LaneEnd::Malformed(blamed), "{mark}"),
+        }
+    }
 }
 
 #[tokio::test]
@@ -343,6 +417,7 @@ async fn an_answer_at_the_lowest_limit_comes_whole_and_moves_all_the_time() {
     let (mut moved, mut came) = (0, Vec::new());
     while came.len() < 3 {
         match events.next().await {
+            Some(LaneEvent::Opened | LaneEvent::Begun(_) | LaneEvent::Part(_)) => {}
             Some(LaneEvent::Moved(_)) => moved += 1,
             Some(LaneEvent::Answer(id, LaneAnswer::Data(data))) if data == content => came.push(id.0),
             other => panic!("{other:?}"),
@@ -432,7 +507,8 @@ async fn every_request_has_its_end_though_nobody_reads_events_when_the_lane_brea
 
 /// A lane on which so many answers have come and none was heard. Chunk `n` is wanted as request `n`, the first one as 7.
 async fn unheard_lane(answers: u8) -> (Node, Node, LaneWants, LaneEvents, Stream) {
-    let (asker, holder, wants, events, mut stream) = lane_to_test().await;
+    let (asker, holder, wants, mut events, mut stream) = lane_to_test().await;
+    assert!(matches!(in_time(events.next()).await, Some(LaneEvent::Opened)));
     for n in 1..answers {
         assert!(wants.want(RequestId(n.into()), chunk(n), 100));
     }

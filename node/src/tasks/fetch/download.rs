@@ -97,7 +97,7 @@ impl Filling<'_> {
     async fn fetch(&mut self) -> Result<(), FillError> {
         let mut writing = Writing::new();
         let mut commit: Option<Commit> = None;
-        let mut announcing: Option<Announcing> = None;
+        let mut announcing: Option<Announcing> = self.announce_manifests();
         let mut unsynced: u64 = 0;
         let mut commit_at = Instant::now() + COMMIT_EVERY;
         loop {
@@ -181,10 +181,16 @@ impl Filling<'_> {
     fn announce(&mut self, committed: CommitOutcome) -> Result<Option<Announcing>, FillError> {
         let chunks = committed??;
         let Some(provide) = self.provide.filter(|_| !chunks.is_empty()) else { return Ok(None) };
-        let manifests = std::mem::take(&mut self.manifests).into_iter().map(ContentCid::from);
-        let keys = manifests.chain(chunks.into_iter().map(ContentCid::from)).collect();
+        let keys = chunks.into_iter().map(ContentCid::from).collect();
         let provide = provide.clone();
         Ok(Some(Box::pin(async move { provide.held(keys).await })))
+    }
+
+    /// Announces the manifests, before there is any chunk: who fetches the same finds this node, and hears of each chunk.
+    fn announce_manifests(&mut self) -> Option<Announcing> {
+        let keys: Vec<_> = std::mem::take(&mut self.manifests).into_iter().map(ContentCid::from).collect();
+        let provide = self.provide.filter(|_| !keys.is_empty())?.clone();
+        Some(Box::pin(async move { provide.held(keys).await }))
     }
 }
 

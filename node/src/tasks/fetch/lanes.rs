@@ -99,9 +99,16 @@ impl Driver {
 
     fn on_lane_event(&mut self, peer: PeerId, event: LaneEvent) -> Option<Block> {
         match event {
+            LaneEvent::Opened => {
+                self.machine.on_lane(&peer, true, now());
+                None
+            }
+            LaneEvent::Begun(id) => {
+                self.machine.on_begun(id, now());
+                None
+            }
             LaneEvent::Answer(id, answer) => {
                 let (_, cid) = self.lanes.asked.remove(&id)?;
-                self.machine.on_lane(&peer, true, now());
                 let answer = match answer {
                     LaneAnswer::Data(data) => BlockAnswer::Data(data),
                     LaneAnswer::WithContent { mut data, content_len } => {
@@ -113,10 +120,16 @@ impl Driver {
                         self.machine.on_queue(&peer, Some(waiting.into()));
                         BlockAnswer::Busy
                     }
-                    // It was forgotten before: all that counts is that nothing more comes.
-                    LaneAnswer::Cancelled => BlockAnswer::Busy,
+                    LaneAnswer::Cancelled(came) => {
+                        self.machine.on_cancelled(id, came, now());
+                        return None;
+                    }
                 };
                 self.on_answer(id, peer, cid, Ok(answer))
+            }
+            LaneEvent::Part(id) => {
+                self.machine.on_part(id, now());
+                None
             }
             LaneEvent::Moved(id) => {
                 self.machine.on_moved(id, now());

@@ -36,6 +36,12 @@ enum Input {
     Missing(usize),
     Busy(usize),
     Failed(usize),
+    Begun(usize),
+    Part(usize),
+    Moved(usize),
+    Cancelled(usize, u32),
+    /// Of what was forgotten.
+    CutShort(usize, u32),
     Content,
     /// What the first, second.. open question brings: with wants in steps, everything, or of another length.
     Map(usize, u32, bool),
@@ -73,7 +79,12 @@ fn input() -> impl Strategy<Value = Input> {
         1 => id.clone().prop_map(Input::Malformed),
         4 => id.clone().prop_map(Input::Missing),
         2 => id.clone().prop_map(Input::Busy),
-        2 => id.prop_map(Input::Failed),
+        2 => id.clone().prop_map(Input::Failed),
+        3 => id.clone().prop_map(Input::Begun),
+        3 => id.clone().prop_map(Input::Part),
+        1 => id.clone().prop_map(Input::Moved),
+        1 => (id, 0..2 * MIB).prop_map(|(id, len)| Input::Cancelled(id, len)),
+        3 => (0..4_usize, 0..2 * MIB).prop_map(|(place, len)| Input::CutShort(place, len)),
         1 => Just(Input::Content),
         4 => (0..4_usize, 1..6_u32, prop::bool::weighted(0.95)).prop_map(|(n, step, good)| Input::Map(n, step, good)),
         4 => (0..4_usize, 1..6_u32, prop::bool::weighted(0.95)).prop_map(|(n, step, good)| Input::More(n, step, good)),
@@ -114,6 +125,8 @@ struct Open {
 #[derive(Default)]
 struct Driver {
     open: BTreeMap<RequestId, Open>,
+    /// The last one first.
+    forgotten: Vec<RequestId>,
     /// Questions for maps that have not ended.
     haves: BTreeSet<HaveId>,
     ended: bool,
@@ -135,7 +148,10 @@ impl Driver {
                     let open = Open { cid, max_len, received: false };
                     assert!(self.open.insert(id, open).is_none(), "an id used twice");
                 }
-                Action::Forget(id) => assert!(self.open.remove(&id).is_some(), "forgets what is not open"),
+                Action::Forget(id) => {
+                    assert!(self.open.remove(&id).is_some(), "forgets what is not open");
+                    self.forgotten.insert(0, id);
+                }
                 Action::Finished | Action::Failed(_) => self.ended = true,
                 Action::AskHave { id, .. } => drop(self.haves.insert(id)),
                 Action::EndHave(id) => assert!(self.haves.remove(&id), "ends what it never asked"),
@@ -193,6 +209,14 @@ impl Driver {
             Input::Malformed(place) => self.report(place, false, |id| fetch.on_malformed(id, now)),
             Input::Missing(place) => self.report(place, false, |id| fetch.on_missing(id, now)),
             Input::Busy(place) => self.report(place, false, |id| fetch.on_busy(id, now)),
+            Input::Begun(place) => fetch.on_begun(self.id(place), now),
+            Input::Part(place) => fetch.on_part(self.id(place), now),
+            Input::Moved(place) => fetch.on_moved(self.id(place), now),
+            Input::Cancelled(place, len) => self.report(place, false, |id| fetch.on_cancelled(id, len, now)),
+            Input::CutShort(place, len) => {
+                let id = self.forgotten.get(place).copied().unwrap_or(RequestId(u64::MAX));
+                fetch.on_cancelled(id, len, now);
+            }
             Input::Failed(place) => self.report(place, false, |id| fetch.on_failed(id, now)),
             Input::Content => fetch.on_content(PLACES, now),
             Input::Map(n, step, good) => fetch.on_map(self.have(n), HaveUpdate::Map(places(step, good)), now),

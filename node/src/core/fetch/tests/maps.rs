@@ -46,6 +46,13 @@ impl Hand {
         self.answer(n, |fetch, id, now| fetch.on_missing(id, now));
     }
 
+    /// It tells what it holds, and lacks what it was asked for before.
+    fn tells_only(&mut self, n: usize, held: ChunkSet) {
+        let asked_before = self.asked(n).len();
+        self.tell(n, HaveUpdate::Map(held));
+        (0..asked_before).for_each(|_| self.missing(n));
+    }
+
     fn coverage(&self) -> Vec<u32> {
         (0..COUNT).map(|n| self.fetch.coverage(&chunk(n)).unwrap()).collect()
     }
@@ -75,44 +82,157 @@ fn a_peer_is_asked_once_and_only_for_what_it_says_it_has() {
     assert_eq!(hand.questions(1).len(), 1);
 }
 
+/// A fetch of so many chunks, in an order drawn for it, and a peer that holds everything, has served two of them and is asked
+/// for two more, on a lane unless said otherwise.
+fn spread(count: u32, has_lane: bool) -> Hand {
+    let mut hand = Hand::new(FetchConfig::default());
+    hand.with(|fetch, now| {
+        fetch.on_content(count, now);
+        let want = |n| Want { cid: chunk(n), len: Some(MIB), place: Some(n) };
+        fetch.on_wants((0..count).map(want).collect(), now);
+        fetch.on_wants_complete(now);
+    });
+    hand.root_provider(1);
+    hand.with(|fetch, now| fetch.on_lane(&peer(1), has_lane, now));
+    hand.tell(1, HaveUpdate::All);
+    hand.wait(ms(500));
+    hand.data(1);
+    hand.data(1);
+    assert_eq!(hand.asked(1).len(), 2);
+    hand
+}
+
+/// The other chunks of such a fetch, from this one on.
+fn set_of(count: u32, held: impl IntoIterator<Item = ContentCid>) -> ChunkSet {
+    let held: BTreeSet<ContentCid> = held.into_iter().collect();
+    let mut set = ChunkSet::new(count);
+    (0..count).filter(|n| held.contains(&chunk(*n))).for_each(|n| assert!(set.insert(n)));
+    set
+}
+
+fn id_of(hand: &Hand, n: usize, cid: ContentCid) -> RequestId {
+    let (id, ..) = hand.open.iter().find(|(_, to, open)| *to == n && *open == cid).expect("it is asked");
+    *id
+}
+
 #[test]
-fn what_waits_in_the_queue_of_one_is_asked_of_another_who_has_it_now() {
+fn what_waits_in_the_queue_of_one_is_asked_of_another_who_has_it_and_whoever_begins_first_is_left() {
     for has_lane in [true, false] {
-        let mut hand = hand();
-        hand.root_provider(1);
-        hand.with(|fetch, now| fetch.on_lane(&peer(1), has_lane, now));
-        hand.tell(1, HaveUpdate::All);
-        hand.wait(ms(500));
-        hand.data(1);
-        let [waits, answered] = hand.asked(1)[..] else { panic!("{:?}", hand.asked(1)) };
-        hand.wait(ms(500));
-        // It sends what it was asked for later, and goes on with others.
-        let later = hand.open.pop().unwrap();
-        assert_eq!(later.2, answered);
-        hand.with(|fetch, now| {
-            assert!(fetch.on_block(later.0, MIB, now));
-            fetch.on_stored(later.0, now);
-        });
-        let others: Vec<_> = hand.asked(1).into_iter().filter(|cid| *cid != waits).collect();
-        assert_ne!(others, []);
+        let mut hand = spread(COUNT, has_lane);
+        let [begun, waits] = hand.asked(1)[..] else { panic!("{:?}", hand.asked(1)) };
+        let id = id_of(&hand, 1, begun);
+        hand.with(|fetch, now| fetch.on_begun(id, now));
         hand.root_provider(2);
-        let asked_before = hand.asked(2).len();
-        let places = (0..COUNT).filter(|n| chunk(*n) == waits || others.contains(&chunk(*n)));
-        hand.tell(2, HaveUpdate::Map(set(places)));
-        (0..asked_before).for_each(|_| hand.missing(2));
-        hand.wait(ms(250));
+        hand.with(|fetch, now| fetch.on_lane(&peer(2), true, now));
+        hand.tells_only(2, set_of(COUNT, [begun, waits]));
+        hand.wait(ms(499));
+        assert_eq!(hand.asked(2), []);
+        hand.wait(ms(251));
         let wanted = if has_lane { vec![waits] } else { Vec::new() };
-        assert_eq!(
-            hand.asked(2),
-            wanted,
-            "the others may be on their way; without a lane nothing is taken back"
-        );
-        if has_lane {
-            let (id, ..) = *hand.open.iter().find(|(_, to, cid)| *to == 1 && *cid == waits).unwrap();
-            hand.data(2);
-            assert_eq!(hand.count(Action::Forget(id)), 1);
+        assert_eq!(hand.asked(2), wanted, "what has begun comes; without a lane nothing is known of it");
+        if !has_lane {
+            continue;
         }
+        let (first, second) = (id_of(&hand, 1, waits), id_of(&hand, 2, waits));
+        hand.with(|fetch, now| fetch.on_begun(second, now));
+        assert_eq!(
+            hand.count(Action::Forget(first)),
+            0,
+            "it has served nothing, and may begin and never go on"
+        );
+        hand.with(|fetch, now| fetch.on_part(second, now));
+        assert_eq!(hand.count(Action::Forget(first)), 1);
+        let before = hand.fetch.progress();
+        hand.with(|fetch, now| fetch.on_cancelled(first, 5, now));
+        let after = hand.fetch.progress();
+        assert_eq!(
+            (after.received_len - before.received_len, after.wasted_len - before.wasted_len),
+            (5, 5),
+            "what came before it was taken back"
+        );
     }
+}
+
+#[test]
+fn of_two_that_have_begun_the_one_that_is_further_is_left() {
+    let mut hand = spread(COUNT, true);
+    let waits = hand.asked(1)[1];
+    hand.root_provider(2);
+    hand.with(|fetch, now| fetch.on_lane(&peer(2), true, now));
+    hand.tells_only(2, set_of(COUNT, [waits]));
+    hand.wait(ms(750));
+    let (first, second) = (id_of(&hand, 1, waits), id_of(&hand, 2, waits));
+    hand.with(|fetch, now| fetch.on_begun(second, now));
+    hand.with(|fetch, now| fetch.on_begun(first, now));
+    assert_eq!((hand.count(Action::Forget(first)), hand.count(Action::Forget(second))), (0, 0));
+    hand.with(|fetch, now| fetch.on_part(first, now));
+    assert_eq!((hand.count(Action::Forget(first)), hand.count(Action::Forget(second))), (0, 1));
+}
+
+#[test]
+fn what_waits_in_two_queues_takes_a_part_of_the_room_for_what_comes_twice() {
+    // One want of 32 allows for a block that comes twice, of which four wait in two queues; else a part of what has come does.
+    for (count, copies) in [(31, 1), (COUNT, 4)] {
+        let mut hand = spread(count, true);
+        for _ in 0..8 {
+            // Its window grows.
+            hand.data(1);
+        }
+        let waiting = hand.asked(1);
+        for n in 2..10 {
+            hand.root_provider(n);
+            hand.with(|fetch, now| fetch.on_lane(&peer(n), true, now));
+            hand.tells_only(n, set_of(count, waiting.clone()));
+        }
+        hand.wait(ms(750));
+        let copied: usize = (2..10).map(|n| hand.asked(n).len()).sum();
+        assert!(waiting.len() > copies, "{waiting:?}");
+        assert_eq!(copied, copies);
+    }
+}
+
+#[test]
+fn a_peer_is_asked_for_what_the_fewest_others_hold() {
+    let mut hand = spread(COUNT, true);
+    let asked: BTreeSet<ContentCid> = hand.asked(1).into_iter().collect();
+    let stored = |hand: &Hand, n: u32| {
+        hand.fetch.wants[hand.fetch.wants.find(&chunk(n)).unwrap()].status == Status::Stored
+    };
+    let open: Vec<u32> = (0..COUNT).filter(|n| !asked.contains(&chunk(*n)) && !stored(&hand, *n)).collect();
+    let (rare, common) = open.split_at(2);
+    for n in 2..5 {
+        hand.root_provider(n);
+        hand.tells_only(n, set(common.iter().copied()));
+    }
+    hand.data(1);
+    hand.data(1);
+    let asked_now: BTreeSet<ContentCid> =
+        hand.asked(1).into_iter().filter(|cid| !asked.contains(cid)).collect();
+    let rare: BTreeSet<ContentCid> = rare.iter().map(|n| chunk(*n)).collect();
+    assert!(rare.is_subset(&asked_now), "{rare:?} {asked_now:?}");
+}
+
+#[test]
+fn what_waits_and_others_hold_meanwhile_makes_room_for_what_nobody_else_holds() {
+    let mut hand = spread(COUNT, true);
+    let waiting = hand.asked(1);
+    let ids: Vec<RequestId> = waiting.iter().map(|cid| id_of(&hand, 1, *cid)).collect();
+    for n in 2..4 {
+        hand.root_provider(n);
+        hand.tells_only(n, set_of(COUNT, waiting.clone()));
+        // They are busy with others.
+        hand.with(|fetch, now| fetch.on_lane(&peer(n), false, now));
+    }
+    assert_eq!(hand.count(Action::Forget(ids[0])), 0, "it was asked for just now");
+    hand.wait(ms(500));
+    hand.with(Fetch::on_timeout);
+    hand.wait(ms(250));
+    hand.with(Fetch::on_timeout);
+    assert_eq!(ids.iter().map(|id| hand.count(Action::Forget(*id))).sum::<usize>(), 2);
+    for id in ids {
+        hand.with(|fetch, now| fetch.on_cancelled(id, 0, now));
+    }
+    assert!(!hand.asked(1).is_empty() && hand.asked(1).iter().all(|cid| !waiting.contains(cid)));
 }
 
 #[test]

@@ -125,6 +125,11 @@ enum Event {
     LookupDone(ContentCid),
     Dialled(usize, bool),
     Answer(RequestId, Answer),
+    /// The first byte of a block is here, or of a part of it.
+    Begun(RequestId),
+    Part(RequestId),
+    /// No more of a block comes than so many bytes.
+    Cut(RequestId, u32),
     Verified(RequestId, bool),
     Dies(usize),
     Returns(usize),
@@ -146,6 +151,8 @@ struct Open {
     position: usize,
     max_len: u32,
     received: bool,
+    /// When the peer begins to send it, and when it has sent it.
+    sends: Option<(Instant, Instant)>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -180,7 +187,7 @@ pub(super) struct World {
     pub(super) steps: usize,
     /// Time to verify and store a block.
     pub(super) verify_time: Duration,
-    /// Whether forgotten requests are cancelled; else their answers come and must be refused.
+    /// Whether forgotten requests without a lane are cancelled; else their answers come and must be refused.
     pub(super) cancels: bool,
     pub(super) bytes_sent: u64,
     /// Answers of Missing.
@@ -226,6 +233,9 @@ pub(super) fn content(manifests: usize, chunks: usize) -> Vec<Want> {
     }));
     content
 }
+
+/// Bytes of a block between two points at which it may be cut.
+const PIECE_LEN: u32 = 128 << 10;
 
 /// Half of the hosts have lanes, on which more small requests may be in flight.
 fn has_lane(host: usize) -> bool {
@@ -388,9 +398,17 @@ impl World {
             Event::Dialled(host, true) if self.alive[host] => {
                 self.connected[host] = true;
                 self.fetch.on_connected(peer(host), now);
+                self.fetch.on_lane(&peer(host), has_lane(host), now);
             }
             Event::Dialled(host, _) => self.fetch.on_dial_failed(peer(host), now),
             Event::Answer(id, answer) => self.answer(id, answer),
+            Event::Begun(id) => self.fetch.on_begun(id, now),
+            Event::Part(id) => self.fetch.on_part(id, now),
+            Event::Cut(id, came_len) => {
+                self.received_len += u64::from(came_len);
+                self.wasted_len += u64::from(came_len);
+                self.fetch.on_cancelled(id, came_len, now);
+            }
             Event::Verified(id, good) => self.verified(id, good),
             Event::Dies(host) => {
                 self.alive[host] = false;
@@ -433,9 +451,6 @@ impl World {
             Answer::Data { good } => {
                 let len = self.len_of(open.position);
                 self.received_len += u64::from(len);
-                if has_lane(open.host) {
-                    self.fetch.on_lane(&peer(open.host), true, now);
-                }
                 if self.fetch.on_block(id, len, now) {
                     self.open.get_mut(&id).unwrap().received = true;
                     self.after(self.verify_time, Event::Verified(id, good));
@@ -549,7 +564,8 @@ impl World {
                 Action::Request { id, peer, cid, max_len } => self.request(id, peer, cid, max_len),
                 Action::Forget(id) => {
                     let open = self.open.remove(&id).expect("only open requests are forgotten");
-                    if !self.cancels {
+                    let is_gone = if has_lane(open.host) { self.cut(id, open) } else { self.cancels };
+                    if !is_gone {
                         self.forgotten.insert(id, open);
                     }
                 }
@@ -663,15 +679,34 @@ impl World {
         }
         let copies: Vec<_> = self.open.values().filter(|open| open.position == position).collect();
         assert!(copies.len() < MAX_COPIES, "a third copy");
-        assert!(copies.iter().all(|open| open.host != host && !open.received), "a needless copy");
+        assert!(
+            copies.iter().all(|open| open.host != host && !open.received),
+            "a needless copy: {host} {copies:?}"
+        );
         let in_flight = self.open.values().filter(|open| open.host == host && !open.received).count();
         let most = if has_lane(host) { 384 } else { 32 };
         assert!(in_flight < most, "window exceeded");
         let stuck = self.now >= self.last_progress + secs(5);
         assert!(in_flight == 0 || self.good_len[host] > 0 || stuck, "much asked of an unknown peer");
         self.requested[position] += 1;
-        self.open.insert(id, Open { host, position, max_len, received: false });
+        self.open.insert(id, Open { host, position, max_len, received: false, sends: None });
         self.send(id, host, position);
+    }
+
+    /// Takes a request back on a lane, if that is in time: of what is being sent, a part comes.
+    fn cut(&mut self, id: RequestId, open: Open) -> bool {
+        let latency = self.hosts[open.host].latency;
+        let there = self.now + latency;
+        let Some((begins, ends)) = open.sends.filter(|(_, ends)| there < *ends) else { return false };
+        let sent = there.saturating_duration_since(begins).as_secs_f64() / (ends - begins).as_secs_f64();
+        let pieces = (f64::from(self.len_of(open.position)) * sent / f64::from(PIECE_LEN)).ceil();
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "at most eight")]
+        let came_len = (pieces as u32 * PIECE_LEN).min(self.len_of(open.position));
+        if self.link_free[open.host] == ends {
+            self.link_free[open.host] = begins.max(there);
+        }
+        self.after(latency * 2, Event::Cut(id, came_len));
+        true
     }
 
     /// Decides how the peer answers, and when.
@@ -690,8 +725,16 @@ impl World {
             let len = self.content[position].len.unwrap_or(1000);
             let time = Duration::from_secs_f64(f64::from(len) / f64::from(rate));
             self.bytes_sent += u64::from(len);
-            let done = self.link_free[host].max(self.now) + time;
+            let begins = self.link_free[host].max(self.now);
+            let done = begins + time;
             self.link_free[host] = done;
+            if has_lane(host) && len > PIECE_LEN {
+                self.open.get_mut(&id).unwrap().sends = Some((begins, done));
+                let (first, part) = (begins + latency, begins + time * PIECE_LEN / len + latency);
+                self.queue.insert((first, self.sequence + 1), Event::Begun(id));
+                self.queue.insert((part, self.sequence + 2), Event::Part(id));
+                self.sequence += 2;
+            }
             (Answer::Data { good: !self.chance(garbage) }, done + latency)
         };
         self.sequence += 1;
