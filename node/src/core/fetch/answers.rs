@@ -68,19 +68,37 @@ impl Fetch {
 
     /// See [`Fetch::on_begun`] and [`Fetch::on_part`]. Of two copies the one that is further is left.
     pub(super) fn came(&mut self, id: RequestId, came: Came, now: Instant) {
-        let Some(request) = self.requests.get(id).filter(|request| !request.is_received()) else { return };
-        let (want, is_trusted) = (request.want, self.peers[request.peer].verified_units > 0);
-        self.requests.set_came(id, came);
-        if came == Came::Head && !is_trusted {
-            // It may begin and never go on.
+        let Some(request) = self.requests.get(id).filter(|request| !request.is_received()).cloned() else {
+            return;
+        };
+        self.requests.set_came(id, came, now);
+        if request.phase == Phase::Late {
+            // Without its copy it would be asked for again at once.
             return;
         }
-        for other in self.requests.copies(want).to_vec() {
-            let is_behind =
-                |copy: &Request| copy.came < came && !copy.is_received() && self.peers[copy.peer].has_lane;
-            if other != id && self.requests.get(other).is_some_and(is_behind) {
+        for other in self.requests.copies(request.want).to_vec() {
+            let Some(copy) = self.requests.get(other).filter(|copy| other != id && !copy.is_received())
+            else {
+                continue;
+            };
+            if copy.came < came && self.beats(&request, came, copy) {
                 self.forget(other, now);
             }
+        }
+    }
+
+    /// Whether a copy that is further than the other one will probably be the first, too. From a peer that has served nothing a
+    /// head is cheap, and it takes nothing from one that has and has begun.
+    fn beats(&self, request: &Request, came: Came, other: &Request) -> bool {
+        let (peer, rival) = (&self.peers[request.peer], &self.peers[other.peer]);
+        let is_trusted = peer.verified_units > 0;
+        let (time, rival_time) = (peer.pace.typical(request.units), rival.pace.typical(other.units));
+        let is_slower = rival.pace.is_proven(other.units) && rival_time * 2 < time;
+        match came {
+            _ if !rival.has_lane => false,
+            Came::Nothing => false,
+            Came::Head => is_trusted && !is_slower,
+            Came::Part => is_trusted || rival.verified_units == 0 || other.came == Came::Nothing,
         }
     }
 
@@ -97,11 +115,13 @@ impl Fetch {
         };
         self.refund(request.peer, request.max_len.saturating_sub(came_len));
         let left = request.max_len.saturating_sub(came_len);
-        if self.config.order == Order::InOrder && came_len > 0 && left > 0 {
-            // It was too slow for the reader, and would be again: its place stays taken as long as the rest would have taken.
-            let rest =
-                now.saturating_duration_since(request.sent).mul_f64(f64::from(left) / f64::from(came_len));
-            self.requests.hold_zombie(id, now + rest.min(self.config.max_request_timeout));
+        let is_held = self.config.order == Order::InOrder || self.peers[request.peer].verified_units == 0;
+        if is_held && came_len > 0 && left > 0 {
+            // It was too slow for the reader, and would be again; or what it sends may be anything. Its place stays taken as
+            // long as the rest would have taken.
+            let spent = now.saturating_duration_since(request.began.unwrap_or(request.sent));
+            let rest = spent.mul_f64(f64::from(left) / f64::from(came_len));
+            self.requests.cut_zombie(id, now + rest.min(self.config.max_request_timeout));
             self.peers[request.peer].note_answer(now);
         } else {
             self.settle_zombie(id, now);

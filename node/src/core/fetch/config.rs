@@ -96,7 +96,7 @@ pub struct FetchConfig {
     pub failure_backoff: BackoffPolicy,
     /// Pause between lookups of the root while there is no provider or no progress; default 1 s to 30 s.
     pub root_backoff: BackoffPolicy,
-    /// Pause between lookups of the root while there are providers, but fewer than `max_peers`; default 2 s to
+    /// Pause between lookups of the root while there are providers, but fewer than `max_peers`; default 1 s to
     /// 60 s: those who fetch the same new file find each other early.
     pub more_backoff: BackoffPolicy,
     /// Pause between lookups of one chunk that still has no source; default 2 s to 60 s.

@@ -7,10 +7,11 @@
 //! ```text
 //! pending --Request--> in flight --on_block--> received --on_stored--> stored
 //!    ^                  |                        |
-//!    +------------------+------------------------+   missing, busy, failed, disconnected, bad
+//!    +------------------+------------------------+   missing, busy, failed, disconnected, bad, taken back
 //! ```
 //! A want in flight may have a second copy: when the first is late (older than four times the peer's usual time),
-//! or when a peer has nothing else to do. The first block wins, the other copy gets [`Action::Forget`].
+//! or when a peer has nothing else to do. The first block wins, the other copy gets [`Action::Forget`]; on lanes,
+//! where copies of what waits in a queue are made, already when one is further than the other.
 //!
 //! # Who is asked
 //! Providers of the root and hinted peers are believed to hold everything until they answer Missing; a provider of

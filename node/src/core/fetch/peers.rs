@@ -41,6 +41,9 @@ const MAX_EXTRA: usize = 4096;
 /// Wants among which the rarest is chosen: of a file of up to 128 MiB all.
 const MAX_COMPARED: usize = 128;
 
+/// Wants that are looked at to find so many.
+const MAX_LOOKED_AT: usize = 1024;
+
 /// Units that a peer may have on the way for each one it has served.
 const TRUST: u64 = 2;
 
@@ -359,9 +362,8 @@ impl Peer {
         self.note_pending(ix, rank);
     }
 
-    /// The next pending want for this peer, of the first ones the one that the fewest others hold if that is to count; does not
-    /// take it.
-    pub(super) fn peek(&mut self, wants: &Wants, rarest: Option<&Coverage>) -> Option<Rank> {
+    /// The next pending want for this peer; does not take it.
+    pub(super) fn peek(&mut self, wants: &Wants) -> Option<Rank> {
         if self.exhausted {
             return None;
         }
@@ -375,8 +377,7 @@ impl Peer {
             let missing = &self.missing;
             let ahead = wants.pending().range(self.cursor..).find(|rank| !missing.contains(rank.want()));
             self.cursor = ahead.copied().unwrap_or(Rank::END);
-            let first = self.extra.first().into_iter().chain(ahead).min().copied();
-            rarest.and_then(|coverage| self.rarest(wants, coverage)).or(first)
+            self.extra.first().into_iter().chain(ahead).min().copied()
         } else {
             self.believed.iter().find(|rank| wants.is_pending(**rank)).copied()
         };
@@ -384,11 +385,11 @@ impl Peer {
         next
     }
 
-    /// Of the first pending wants that it may hold the one that the fewest tell they hold.
-    fn rarest(&self, wants: &Wants, coverage: &Coverage) -> Option<Rank> {
-        let ahead = self.extra.iter().chain(wants.pending().range(self.cursor..)).take(MAX_COMPARED);
+    /// Of the first pending wants that it may hold the one that the fewest tell they hold; to be called after [`Self::peek`].
+    pub(super) fn rarest(&self, wants: &Wants, coverage: &Coverage) -> Option<Rank> {
+        let ahead = self.extra.iter().chain(wants.pending().range(self.cursor..)).take(MAX_LOOKED_AT);
         let may_ask = ahead.filter(|rank| wants.is_pending(**rank) && !self.missing.contains(rank.want()));
-        may_ask.min_by_key(|rank| (coverage.of(rank.want()), **rank)).copied()
+        may_ask.take(MAX_COMPARED).min_by_key(|rank| (coverage.of(rank.want()), **rank)).copied()
     }
 
     /// Whether marks may be lifted now; the caller knows that the peer is idle.

@@ -57,6 +57,8 @@ pub(super) struct Request {
     pub(super) spare: bool,
     /// How much of it is here.
     pub(super) came: Came,
+    /// When it began to come.
+    pub(super) began: Option<Instant>,
 }
 
 impl Zombie {
@@ -79,6 +81,8 @@ impl Request {
 pub(super) struct Zombie {
     pub(super) request: Request,
     until: Instant,
+    /// Nothing more comes.
+    pub(super) is_cut: bool,
 }
 
 fn set_member(set: &mut BTreeSet<RequestId>, id: RequestId, member: bool) {
@@ -136,9 +140,10 @@ impl Requests {
         Some(request)
     }
 
-    pub(super) fn set_came(&mut self, id: RequestId, came: Came) {
+    pub(super) fn set_came(&mut self, id: RequestId, came: Came, now: Instant) {
         if let Some(request) = self.live.get_mut(&id) {
             request.came = request.came.max(came);
+            request.began.get_or_insert(now);
         }
     }
 
@@ -163,7 +168,7 @@ impl Requests {
     /// Turns a request in flight into a zombie for at most `hold`.
     pub(super) fn bury(&mut self, id: RequestId, now: Instant, hold: Duration) {
         if let Some(request) = self.remove(id) {
-            self.zombies.insert(id, Zombie { request, until: now + hold });
+            self.zombies.insert(id, Zombie { request, until: now + hold, is_cut: false });
         }
     }
 
@@ -171,10 +176,11 @@ impl Requests {
         self.zombies.get(&id)
     }
 
-    /// Its place in the window of its peer stays taken until then.
-    pub(super) fn hold_zombie(&mut self, id: RequestId, until: Instant) {
+    /// Nothing more comes, but its place in the window of its peer stays taken until then.
+    pub(super) fn cut_zombie(&mut self, id: RequestId, until: Instant) {
         if let Some(zombie) = self.zombies.get_mut(&id) {
             zombie.until = until;
+            zombie.is_cut = true;
         }
     }
 

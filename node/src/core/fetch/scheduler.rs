@@ -18,7 +18,7 @@
 //!   few at once: one, and one more for each that came before its first. After two that proved needless no more.
 //!
 //! A fetch that gets nowhere asks again for all that is late, and for what peers keep that have not sent a block yet.
-//! While neither of two copies is at a peer that is known to answer, the younger one moves on from idle peer to idle
+//! While neither of two copies is at a peer that is known to answer, or both wait in queues, the younger one moves on from idle peer to idle
 //! peer, so that a few that never answer cannot hold a want for long.
 
 use std::time::{Duration, Instant};
@@ -52,7 +52,7 @@ const SWAP_EVERY: Duration = Duration::from_millis(250);
 /// So many fewer must hold what is asked for in its place.
 const RARER: u32 = 2;
 
-/// The same for each byte that comes twice because it was taken back too late, so that there is room for other copies too.
+/// As [`MIN_USEFUL_PER_DOUBLED`], for what comes twice because it was taken back too late: leaves room for other copies.
 const MIN_USEFUL_PER_TAKEN_BACK: u64 = 32;
 
 /// Of what waits in two queues and is taken back from one of them such a part comes twice, on average.
@@ -200,10 +200,13 @@ impl Fetch {
 
     /// Asks this peer for its next pending want. `blocked` is set when only the budget is in the way.
     fn ask_pending(&mut self, ix: PeerIx, blocked: &mut bool, now: Instant) -> bool {
-        let Some(want) = self.next_pending(ix) else { return false };
-        if !self.peers[ix].has_room_for(self.units(want), self.is_slow(now)) {
+        let Some(first) = self.next_pending(ix) else { return false };
+        if !self.peers[ix].has_room_for(self.units(first), self.is_slow(now)) {
             return false;
         }
+        let rarest = self.rarest_pending(ix);
+        let has_room = |want: &WantIx| self.peers[ix].has_room_for(self.units(*want), self.is_slow(now));
+        let want = rarest.filter(has_room).unwrap_or(first);
         if !self.fits(ix, want, false) {
             *blocked = true;
             return false;
@@ -220,13 +223,18 @@ impl Fetch {
     /// The next pending want that this peer may hold.
     fn next_pending(&mut self, ix: PeerIx) -> Option<WantIx> {
         let was_exhausted = self.peers[ix].exhausted;
-        let rarest = Some(&self.coverage).filter(|_| self.prefers_rare());
-        let rank = self.peers[ix].peek(&self.wants, rarest);
+        let rank = self.peers[ix].peek(&self.wants);
         if rank.is_none() {
             // A peer that lacks something has stopped being useful: there may be a place for another.
             self.dials.dirty |= !was_exhausted && !self.peers[ix].missing.is_empty();
         }
         rank.map(Rank::want)
+    }
+
+    /// The rarest of the next pending wants that this peer may hold, if that is to count.
+    fn rarest_pending(&self, ix: PeerIx) -> Option<WantIx> {
+        let coverage = Some(&self.coverage).filter(|_| self.prefers_rare())?;
+        self.peers[ix].rarest(&self.wants, coverage).map(Rank::want)
     }
 
     /// Takes back what waits in the queue of a peer and others hold meanwhile, if that peer may be asked for what is rarer: so it
@@ -241,7 +249,8 @@ impl Fetch {
             if !self.peers[ix].has_lane || self.peers[ix].fresh.is_empty() {
                 continue;
             }
-            let Some(rarest) = self.next_pending(ix).map(|want| self.coverage.of(want)) else { continue };
+            let rarest = self.next_pending(ix).and_then(|_| self.rarest_pending(ix));
+            let Some(rarest) = rarest.map(|want| self.coverage.of(want)) else { continue };
             let waits_in_vain = |id: &RequestId| {
                 self.requests.get(*id).is_some_and(|request| {
                     request.sent + self.waiting_patience(request, usual) <= now
@@ -335,7 +344,9 @@ impl Fetch {
             if !cheap && !waits && (proven || !may_learn || owner.answers && !slow) {
                 continue;
             }
-            let at = request.sent + self.hedge_age(ix, request, usual, cheap, now);
+            let age = self.hedge_age(ix, request, usual, cheap, now);
+            let age = if waits { age.min(self.waiting_patience(request, usual)) } else { age };
+            let at = request.sent + age;
             if at > now {
                 next = earlier(next, at);
             } else if self.requests.copies(request.want).len() >= MAX_COPIES
@@ -367,15 +378,13 @@ impl Fetch {
     fn hedge_age(&self, ix: PeerIx, request: &Request, usual: Usual, cheap: bool, now: Instant) -> Duration {
         let helping = self.peers[ix].pace.typical(request.units) * 2;
         let owner = &self.peers[request.peer].pace;
-        let age = if owner.is_proven(request.units) {
-            let typical = owner.typical(request.units);
-            let left = typical.saturating_sub(now.saturating_duration_since(request.sent));
-            // The idle peer would be done before the other usually is.
-            if helping <= left { self.config.min_hedge_age } else { helping.max(typical * 2) }
-        } else {
-            self.unproven_patience(request, usual, cheap).max(helping)
-        };
-        if self.waits(request) { age.min(self.waiting_patience(request, usual)) } else { age }
+        if !owner.is_proven(request.units) {
+            return self.unproven_patience(request, usual, cheap).max(helping);
+        }
+        let typical = owner.typical(request.units);
+        let left = typical.saturating_sub(now.saturating_duration_since(request.sent));
+        // The idle peer would be done before the other usually is.
+        if helping <= left { self.config.min_hedge_age } else { helping.max(typical * 2) }
     }
 
     /// How long a block may take to begin until it is asked for elsewhere: no longer than a whole one took at best, or twice what
@@ -425,14 +434,14 @@ impl Fetch {
     fn doubled_len(&self) -> u64 {
         let share = |waits: bool| if waits { TAKEN_BACK_SHARE } else { 1 };
         let len = |request: &Request| self.expected_len(request.want);
-        let forgotten = self.requests.zombies().map(|zombie| &zombie.request);
+        let forgotten = self.requests.zombies().filter(|zombie| !zombie.is_cut).map(|zombie| &zombie.request);
         let forgotten = forgotten.map(|request| len(request) / share(self.waits(request)));
         let doubles = self.requests.doubles(|request| self.waits(request));
         let doubles = doubles.map(|(request, waits)| len(request) / share(waits));
         self.wasted_len + forgotten.chain(doubles).map(u64::from).sum::<u64>()
     }
 
-    /// A want with both copies at unproven peers of which this one may have the younger instead. The older one
+    /// A want with both copies at unproven peers, or in queues, of which this one may have the younger instead. The older one
     /// stays where it is, in case that all are slow; the other visits one peer after the other, faster at first.
     fn oldest_to_rotate(&mut self, ix: PeerIx, usual: Usual, now: Instant) -> Option<WantIx> {
         let mut found = None;
@@ -443,10 +452,9 @@ impl Fetch {
         let slow = self.is_slow(now);
         for request in self.requests.pairs() {
             let copies = self.requests.copies(request.want).iter().filter_map(|id| self.requests.get(*id));
-            let stays = copies
-                .clone()
-                .any(|copy| !self.waits(copy) && self.peers[copy.peer].pace.is_proven(request.units));
-            if stays || !self.may_help(ix, request.want) {
+            let one_comes = copies.clone().any(|copy| !self.waits(copy));
+            let proven = copies.clone().any(|copy| self.peers[copy.peer].pace.is_proven(request.units));
+            if one_comes && proven || !self.may_help(ix, request.want) {
                 continue;
             }
             let doublings = u32::from(self.wants[request.want].rotations / ROTATIONS_PER_DOUBLING).min(6);
@@ -530,6 +538,7 @@ impl Fetch {
             full: peer.units + pace::UNITS_PER_CHUNK > peer.pace.window(),
             spare,
             came: Came::Nothing,
+            began: None,
         });
         peer.fresh.insert(id);
         peer.last_asked = Some(id);

@@ -198,6 +198,8 @@ pub struct Serve {
     /// Reads under way for nobody.
     gone: usize,
     used_len: u64,
+    /// Of these, for manifests.
+    manifests_len: u64,
     /// Virtual time of the peer served last, of those without a limit and of those with one: where newcomers start. The two
     /// kinds are served at rates so different that one time would let one of them wait for hours. Without a limit there is
     /// one kind: see [`Self::kind`].
@@ -220,6 +222,7 @@ impl Serve {
             queued: 0,
             gone: 0,
             used_len: 0,
+            manifests_len: 0,
             virtual_now: [0; 2],
             served_kind: 0,
             pace: Pace::new(),
@@ -307,6 +310,9 @@ impl Serve {
         let waits_again = len.is_none() && !is_gone;
         entry.stage = if waits_again { Stage::Queued } else { Stage::Read { len: read_len } };
         self.used_len = self.used_len + read_len - charge;
+        if is_manifest(&cid) {
+            self.manifests_len = self.manifests_len + read_len - charge;
+        }
         if read_len > 0 && !is_gone {
             self.sent.note(cid, now);
         }
@@ -373,11 +379,14 @@ impl Serve {
     /// Forgets what nobody was sent, or not all of: others may have what it took of the limit. Whoever writes keeps to the
     /// limit too.
     fn forget_unsent(&mut self, id: ServeId, now: Instant) {
-        let metered = self.requests.get(&id).is_some_and(|entry| entry.metered);
-        if let Some(Stage::Read { len }) = self.remove(id)
-            && metered
-        {
-            self.pace.on_shorter(len, now);
+        let Some((cid, metered)) = self.requests.get(&id).map(|entry| (entry.cid, entry.metered)) else {
+            return;
+        };
+        if let Some(Stage::Read { len }) = self.remove(id) {
+            self.sent.forget(&cid);
+            if metered {
+                self.pace.on_shorter(len, now);
+            }
         }
     }
 
@@ -449,6 +458,8 @@ impl Serve {
         let used: u64 = per_peer.values().map(|sums| sums.2).sum();
         assert_eq!(gone, self.gone, "reads for nobody");
         assert_eq!(used, self.used_len, "budget in use");
+        let manifests = self.requests.values().filter(|entry| is_manifest(&entry.cid));
+        assert_eq!(manifests.map(|entry| entry.stage.charge()).sum::<u64>(), self.manifests_len, "manifests");
         assert!(used <= self.config.budget_len, "the budget is exceeded");
         assert_eq!(per_peer.values().map(|sums| sums.0).sum::<usize>(), self.queued, "queued");
         let again = self.peers.len() * MAX_SMALL_READS * MAX_TOGETHER;
@@ -500,6 +511,7 @@ impl Serve {
             if let Some(entry) = self.requests.get_mut(&id) {
                 entry.metered = metered;
                 entry.stage = Stage::Reading { charge: if joins { 0 } else { charge }, is_gone: false };
+                self.manifests_len += if is_manifest(&entry.cid) { entry.stage.charge() } else { 0 };
             }
             self.actions.push_back(ServeAction::Read { id, peer, joins });
         }
@@ -522,7 +534,7 @@ impl Serve {
     /// Whether this peer waits for a manifest, and everything else it is going to ask for with it.
     fn is_manifest_next(&self, queue: &PeerQueue) -> bool {
         let next = queue.waiting.front().and_then(|(id, _)| self.requests.get(id));
-        matches!(next, Some(Entry { cid: ContentCid::Manifest(_), .. }))
+        next.is_some_and(|entry| is_manifest(&entry.cid))
     }
 
     /// Which of the requests of this peer is next.
@@ -546,6 +558,7 @@ impl Serve {
         let block = u64::from(MAX_BLOCK_LEN);
         let left = if self.queued > 0 { self.config.budget_len - self.used_len } else { 0 };
         let kept = if self.config.budget_len >= MIN_SHARED_LEN { block } else { 0 };
+        let kept = kept.saturating_sub(self.manifests_len);
         let has_room =
             move |queue: &PeerQueue| left >= block && (left - block >= kept || self.is_manifest_next(queue));
         let peers = u64::try_from(self.peers.len()).unwrap_or(u64::MAX - 1);
@@ -589,10 +602,15 @@ impl Serve {
             }
             queue.charged_len -= entry.stage.charge();
             self.used_len -= entry.stage.charge();
+            self.manifests_len -= if is_manifest(&entry.cid) { entry.stage.charge() } else { 0 };
             if queue.waiting.is_empty() && queue.in_flight == 0 {
                 self.peers.remove(&entry.peer);
             }
         }
         Some(entry.stage)
     }
+}
+
+fn is_manifest(cid: &ContentCid) -> bool {
+    matches!(cid, ContentCid::Manifest(_))
 }

@@ -40,6 +40,13 @@ impl Sent {
         }
     }
 
+    /// One of these times not all of it was sent.
+    pub(super) fn forget(&mut self, cid: &ContentCid) {
+        if let Some(times) = self.times.get_mut(cid) {
+            times.count = times.count.saturating_sub(1);
+        }
+    }
+
     /// How often lately, as far as that is remembered.
     pub(super) fn times(&self, cid: &ContentCid, now: Instant) -> u32 {
         let lately = self.times.get(cid).filter(|times| now < times.last + LATELY);
@@ -81,6 +88,8 @@ mod tests {
         assert_eq!(times(&sent, 1, now), 0);
         sent.note(cid(1), now);
         assert_eq!(times(&sent, 1, now), 1, "what was long ago does not count");
+        sent.forget(&cid(1));
+        assert_eq!(times(&sent, 1, now), 0, "nor what was not sent wholly");
         sent.check_invariants();
     }
 }

@@ -67,13 +67,12 @@ fn the_last_block_of_the_budget_is_for_manifests() {
     assert_eq!(reads(&mut serve), [(5, peer(5))], "though others have waited longer");
     let _ = serve.on_request(peer(6), ServeId(6), manifest(6), false, now);
     assert_eq!(reads(&mut serve), [], "the budget is a budget");
+    serve.on_reads(&[(ServeId(1), Some(MIB))], now);
+    serve.on_sent(ServeId(1), now);
+    assert_eq!(reads(&mut serve), [(4, peer(4))], "a manifest has that block already");
     serve.on_reads(&[(ServeId(5), Some(500))], now);
     serve.on_sent(ServeId(5), now);
     assert_eq!(reads(&mut serve), [(6, peer(6))]);
-    serve.on_reads(&[(ServeId(6), Some(500)), (ServeId(1), Some(MIB))], now);
-    serve.on_sent(ServeId(6), now);
-    serve.on_sent(ServeId(1), now);
-    assert_eq!(reads(&mut serve), [(4, peer(4))]);
     let small = ServeConfig { budget_len: 2 << 20, ..ServeConfig::default() };
     let mut serve = Serve::new(small);
     for n in 1..=2 {

@@ -412,14 +412,14 @@ async fn read_data<T: AsyncRead + Unpin>(
     Ok(Ok(data))
 }
 
-/// Reads what stands between two runs.
+/// Reads what stands between two pieces.
 async fn is_cut<T: AsyncRead + Unpin>(io: &mut T) -> io::Result<bool> {
     let mut mark = [0];
     io.read_exact(&mut mark).await?;
     match mark {
         [GOES_ON] => Ok(false),
         [CUT] => Ok(true),
-        [other] => Err(invalid(format!("unknown mark {other} after a run"))),
+        [other] => Err(invalid(format!("unknown mark {other} after a piece"))),
     }
 }
 

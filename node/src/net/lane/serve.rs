@@ -298,7 +298,7 @@ struct Writer<'a, T> {
 impl<T: AsyncWrite + Unpin> Writer<'_, T> {
     /// Writes one answer, in pieces, each of which has to move in time. However steadily it trickles, the whole has to
     /// as well: it takes a part of the budget of all. Time in which our own limits stood against it does not count. False if it
-    /// ended after a run because it `is_cut`.
+    /// ended after a piece because it `is_cut`.
     async fn answer(
         &mut self,
         head: &[u8],

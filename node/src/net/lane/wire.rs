@@ -13,17 +13,17 @@
 //!
 //! | frame        | bytes                                                                                      |
 //! |--------------|--------------------------------------------------------------------------------------------|
-//! | data         | `00`, the number (4), length (4, at most 1 MiB), that many bytes in runs                   |
+//! | data         | `00`, the number (4), length (4, at most 1 MiB), that many bytes in pieces                 |
 //! | missing      | `01`, the number: it does not hold it                                                      |
 //! | busy         | `02`, the number, how many requests wait here (2): ask again later or elsewhere            |
 //! | cancelled    | `03`, the number: it was taken back before it was sent                                     |
 //! | with content | `04`, the number (4), length of both (4, at most 1 MiB), length of the content (4, 1 byte  |
-//! |              | to 64 KiB), the manifest block, the content, in runs                                       |
+//! |              | to 64 KiB), the manifest block, the content, in pieces                                     |
 //!
 //! The last one answers only wants of kind `03`: the block is of a file of one chunk, and this is the chunk. Such a want may
 //! also be answered with data, the block alone.
 //!
-//! Bytes come in runs of 128 KiB, the last of which may be shorter. Between two runs there is one byte: `00` if they go on, `01`
+//! Bytes come in pieces of 128 KiB, the last of which may be shorter. Between two pieces there is one byte: `00` if they go on, `01`
 //! if the want was taken back: then no more of them follow, and the want is answered.
 //!
 //! At most 512 wants may wait for their answers. A cancel of a want that was answered means nothing. Either end may end
@@ -58,10 +58,10 @@ const CANCEL_LEN: usize = 5;
 /// Length of the head of an answer, without the length of data.
 const HEAD_LEN: usize = 5;
 
-/// The byte between two runs if another one follows.
+/// The byte between two pieces if another one follows.
 pub(super) const GOES_ON: u8 = 0;
 
-/// The byte after a run if nothing follows: the want was taken back.
+/// The byte after a piece if nothing follows: the want was taken back.
 pub(super) const CUT: u8 = 1;
 
 /// The number of a want.

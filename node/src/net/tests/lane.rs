@@ -256,6 +256,21 @@ async fn between_two_pieces_there_is_a_mark_and_nothing_else() {
 }
 
 #[tokio::test]
+async fn answers_around_the_length_of_a_piece_come_whole() {
+    let (asker, holder, mut asked) = pair().await;
+    let (wants, mut events) = asker.client.lane(holder.peer, Buffers::default());
+    let lens =
+        [LANE_PIECE_LEN - 1, LANE_PIECE_LEN, LANE_PIECE_LEN + 1, 2 * LANE_PIECE_LEN, MAX_DATA_LEN as usize];
+    for (n, len) in (0..).zip(lens) {
+        assert!(wants.want(RequestId(n), chunk(1), MAX_DATA_LEN));
+        let (ticket, _) = next_request(&mut asked).await;
+        let data: Vec<u8> = (0..len).map(|place| (place / 1000 % 251) as u8).collect();
+        holder.client.respond(ticket, ExchangeResponse::Data(data.clone())).await.unwrap();
+        assert_eq!(answer(&mut events).await, (RequestId(n), LaneAnswer::Data(data)), "{len}");
+    }
+}
+
+#[tokio::test]
 async fn a_peer_without_lanes_is_asked_another_way() {
     let (asker, holder) = (Node::new().await, Node::new().await);
     asker.client.dial(holder.full_addr()).await.unwrap();

@@ -170,6 +170,23 @@ fn of_two_that_have_begun_the_one_that_is_further_is_left() {
 }
 
 #[test]
+fn a_late_one_that_begins_does_not_take_its_copy_back() {
+    let mut hand = spread(COUNT, true);
+    let waits = hand.asked(1)[0];
+    hand.wait(secs(5));
+    hand.root_provider(2);
+    hand.with(|fetch, now| fetch.on_lane(&peer(2), true, now));
+    hand.tells_only(2, set_of(COUNT, [waits]));
+    let (late, copy) = (id_of(&hand, 1, waits), id_of(&hand, 2, waits));
+    hand.with(|fetch, now| fetch.on_begun(late, now));
+    hand.with(|fetch, now| fetch.on_part(late, now));
+    assert_eq!(hand.count(Action::Forget(copy)), 0);
+    let asked =
+        hand.log.iter().filter(|action| matches!(action, Action::Request { cid, .. } if *cid == waits));
+    assert_eq!(asked.count(), 2, "nor is it asked for once more");
+}
+
+#[test]
 fn what_waits_in_two_queues_takes_a_part_of_the_room_for_what_comes_twice() {
     // One want of 32 allows for a block that comes twice, of which four wait in two queues; else a part of what has come does.
     for (count, copies) in [(31, 1), (COUNT, 4)] {
