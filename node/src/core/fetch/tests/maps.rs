@@ -176,7 +176,6 @@ fn a_late_one_that_begins_does_not_take_its_copy_back() {
     hand.wait(secs(5));
     hand.root_provider(2);
     hand.with(|fetch, now| fetch.on_lane(&peer(2), true, now));
-    hand.tells_only(2, set_of(COUNT, [waits]));
     let (late, copy) = (id_of(&hand, 1, waits), id_of(&hand, 2, waits));
     hand.with(|fetch, now| fetch.on_begun(late, now));
     hand.with(|fetch, now| fetch.on_part(late, now));
