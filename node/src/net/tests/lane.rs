@@ -264,7 +264,7 @@ async fn answers_around_the_length_of_a_piece_come_whole() {
     for (n, len) in (0..).zip(lens) {
         assert!(wants.want(RequestId(n), chunk(1), MAX_DATA_LEN));
         let (ticket, _) = next_request(&mut asked).await;
-        let data: Vec<u8> = (0..len).map(|place| (place / 1000 % 251) as u8).collect();
+        let data: Vec<u8> = (0..len).map(|place| u8::try_from(place / 1000 % 251).unwrap()).collect();
         holder.client.respond(ticket, ExchangeResponse::Data(data.clone())).await.unwrap();
         assert_eq!(answer(&mut events).await, (RequestId(n), LaneAnswer::Data(data)), "{len}");
     }
