@@ -113,8 +113,8 @@ impl Fetch {
             // Nobody took it back.
             return self.busy(id, now);
         };
-        self.refund(request.peer, request.max_len.saturating_sub(came_len));
         let left = request.max_len.saturating_sub(came_len);
+        self.refund(request.peer, left);
         let is_held = self.config.order == Order::InOrder || self.peers[request.peer].verified_units == 0;
         if is_held && came_len > 0 && left > 0 {
             // It was too slow for the reader, and would be again; or what it sends may be anything. Its place stays taken as

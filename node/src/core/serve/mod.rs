@@ -369,6 +369,10 @@ impl Serve {
                 self.counters.dropped += 1;
             }
             Some(Stage::Queued | Stage::Read { .. }) => {
+                // What was read for somebody counts as sent, and nothing else does.
+                if let Some(Entry { cid, stage: Stage::Read { len: 1.. }, .. }) = self.requests.get(&id) {
+                    self.sent.forget(cid);
+                }
                 self.forget_unsent(id, now);
                 self.counters.dropped += 1;
             }
@@ -379,14 +383,11 @@ impl Serve {
     /// Forgets what nobody was sent, or not all of: others may have what it took of the limit. Whoever writes keeps to the
     /// limit too.
     fn forget_unsent(&mut self, id: ServeId, now: Instant) {
-        let Some((cid, metered)) = self.requests.get(&id).map(|entry| (entry.cid, entry.metered)) else {
-            return;
-        };
-        if let Some(Stage::Read { len }) = self.remove(id) {
-            self.sent.forget(&cid);
-            if metered {
-                self.pace.on_shorter(len, now);
-            }
+        let metered = self.requests.get(&id).is_some_and(|entry| entry.metered);
+        if let Some(Stage::Read { len }) = self.remove(id)
+            && metered
+        {
+            self.pace.on_shorter(len, now);
         }
     }
 

@@ -82,6 +82,38 @@ fn the_last_block_of_the_budget_is_for_manifests() {
 }
 
 #[test]
+fn who_asks_and_goes_away_does_not_change_what_others_were_sent() {
+    let now = Instant::now();
+    let mut serve = Serve::new(ServeConfig::default());
+    let mut next = 0;
+    let mut read = |serve: &mut Serve, n| {
+        next += 1;
+        let id = ServeId(next);
+        let _ = serve.on_request(peer(n), id, chunk(9), false, now);
+        drain(serve);
+        id
+    };
+    let sent = read(&mut serve, 1);
+    serve.on_reads(&[(sent, Some(MIB))], now);
+    serve.on_sent(sent, now);
+    assert_eq!(serve.sent.times(&chunk(9), now), 1);
+    let cut = read(&mut serve, 2);
+    serve.on_reads(&[(cut, Some(MIB))], now);
+    assert_eq!(serve.sent.times(&chunk(9), now), 2);
+    serve.on_dropped(cut, now);
+    assert_eq!(serve.sent.times(&chunk(9), now), 1, "not all of it was sent");
+    let gone = read(&mut serve, 2);
+    serve.on_dropped(gone, now);
+    serve.on_reads(&[(gone, Some(MIB))], now);
+    assert_eq!(serve.sent.times(&chunk(9), now), 1, "it was read for nobody, and did not count");
+    let missing = read(&mut serve, 2);
+    serve.on_reads(&[(missing, Some(0))], now);
+    serve.on_dropped(missing, now);
+    assert_eq!(serve.sent.times(&chunk(9), now), 1);
+    serve.check_invariants();
+}
+
+#[test]
 fn a_read_of_nothing_counts_as_missing() {
     let now = Instant::now();
     let mut serve = Serve::new(ServeConfig::default());
