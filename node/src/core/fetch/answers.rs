@@ -66,15 +66,21 @@ impl Fetch {
         true
     }
 
-    /// See [`Fetch::on_begun`] and [`Fetch::on_part`]. Of two copies the one that is further is left.
+    /// See [`Fetch::on_begun`], [`Fetch::on_part`] and [`Fetch::on_half`]. Of two copies the one that is further is left.
     pub(super) fn came(&mut self, id: RequestId, came: Came, now: Instant) {
         let Some(request) = self.requests.get(id).filter(|request| !request.is_received()).cloned() else {
             return;
         };
         self.requests.set_came(id, came, now);
+        if came == Came::Half {
+            self.peers[request.peer].half = Some((id, request.units));
+        }
         if request.phase == Phase::Late {
-            // Without its copy it would be asked for again at once.
-            return;
+            if self.peers[request.peer].verified_units == 0 {
+                // Without its copy it would be asked for again at once.
+                return;
+            }
+            self.set_on_time(id, now);
         }
         for other in self.requests.copies(request.want).to_vec() {
             let Some(copy) = self.requests.get(other).filter(|copy| other != id && !copy.is_received())
@@ -98,7 +104,7 @@ impl Fetch {
             _ if !rival.has_lane => false,
             Came::Nothing => false,
             Came::Head => is_trusted && !is_slower,
-            Came::Part => is_trusted || rival.verified_units == 0 || other.came == Came::Nothing,
+            Came::Part | Came::Half => is_trusted || rival.verified_units == 0 || other.came == Came::Nothing,
         }
     }
 

@@ -407,6 +407,15 @@ impl Fetch {
         self.pump(now);
     }
 
+    /// One half of this block is here: where only one at a time is asked for, now is the time for the next.
+    pub fn on_half(&mut self, id: RequestId, now: Instant) {
+        if self.ended {
+            return;
+        }
+        self.came(id, Came::Half, now);
+        self.pump(now);
+    }
+
     /// The peer sends no more of a block that was [forgotten](Action::Forget), of which so many bytes had come.
     pub fn on_cancelled(&mut self, id: RequestId, came_len: u32, now: Instant) {
         if self.ended {

@@ -95,6 +95,12 @@ impl Pace {
         self.window
     }
 
+    /// Whether there may not be a block to come behind the one that comes. A round trip passes then after each, which no
+    /// rate ever shows.
+    pub(super) fn is_single(&self) -> bool {
+        self.window < 2 * UNITS_PER_CHUNK
+    }
+
     pub(super) fn delivered(&self) -> Delivered {
         self.delivered
     }

@@ -164,6 +164,8 @@ pub(super) struct Peer {
     pub(super) recheck: Recheck,
     /// In flight and not late, oldest first.
     pub(super) fresh: BTreeSet<RequestId>,
+    /// The last one of which one half was here, and what it weighs.
+    pub(super) half: Option<(RequestId, u32)>,
     /// When the first of these will be late.
     pub(super) late_at: Option<(Instant, RequestId)>,
     pub(super) late: BTreeSet<RequestId>,
@@ -223,6 +225,7 @@ impl Peer {
                 lacked: BTreeSet::new(),
             },
             fresh: BTreeSet::new(),
+            half: None,
             late_at: None,
             late: BTreeSet::new(),
             units: 0,
@@ -273,13 +276,21 @@ impl Peer {
 
     /// Whether there is room for at least a small request.
     pub(super) fn has_room(&self, slow: bool) -> bool {
-        let fits = self.units < self.pace.window() || self.is_stuck(slow);
+        let fits = self.load() < self.pace.window() || self.is_stuck(slow);
         fits && self.in_flight() < self.max_in_flight() && self.is_trusted_with(1, slow)
+    }
+
+    /// Units in flight. Where only one large request is at a time it does not count any more when half of its block is here: the
+    /// next one is asked for in time then, and hardly waits.
+    fn load(&self) -> u32 {
+        let coming = self.half.filter(|(id, _)| self.fresh.contains(id) || self.late.contains(id));
+        self.units - coming.filter(|_| self.pace.is_single()).map_or(0, |(_, units)| units)
     }
 
     /// Whether there is room for a request of this weight.
     pub(super) fn has_room_for(&self, units: u32, slow: bool) -> bool {
-        let fits = self.units == 0 || self.units + units <= self.pace.window() || self.is_stuck(slow);
+        let load = self.load();
+        let fits = load == 0 || load + units <= self.pace.window() || self.is_stuck(slow);
         fits && self.in_flight() < self.max_in_flight() && self.is_trusted_with(units, slow)
     }
 

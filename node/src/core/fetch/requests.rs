@@ -37,6 +37,8 @@ pub(super) enum Came {
     Head,
     /// A part.
     Part,
+    /// One half, or more.
+    Half,
 }
 
 #[derive(Debug, Clone)]
@@ -57,6 +59,8 @@ pub(super) struct Request {
     pub(super) spare: bool,
     /// How much of it is here.
     pub(super) came: Came,
+    /// From when on it is counted until it is late.
+    pub(super) late_from: Instant,
     /// When it began to come.
     pub(super) began: Option<Instant>,
 }
@@ -149,6 +153,14 @@ impl Requests {
 
     pub(super) fn set_late(&mut self, id: RequestId) {
         self.set_phase(id, Phase::Late);
+    }
+
+    /// It counts from now on when it is late the next time.
+    pub(super) fn set_on_time(&mut self, id: RequestId, now: Instant) {
+        if let Some(request) = self.live.get_mut(&id) {
+            request.late_from = now;
+        }
+        self.set_phase(id, Phase::InFlight);
     }
 
     pub(super) fn set_received(&mut self, id: RequestId, len: u32, verified: bool) {

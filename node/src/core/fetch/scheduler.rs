@@ -179,7 +179,7 @@ impl Fetch {
         let overdue_at = |request: &Request| {
             let timeout = self.peers[request.peer].pace.timeout(request.units, &self.config);
             let patience = timeout * UNAFFORDABLE_TIMEOUTS * (1 << self.false_alarms.min(MAX_FALSE_ALARMS));
-            request.sent + patience.min(self.config.max_request_timeout)
+            request.late_from + patience.min(self.config.max_request_timeout)
         };
         proven.map(overdue_at).max()
     }
@@ -530,6 +530,7 @@ impl Fetch {
             peer: ix,
             want,
             sent: now,
+            late_from: now,
             max_len,
             reserved_len,
             units,

@@ -56,7 +56,7 @@ impl Fetch {
             }
             let timeout = peer.pace.timeout(request.units, &self.config);
             let doublings = u32::from(self.wants[request.want].lates / 2).min(6);
-            let at = request.sent + (timeout * (1 << doublings)).min(self.config.max_request_timeout);
+            let at = request.late_from + (timeout * (1 << doublings)).min(self.config.max_request_timeout);
             first = Some(first.map_or((at, *id), |first| first.min((at, *id))));
         }
         self.peers[ix].late_at = first;
@@ -88,5 +88,16 @@ impl Fetch {
         self.set_late_at(ix);
         self.doubt_silent(id, now);
         self.check_source(want, now);
+    }
+
+    /// What was late comes after all: it has as much time again.
+    pub(super) fn set_on_time(&mut self, id: RequestId, now: Instant) {
+        let Some(ix) = self.requests.get(id).map(|request| request.peer) else { return };
+        let peer = &mut self.peers[ix];
+        peer.late.remove(&id);
+        peer.fresh.insert(id);
+        self.requests.set_on_time(id, now);
+        self.false_alarms += 1;
+        self.set_late_at(ix);
     }
 }

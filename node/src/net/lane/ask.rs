@@ -79,6 +79,8 @@ pub enum LaneEvent {
     Begun(RequestId),
     /// The first part of a long answer is here. Not told while too much is unheard.
     Part(RequestId),
+    /// One half of a long answer is here. Not told while too much is unheard.
+    Half(RequestId),
     /// A part of the answer to a want came; told of long answers on slow lines, not each time.
     Moved(RequestId),
     /// A want has its answer.
@@ -394,7 +396,7 @@ async fn read_data<T: AsyncRead + Unpin>(
     for run in data.chunks_mut(LANE_PIECE_LEN) {
         if came > 0 && is_cut(io).await? {
             buffers.give(data);
-            return Ok(Err(came));
+            return Ok(Err(u32::try_from(came).map_err(io::Error::other)?));
         }
         for piece in run.chunks_mut(MOVED_LEN) {
             let now = Instant::now();
@@ -404,10 +406,14 @@ async fn read_data<T: AsyncRead + Unpin>(
             }
             io.read_exact(piece).await?;
         }
-        if came == 0 && len > LANE_PIECE_LEN {
+        let before = came;
+        came += run.len();
+        if before == 0 && came < len {
             tell(LaneEvent::Part);
         }
-        came = came.saturating_add(u32::try_from(run.len()).map_err(io::Error::other)?);
+        if before < len.div_ceil(2) && came >= len.div_ceil(2) && came < len {
+            tell(LaneEvent::Half);
+        }
     }
     Ok(Ok(data))
 }

@@ -54,7 +54,7 @@ async fn lane_to_test() -> (Node, Node, LaneWants, LaneEvents, Stream) {
 async fn next_end(events: &mut LaneEvents) -> LaneEvent {
     loop {
         match in_time(events.next()).await.unwrap() {
-            LaneEvent::Opened | LaneEvent::Begun(_) | LaneEvent::Part(_) => {}
+            LaneEvent::Opened | LaneEvent::Begun(_) | LaneEvent::Part(_) | LaneEvent::Half(_) => {}
             LaneEvent::Moved(id) => panic!("{id:?} takes long"),
             event => return event,
         }
@@ -432,7 +432,7 @@ async fn an_answer_at_the_lowest_limit_comes_whole_and_moves_all_the_time() {
     let (mut moved, mut came) = (0, Vec::new());
     while came.len() < 3 {
         match events.next().await {
-            Some(LaneEvent::Opened | LaneEvent::Begun(_) | LaneEvent::Part(_)) => {}
+            Some(LaneEvent::Opened | LaneEvent::Begun(_) | LaneEvent::Part(_) | LaneEvent::Half(_)) => {}
             Some(LaneEvent::Moved(_)) => moved += 1,
             Some(LaneEvent::Answer(id, LaneAnswer::Data(data))) if data == content => came.push(id.0),
             other => panic!("{other:?}"),

@@ -131,6 +131,10 @@ impl Driver {
                 self.machine.on_part(id, now());
                 None
             }
+            LaneEvent::Half(id) => {
+                self.machine.on_half(id, now());
+                None
+            }
             LaneEvent::Moved(id) => {
                 self.machine.on_moved(id, now());
                 None

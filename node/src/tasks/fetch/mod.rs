@@ -623,10 +623,15 @@ async fn check_late(store: StoreHandle, peer: PeerId, cid: ContentCid, data: Vec
     }
 }
 
-/// Dials an address the user gave until it answers.
+/// Dials an address the user gave until it answers. Who is named by an ID is asked as soon as there is a connection, three round
+/// trips before it has identified itself and is in the routing table; a peer of another network then refuses.
 async fn dial_hint(client: Client, addr: Multiaddr) -> Done {
     loop {
-        match client.dial(addr.clone()).await {
+        let reached = match Hint::of(&addr) {
+            Hint::Peer(peer) => client.connect(peer, vec![addr.clone()]).await.map(|()| peer),
+            Hint::Addr(addr) => client.dial(addr).await,
+        };
+        match reached {
             Ok(peer) => return Done::Hinted(peer, addr),
             Err(error) => info!(%addr, %error, "the given peer did not answer; trying again"),
         }

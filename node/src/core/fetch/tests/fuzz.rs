@@ -38,6 +38,7 @@ enum Input {
     Failed(usize),
     Begun(usize),
     Part(usize),
+    Half(usize),
     Moved(usize),
     Cancelled(usize, u32),
     /// Of what was forgotten.
@@ -82,6 +83,7 @@ fn input() -> impl Strategy<Value = Input> {
         2 => id.clone().prop_map(Input::Failed),
         3 => id.clone().prop_map(Input::Begun),
         3 => id.clone().prop_map(Input::Part),
+        3 => id.clone().prop_map(Input::Half),
         1 => id.clone().prop_map(Input::Moved),
         1 => (id, 0..2 * MIB).prop_map(|(id, len)| Input::Cancelled(id, len)),
         3 => (0..4_usize, 0..2 * MIB).prop_map(|(place, len)| Input::CutShort(place, len)),
@@ -211,6 +213,7 @@ impl Driver {
             Input::Busy(place) => self.report(place, false, |id| fetch.on_busy(id, now)),
             Input::Begun(place) => fetch.on_begun(self.id(place), now),
             Input::Part(place) => fetch.on_part(self.id(place), now),
+            Input::Half(place) => fetch.on_half(self.id(place), now),
             Input::Moved(place) => fetch.on_moved(self.id(place), now),
             Input::Cancelled(place, len) => self.report(place, false, |id| fetch.on_cancelled(id, len, now)),
             Input::CutShort(place, len) => {

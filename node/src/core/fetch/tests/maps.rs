@@ -170,19 +170,72 @@ fn of_two_that_have_begun_the_one_that_is_further_is_left() {
 }
 
 #[test]
-fn a_late_one_that_begins_does_not_take_its_copy_back() {
+fn a_late_one_that_begins_takes_its_copy_back_and_is_late_again_when_it_stops() {
     let mut hand = spread(COUNT, true);
     let waits = hand.asked(1)[0];
     hand.wait(secs(5));
     hand.root_provider(2);
     hand.with(|fetch, now| fetch.on_lane(&peer(2), true, now));
     let (late, copy) = (id_of(&hand, 1, waits), id_of(&hand, 2, waits));
+    let asked = |hand: &Hand| {
+        let asked = |action: &&Action| matches!(action, Action::Request { cid, .. } if *cid == waits);
+        hand.log.iter().filter(asked).count()
+    };
     hand.with(|fetch, now| fetch.on_begun(late, now));
+    assert_eq!(hand.count(Action::Forget(copy)), 1, "it comes");
+    hand.with(|fetch, now| fetch.on_cancelled(copy, 0, now));
+    hand.wait(ms(1500));
     hand.with(|fetch, now| fetch.on_part(late, now));
-    assert_eq!(hand.count(Action::Forget(copy)), 0);
-    let asked =
-        hand.log.iter().filter(|action| matches!(action, Action::Request { cid, .. } if *cid == waits));
-    assert_eq!(asked.count(), 2, "nor is it asked for once more");
+    hand.wait(ms(1500));
+    assert_eq!(asked(&hand), 2, "what comes is not late");
+    hand.wait(secs(20));
+    assert_eq!(asked(&hand), 3, "what came to a stop is");
+}
+
+#[test]
+fn where_one_comes_at_a_time_the_next_is_asked_for_when_one_half_is_here() {
+    let mut hand = Hand::new(FetchConfig { start_window: 1, ..FetchConfig::default() });
+    hand.with(|fetch, now| {
+        fetch.on_content(COUNT, now);
+        let want = |n| Want { cid: chunk(n), len: Some(MIB), place: Some(n) };
+        fetch.on_wants((0..COUNT).map(want).collect(), now);
+        fetch.on_wants_complete(now);
+    });
+    hand.root_provider(1);
+    hand.with(|fetch, now| fetch.on_lane(&peer(1), true, now));
+    hand.tell(1, HaveUpdate::All);
+    hand.wait(ms(1040));
+    hand.data(1);
+    for _ in 0..3 {
+        let [comes] = hand.asked(1)[..] else { panic!("{:?}", hand.asked(1)) };
+        let id = id_of(&hand, 1, comes);
+        hand.with(|fetch, now| fetch.on_begun(id, now));
+        hand.with(|fetch, now| fetch.on_part(id, now));
+        hand.wait(ms(520));
+        assert_eq!(hand.asked(1), [comes]);
+        hand.with(|fetch, now| fetch.on_half(id, now));
+        assert_eq!(hand.asked(1).len(), 2, "there is something to send when the first is sent");
+        hand.wait(ms(520));
+        hand.data(1);
+    }
+}
+
+#[test]
+fn a_late_one_of_a_peer_that_has_served_nothing_does_not_take_its_copy_back() {
+    let mut hand = Hand::new(FetchConfig::default());
+    hand.with(|fetch, now| {
+        fetch.on_content(COUNT, now);
+        fetch.on_wants(vec![Want { cid: chunk(0), len: Some(MIB), place: Some(0) }], now);
+        fetch.on_wants_complete(now);
+    });
+    for n in [1, 2] {
+        hand.root_provider(n);
+        hand.with(|fetch, now| fetch.on_lane(&peer(n), true, now));
+        hand.wait(secs(25));
+    }
+    let (late, copy) = (id_of(&hand, 1, chunk(0)), id_of(&hand, 2, chunk(0)));
+    hand.with(|fetch, now| fetch.on_begun(late, now));
+    assert_eq!((hand.count(Action::Forget(late)), hand.count(Action::Forget(copy))), (0, 0));
 }
 
 #[test]

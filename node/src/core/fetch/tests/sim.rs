@@ -128,6 +128,8 @@ enum Event {
     /// The first byte of a block is here, or of a part of it.
     Begun(RequestId),
     Part(RequestId),
+    /// One half of it.
+    Half(RequestId),
     /// No more of a block comes than so many bytes.
     Cut(RequestId, u32),
     Verified(RequestId, bool),
@@ -404,6 +406,7 @@ impl World {
             Event::Answer(id, answer) => self.answer(id, answer),
             Event::Begun(id) => self.fetch.on_begun(id, now),
             Event::Part(id) => self.fetch.on_part(id, now),
+            Event::Half(id) => self.fetch.on_half(id, now),
             Event::Cut(id, came_len) => {
                 self.received_len += u64::from(came_len);
                 self.wasted_len += u64::from(came_len);
@@ -733,7 +736,8 @@ impl World {
                 let (first, part) = (begins + latency, begins + time * PIECE_LEN / len + latency);
                 self.queue.insert((first, self.sequence + 1), Event::Begun(id));
                 self.queue.insert((part, self.sequence + 2), Event::Part(id));
-                self.sequence += 2;
+                self.queue.insert((begins + time / 2 + latency, self.sequence + 3), Event::Half(id));
+                self.sequence += 3;
             }
             (Answer::Data { good: !self.chance(garbage) }, done + latency)
         };
