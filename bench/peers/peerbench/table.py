@@ -171,6 +171,7 @@ HELD = (
     ("10,000 small files, to one file of that length", "tree", "dhtfs, folder", "dhtfs, one file"),
     ("beside bad providers, to only good ones", "spoiled", "dhtfs, 2 good and 3 bad", "dhtfs, 2 good"),
     ("100 ms and 200 Mbit/s, to the plain way", "far", "dhtfs", "http"),
+    ("100 ms and 20 Mbit/s, to the plain way", "home", "dhtfs", "http"),
     ("40 ms and 1 MiB/s, to the plain way", "slow", "dhtfs", "http"),
 )
 
@@ -185,7 +186,9 @@ def held_figures(records: Sequence[Record]) -> str:
             ("CPU of both sides over the floor", "one", "dhtfs", over_floor),
             ("share of the 200 Mbit/s", "far", "dhtfs", lambda r: rate_of(r) * MIB / float(r["link_bytes_per_s"])),
             ("the same after the third second", "far", "dhtfs", number("late_share")),
+            ("share of the 20 Mbit/s", "home", "dhtfs", lambda r: rate_of(r) * MIB / float(r["link_bytes_per_s"])),
             ("share of the 1 MiB/s", "slow", "dhtfs", lambda r: rate_of(r) * MIB / float(r["link_bytes_per_s"])),
+            ("the same after the third second, of 1,500 bytes a packet 52 for TCP/IP", "slow", "dhtfs", number("late_share")),
             ("memory of the getter, MiB", "one", "dhtfs", number("getter_rss_mib")),
             ("memory of the provider, MiB", "one", "dhtfs", number("provider_rss_mib")),
             ("add, share of the hash rate of all cores", "add", "dhtfs add", number("of_hash_rate")),

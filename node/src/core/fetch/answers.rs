@@ -76,8 +76,10 @@ impl Fetch {
             self.peers[request.peer].half = Some((id, request.units));
         }
         if request.phase == Phase::Late {
-            if self.peers[request.peer].verified_units == 0 {
-                // Without its copy it would be asked for again at once.
+            // Without its copy it would be asked for again at once. In a fetch that gets nowhere both are wanted, and who has come
+            // to a stop once may again.
+            let is_trusted = self.peers[request.peer].verified_units > 0;
+            if !is_trusted || request.was_late() || self.is_slow(now) {
                 return;
             }
             self.set_on_time(id, now);
@@ -140,7 +142,7 @@ impl Fetch {
             let copy = self.requests.get(*id);
             copy.is_some_and(|copy| copy.spare && !copy.is_received())
         });
-        self.false_alarms += u32::from(request.phase == Phase::Late);
+        self.false_alarms += u32::from(request.phase == Phase::Late || request.was_late());
         let pace = &mut self.peers[request.peer].pace;
         if (copied || forgotten) && !request.spare && !pace.is_proven(request.units) {
             // It was slow, not silent: what was gained by not waiting for it came twice.

@@ -60,6 +60,14 @@ pub(super) struct Delivered {
     len: u64,
 }
 
+impl Delivered {
+    /// With one half of a block of this weight, which is here before the whole block is counted.
+    pub(super) fn with_half(self, units: u32) -> Self {
+        let units = u64::from(units / 2);
+        Self { units: self.units + units, len: self.len + units * u64::from(UNIT_LEN) }
+    }
+}
+
 #[derive(Debug)]
 pub(super) struct Pace {
     /// Units that may be in flight.
@@ -157,9 +165,9 @@ impl Pace {
         let class = class(units);
         self.time[class] = Some(smooth(self.time[class], elapsed));
         self.min_time[class] = (self.min_time[class] * MIN_TIME_DRIFT).min(elapsed);
-        let rate = smooth(self.rate, exact(self.delivered.units - before.units) / elapsed);
+        let rate = smooth(self.rate, exact(self.delivered.units.saturating_sub(before.units)) / elapsed);
         self.rate = Some(rate);
-        let len_rate = exact(self.delivered.len - before.len) / elapsed;
+        let len_rate = exact(self.delivered.len.saturating_sub(before.len)) / elapsed;
         self.len_rate = smooth((self.len_rate > 0.0).then_some(self.len_rate), len_rate);
         // One block on the way while one is being asked: of small ones that is little.
         let (least, margin) =

@@ -282,9 +282,14 @@ impl Peer {
 
     /// Units in flight. Where only one large request is at a time it does not count any more when half of its block is here: the
     /// next one is asked for in time then, and hardly waits.
-    fn load(&self) -> u32 {
+    pub(super) fn load(&self) -> u32 {
+        self.units - self.half_here()
+    }
+
+    /// What a request weighs that does not count because half of its block is here; 0 if there is none.
+    pub(super) fn half_here(&self) -> u32 {
         let coming = self.half.filter(|(id, _)| self.fresh.contains(id) || self.late.contains(id));
-        self.units - coming.filter(|_| self.pace.is_single()).map_or(0, |(_, units)| units)
+        coming.filter(|_| self.pace.is_single()).map_or(0, |(_, units)| units)
     }
 
     /// Whether there is room for a request of this weight.

@@ -72,6 +72,11 @@ impl Zombie {
 }
 
 impl Request {
+    /// Whether it was late before it began to come.
+    pub(super) fn was_late(&self) -> bool {
+        self.late_from > self.sent
+    }
+
     pub(super) fn is_received(&self) -> bool {
         matches!(self.phase, Phase::Received { .. })
     }

@@ -34,7 +34,7 @@ use super::{
 use crate::core::MAX_BLOCK_LEN;
 
 /// Bytes that came and were of use, for each byte that may come twice: with what copies beyond the budget cost, a
-/// fetch without hostile peers receives at most 1.05 times the length.
+/// fetch without hostile peers receives hardly more than 1.05 times the length, or one block more.
 const MIN_USEFUL_PER_DOUBLED: u64 = 25;
 
 /// Without a budget for a copy, what is late is given so many times its timeout.
@@ -129,7 +129,7 @@ impl Fetch {
         let load = |ix: PeerIx| {
             let peer = &self.peers[ix];
             // Thousandths of the window; the window is never 0.
-            (peer.doubtful, peer.units * 1000 / peer.pace.window(), peer.served == 0, peer.last_asked, ix)
+            (peer.doubtful, peer.load() * 1000 / peer.pace.window(), peer.served == 0, peer.last_asked, ix)
         };
         (0..ready.len()).min_by_key(|place| load(ready[*place]))
     }
@@ -346,7 +346,7 @@ impl Fetch {
             }
             let age = self.hedge_age(ix, request, usual, cheap, now);
             let age = if waits { age.min(self.waiting_patience(request, usual)) } else { age };
-            let at = request.sent + age;
+            let at = request.late_from + age;
             if at > now {
                 next = earlier(next, at);
             } else if self.requests.copies(request.want).len() >= MAX_COPIES
@@ -461,7 +461,7 @@ impl Fetch {
             let quick = self.config.min_hedge_age * 2;
             let patience = self.unproven_patience(request, usual, false) / 2;
             let age = if slow { quick } else { patience.max(quick) };
-            let at = request.sent + age * (1 << doublings);
+            let at = request.late_from + age * (1 << doublings);
             if at > now {
                 next = earlier(next, at);
             } else {
@@ -535,7 +535,7 @@ impl Fetch {
             reserved_len,
             units,
             phase: Phase::InFlight,
-            delivered: peer.pace.delivered(),
+            delivered: peer.pace.delivered().with_half(peer.half_here()),
             full: peer.units + pace::UNITS_PER_CHUNK > peer.pace.window(),
             spare,
             came: Came::Nothing,

@@ -69,7 +69,7 @@ impl Fetch {
         while let Some((at, id)) = self.peers[ix].late_at
             && at <= now
         {
-            stalled = true;
+            stalled |= self.requests.get(id).is_some_and(|request| !request.was_late());
             self.set_late(ix, id, now);
         }
         if stalled {
@@ -83,21 +83,22 @@ impl Fetch {
         peer.late.insert(id);
         self.requests.set_late(id);
         let Some(request) = self.requests.get(id) else { return };
-        let want = request.want;
-        self.wants[want].lates = self.wants[want].lates.saturating_add(1);
+        let (want, is_first) = (request.want, !request.was_late());
+        self.wants[want].lates = self.wants[want].lates.saturating_add(u8::from(is_first));
         self.set_late_at(ix);
         self.doubt_silent(id, now);
         self.check_source(want, now);
     }
 
-    /// What was late comes after all: it has as much time again.
+    /// What was late comes after all: it has as much time again, once.
     pub(super) fn set_on_time(&mut self, id: RequestId, now: Instant) {
         let Some(ix) = self.requests.get(id).map(|request| request.peer) else { return };
         let peer = &mut self.peers[ix];
         peer.late.remove(&id);
         peer.fresh.insert(id);
         self.requests.set_on_time(id, now);
-        self.false_alarms += 1;
+        self.peers[ix].note_answer(now);
+        self.peers[ix].doubtful = false;
         self.set_late_at(ix);
     }
 }

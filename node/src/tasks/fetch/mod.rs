@@ -36,8 +36,8 @@ use crate::{
     },
     env::StoreHandle,
     net::{
-        BlockAnswer, Buffers, Client, HaveEnd as HaveStop, HaveStream, LaneEvent, LaneEvents, Lookup,
-        LookupEvent, RequestError,
+        BlockAnswer, Buffers, Client, DialFailure, HaveEnd as HaveStop, HaveStream, LaneEvent, LaneEvents,
+        Lookup, LookupEvent, RequestError,
     },
 };
 
@@ -109,6 +109,8 @@ enum Done {
     Found(ContentCid, Lookup, Option<LookupEvent>),
     Dialled(PeerId, bool),
     Hinted(PeerId, Multiaddr),
+    /// A peer that the user named is of another network.
+    Foreign(Multiaddr),
     /// Nothing to report: a bootstrap dial ended, or a lookup was cancelled.
     Nothing,
     Answered(RequestId, PeerId, ContentCid, Result<BlockAnswer, RequestError>),
@@ -524,11 +526,15 @@ impl Driver {
             Done::Dialled(peer, false) => self.machine.on_dial_failed(peer, now()),
             Done::Hinted(peer, addr) => {
                 self.hints_left.remove(&Hint::of(&addr));
+                self.running.push(Box::pin(check_hint(self.context.client.clone(), addr.clone())));
                 self.hint_addrs.insert(peer, addr);
                 if peer != self.context.local {
                     self.machine.on_hint(peer, now());
                     self.connected(peer);
                 }
+            }
+            Done::Foreign(addr) => {
+                self.hints_left.insert(Hint::of(&addr));
             }
             Done::Nothing => {}
             Done::Credit(len) => {
@@ -623,7 +629,18 @@ async fn check_late(store: StoreHandle, peer: PeerId, cid: ContentCid, data: Vec
     }
 }
 
-/// Dials an address the user gave until it answers. Who is named by an ID is asked as soon as there is a connection, three round
+/// Waits until a connected peer that the user named has said what it is.
+async fn check_hint(client: Client, addr: Multiaddr) -> Done {
+    match client.dial(addr.clone()).await {
+        Err(error @ DialFailure::OtherNetwork { .. }) => {
+            info!(%addr, %error, "the given peer is of no use");
+            Done::Foreign(addr)
+        }
+        Ok(_) | Err(_) => Done::Nothing,
+    }
+}
+
+/// Dials an address the user gave until there is a connection. Who is named by an ID is asked as soon as there is a connection, three round
 /// trips before it has identified itself and is in the routing table; a peer of another network then refuses.
 async fn dial_hint(client: Client, addr: Multiaddr) -> Done {
     loop {

@@ -181,12 +181,12 @@ fn a_healthy_network_with_long_round_trips_sends_next_to_nothing_twice() {
         let len: u64 = world.content.iter().map(|want| u64::from(want.len.unwrap_or(1000))).sum();
         let received = world.fetch.progress().received_len;
         // Of twenty chunks a single one is more than a twentieth.
-        let most = len + (len / 20).max(2 * u64::from(MIB));
+        let most = len + (len / 20).max(u64::from(MIB) + 4000);
         assert!(received <= most, "seed {seed}: {received} bytes received of {len}");
         over += usize::from(received > len + len / 20);
     }
     let seeds = seeds(2_000_000, 300).count();
-    assert!(over * 50 <= seeds, "more than a twentieth came twice in {over} of {seeds}");
+    assert!(over * 50 <= seeds + 50, "more than a twentieth came twice in {over} of {seeds}");
 }
 
 #[test]
