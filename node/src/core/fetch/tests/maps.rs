@@ -85,7 +85,17 @@ fn a_peer_is_asked_once_and_only_for_what_it_says_it_has() {
 /// A fetch of so many chunks, in an order drawn for it, and a peer that holds everything, has served two of them and is asked
 /// for two more, on a lane unless said otherwise.
 fn spread(count: u32, has_lane: bool) -> Hand {
-    let mut hand = Hand::new(FetchConfig::default());
+    let mut hand = from_one(FetchConfig::default(), count, has_lane);
+    hand.wait(ms(500));
+    hand.data(1);
+    hand.data(1);
+    assert_eq!(hand.asked(1).len(), 2);
+    hand
+}
+
+/// A fetch of so many chunks, and a peer that says it holds everything.
+fn from_one(config: FetchConfig, count: u32, has_lane: bool) -> Hand {
+    let mut hand = Hand::new(config);
     hand.with(|fetch, now| {
         fetch.on_content(count, now);
         let want = |n| Want { cid: chunk(n), len: Some(MIB), place: Some(n) };
@@ -95,10 +105,6 @@ fn spread(count: u32, has_lane: bool) -> Hand {
     hand.root_provider(1);
     hand.with(|fetch, now| fetch.on_lane(&peer(1), has_lane, now));
     hand.tell(1, HaveUpdate::All);
-    hand.wait(ms(500));
-    hand.data(1);
-    hand.data(1);
-    assert_eq!(hand.asked(1).len(), 2);
     hand
 }
 
@@ -193,16 +199,7 @@ fn a_late_one_that_begins_takes_its_copy_back_and_is_late_again_when_it_stops() 
 
 #[test]
 fn where_one_comes_at_a_time_the_next_is_asked_for_when_one_half_is_here() {
-    let mut hand = Hand::new(FetchConfig { start_window: 1, ..FetchConfig::default() });
-    hand.with(|fetch, now| {
-        fetch.on_content(COUNT, now);
-        let want = |n| Want { cid: chunk(n), len: Some(MIB), place: Some(n) };
-        fetch.on_wants((0..COUNT).map(want).collect(), now);
-        fetch.on_wants_complete(now);
-    });
-    hand.root_provider(1);
-    hand.with(|fetch, now| fetch.on_lane(&peer(1), true, now));
-    hand.tell(1, HaveUpdate::All);
+    let mut hand = from_one(FetchConfig { start_window: 1, ..FetchConfig::default() }, COUNT, true);
     hand.wait(ms(1040));
     hand.data(1);
     for _ in 0..3 {

@@ -161,7 +161,6 @@ fn a_peer_that_serves_garbage_costs_one_block() {
 
 #[test]
 fn a_healthy_network_with_long_round_trips_sends_next_to_nothing_twice() {
-    let mut over = 0;
     for seed in seeds(2_000_000, 300) {
         let mut rng = StdRng::seed_from_u64(seed);
         let chunks = [1, 3, 9, 20, 60][rng.random_range(0..5)];
@@ -180,13 +179,8 @@ fn a_healthy_network_with_long_round_trips_sends_next_to_nothing_twice() {
         assert_eq!(world.run(secs(300)), End::Finished);
         let len: u64 = world.content.iter().map(|want| u64::from(want.len.unwrap_or(1000))).sum();
         let received = world.fetch.progress().received_len;
-        // Of twenty chunks a single one is more than a twentieth.
-        let most = len + (len / 20).max(u64::from(MIB) + 4000);
-        assert!(received <= most, "seed {seed}: {received} bytes received of {len}");
-        over += usize::from(received > len + len / 20);
+        assert!(received <= len + len / 20, "seed {seed}: {received} bytes received of {len}");
     }
-    let seeds = seeds(2_000_000, 300).count();
-    assert!(over * 50 <= seeds + 50, "more than a twentieth came twice in {over} of {seeds}");
 }
 
 #[test]
