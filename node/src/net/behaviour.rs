@@ -9,6 +9,7 @@ use rand::{Rng as _, SeedableRng as _};
 use tokio::time::Instant;
 
 use super::NetError;
+use super::agreed::Agreed;
 use super::exchange::ExchangeCodec;
 use super::kad::{self, Kad};
 use super::limits::{MAX_EXCHANGE_STREAMS, NetLimits};
@@ -72,7 +73,7 @@ pub(crate) struct Behaviour {
     pub(crate) limits: connection_limits::Behaviour,
     pub(crate) nat_server: NatServer,
     pub(crate) kad: Kad,
-    pub(crate) identify: identify::Behaviour,
+    pub(crate) identify: Agreed<identify::Behaviour>,
     pub(crate) ping: ping::Behaviour,
     pub(crate) nat_client: NatClient,
     pub(crate) exchange: request_response::Behaviour<ExchangeCodec>,
@@ -113,7 +114,7 @@ impl Behaviour {
             limits: connection_limits::Behaviour::new(connections),
             nat_server: NatServer::new(StdRng::seed_from_u64(nat_server)),
             kad: kad::new(local, protocols.kad.clone(), kad_server, limits, records, now),
-            identify: identify::Behaviour::new(identify),
+            identify: Agreed::only(identify::PUSH_PROTOCOL_NAME, identify::Behaviour::new(identify)),
             ping: ping::Behaviour::new(ping::Config::new()),
             nat_client: NatClient::new(StdRng::seed_from_u64(nat_client), kad_server),
             exchange: request_response::Behaviour::with_codec(

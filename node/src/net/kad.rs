@@ -2,16 +2,17 @@
 
 use std::time::{Duration, Instant};
 
-use libp2p::kad::{BucketInserts, Caching, Config, Mode, RecordKey, StoreInserts};
+use libp2p::kad::{Behaviour, BucketInserts, Caching, Config, Mode, RecordKey, StoreInserts};
 use libp2p::{PeerId, StreamProtocol};
 
 use dhtfs_store::ContentCid;
 
+use super::agreed::Agreed;
 use super::limits::{MAX_KAD_MESSAGE_LEN, NetLimits};
 use super::records::{Digest, Records, SHA256_PREFIX};
 
 /// kad over our own record store.
-pub(crate) type Kad = libp2p::kad::Behaviour<Records>;
+pub(crate) type Kad = Agreed<libp2p::kad::Behaviour<Records>>;
 
 /// How long a query may take before it is answered as timed out. Shorter than the idle timeout of connections,
 /// or the records sent at its end would be lost.
@@ -46,9 +47,9 @@ pub(crate) fn new(
         .set_replication_interval(None)
         .set_caching(Caching::Disabled)
         .set_periodic_bootstrap_interval(Some(BOOTSTRAP_INTERVAL));
-    let mut kad = Kad::with_config(local, Records::new(local, limits, seed, now), config);
+    let mut kad = Behaviour::with_config(local, Records::new(local, limits, seed, now), config);
     kad.set_mode(Some(if server { Mode::Server } else { Mode::Client }));
-    kad
+    Agreed::all(kad)
 }
 
 /// The key under which providers of `cid` are recorded: the bytes of its multihash.

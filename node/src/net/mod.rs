@@ -26,12 +26,14 @@ use futures::stream::FuturesUnordered;
 use libp2p::PeerId;
 use libp2p::core::muxing::StreamMuxerBox;
 use libp2p::core::transport::Boxed;
+use libp2p::core::upgrade::Version;
 use libp2p::identity::Keypair;
 use libp2p::swarm::{self, Swarm};
 use tokio::sync::{mpsc, oneshot};
 
 mod address_book;
 mod addresses;
+mod agreed;
 mod behaviour;
 mod buffers;
 mod client;
@@ -179,7 +181,9 @@ pub fn new(
     let mut behaviour = Behaviour::new(&keypair, &protocols, kad_server, agent_version, &limits, seed);
     let record_changes = behaviour.kad.store_mut().changes_waiting();
     let swarm_config = swarm::Config::with_executor(move |task| executor(task))
-        .with_idle_connection_timeout(limits.idle_timeout);
+        .with_idle_connection_timeout(limits.idle_timeout)
+        // What is said first on a stream goes out with the name of its protocol: one round trip less for each.
+        .with_substream_upgrade_protocol_override(Version::V1Lazy);
     let (commands_tx, commands) = command_queue::new(limits.command_queue);
     let (outbox, events) = outbox::Outbox::new(limits.event_queue);
     let control = behaviour.streams.control();

@@ -16,7 +16,7 @@ use crate::net::limits::{
     HAVE_ANSWER_TIMEOUT, HAVE_FRAME_BURST, HAVE_FRAME_PAUSE, HAVE_FRAME_TIMEOUT, MAX_LATER_FRAMES,
 };
 use crate::net::places::Place;
-use crate::net::streams::{Control, OpenError};
+use crate::net::streams::{Control, is_refusal};
 
 /// How long opening a stream may take.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
@@ -70,14 +70,7 @@ impl HaveStream {
         let place = tally.place(peer).ok_or(HaveEnd::Busy)?;
         tally.count(Count::Asked);
         let opening = async {
-            let mut stream = match control.open_stream(peer, protocol).await {
-                Ok(stream) => stream,
-                Err(OpenError::Unsupported) => {
-                    tally.count(Count::Unsupported);
-                    return Err(HaveEnd::Unsupported);
-                }
-                Err(_) => return Err(HaveEnd::Closed),
-            };
+            let mut stream = control.open_early(peer, protocol).await.map_err(|_| HaveEnd::Closed)?;
             write_question(&mut stream, &root).await.map_err(|_| HaveEnd::Closed)?;
             stream.flush().await.map_err(|_| HaveEnd::Closed)?;
             Ok(stream)
@@ -112,7 +105,14 @@ impl<T: AsyncRead + Unpin> Frames<T> {
                 })?,
                 None => kind.await,
             };
-            let Ok(Some(kind)) = kind else { return Err(HaveEnd::Closed) };
+            let kind = match kind {
+                Ok(Some(kind)) => kind,
+                Err(error) if is_refusal(&error) => {
+                    self.tally.count(Count::Unsupported);
+                    return Err(HaveEnd::Unsupported);
+                }
+                Ok(None) | Err(_) => return Err(HaveEnd::Closed),
+            };
             self.pause().await;
             let rest = timeout(HAVE_FRAME_TIMEOUT, read_rest(&mut self.io, kind, self.chunks)).await;
             let (told, len) = match rest {

@@ -19,7 +19,7 @@ use super::wire::{Ask, Asking, CUT, GOES_ON, Head, WantNo, invalid};
 use crate::core::fetch::RequestId;
 use crate::net::buffers::{Buffers, Room};
 use crate::net::limits::{LANE_PIECE_LEN, LANE_STALL, MAX_LANE_WANTS, MAX_UNHEARD};
-use crate::net::streams::{Control, OpenError};
+use crate::net::streams::{Control, is_refusal};
 
 /// How long opening a lane may take.
 const OPEN_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(10);
@@ -73,7 +73,7 @@ pub enum LaneEnd {
 /// What happens on a lane.
 #[derive(Debug)]
 pub enum LaneEvent {
-    /// The peer speaks the protocol.
+    /// Wants go out. Whether the peer speaks the protocol shows when it answers.
     Opened,
     /// A long answer begins to come: it does not wait in a queue any more. Not told while too much is unheard.
     Begun(RequestId),
@@ -214,14 +214,10 @@ impl Lane {
         let open = Shared::default();
         let counts = tally.clone();
         let opening = async move {
-            match timeout(OPEN_TIMEOUT, control.open_stream(peer, protocol)).await {
+            match timeout(OPEN_TIMEOUT, control.open_early(peer, protocol)).await {
                 Ok(Ok(stream)) => {
                     counts.count(Count::Opened);
                     Ok(stream)
-                }
-                Ok(Err(OpenError::Unsupported)) => {
-                    counts.count(Count::Unsupported);
-                    Err(LaneEnd::Unsupported)
                 }
                 Ok(Err(_)) | Err(_) => Err(LaneEnd::Closed),
             }
@@ -268,7 +264,11 @@ impl Lane {
         };
         // The writer first: what is wanted anew must not wait until all that has come is read.
         let came = match select(writer, pin!(read(reader, &self.open, &self.buffers, events))).await {
-            Either::Left(_) => Err(LaneEnd::Closed),
+            // A peer without lanes has said so before it closed the stream.
+            Either::Left((_, reading)) => match reading.now_or_never() {
+                Some(Err(LaneEnd::Unsupported)) => Err(LaneEnd::Unsupported),
+                _ => Err(LaneEnd::Closed),
+            },
             Either::Right((came, _)) => came,
         };
         let ended = match came {
@@ -278,7 +278,8 @@ impl Lane {
         match ended {
             LaneEnd::Malformed(_) => self.tally.count(Count::Malformed),
             LaneEnd::Stalled => self.tally.count(Count::Stalled),
-            LaneEnd::Unsupported | LaneEnd::Closed => {}
+            LaneEnd::Unsupported => self.tally.count(Count::Unsupported),
+            LaneEnd::Closed => {}
         }
         ((LaneEvent::Ended(ended), None), None)
     }
@@ -321,6 +322,7 @@ async fn read(
             LaneEnd::Malformed(id)
         }
         io::ErrorKind::TimedOut => LaneEnd::Stalled,
+        _ if is_refusal(error) => LaneEnd::Unsupported,
         _ => LaneEnd::Closed,
     };
     let (no, head) = match Head::read(io).await {

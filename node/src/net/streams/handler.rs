@@ -17,7 +17,7 @@ use libp2p::{
 };
 use tokio::sync::mpsc;
 
-use super::{MAX_OPENING, OpenError, Request, Shared, Waiter};
+use super::{MAX_OPENING, NOBODYS, OpenError, Opening, Request, Shared, Waiter};
 
 /// See the module's documentation.
 pub(crate) struct Handler {
@@ -48,13 +48,20 @@ impl ConnectionHandler for Handler {
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<ConnectionHandlerEvent<Offer, Waiter, Infallible>> {
         while self.opening < MAX_OPENING {
-            let Poll::Ready(Some(Request { protocol, waiter })) = self.requests.poll_recv(cx) else { break };
+            let Poll::Ready(Some(Request { protocol, opening, waiter })) = self.requests.poll_recv(cx) else {
+                break;
+            };
             // Who asked may have given up while it waited.
             if waiter.is_closed() {
                 continue;
             }
             self.opening += 1;
-            let protocol = SubstreamProtocol::new(Offer([protocol].into()), waiter);
+            let offer = match opening {
+                Opening::Early => Offer([protocol].into()),
+                // Only the last name is taken for agreed before the peer has answered.
+                Opening::Agreed => Offer([protocol, NOBODYS.clone()].into()),
+            };
+            let protocol = SubstreamProtocol::new(offer, waiter);
             return Poll::Ready(ConnectionHandlerEvent::OutboundSubstreamRequest { protocol });
         }
         Poll::Pending
@@ -71,12 +78,13 @@ impl ConnectionHandler for Handler {
                 ..
             }) => self.shared.arrived(self.peer, &name, stream),
             ConnectionEvent::FullyNegotiatedOutbound(FullyNegotiatedOutbound {
-                protocol: (stream, _),
+                protocol: (stream, name),
                 info: waiter,
             }) => {
                 self.opening = self.opening.saturating_sub(1);
+                let opened = if name == NOBODYS { Err(OpenError::Unsupported) } else { Ok(stream) };
                 // Who has given up drops the stream, which resets it.
-                let _ = waiter.send(Ok(stream));
+                let _ = waiter.send(opened);
             }
             ConnectionEvent::DialUpgradeError(DialUpgradeError { error, info: waiter }) => {
                 self.opening = self.opening.saturating_sub(1);

@@ -3,6 +3,10 @@
 //!
 //! A stream is opened on the newest direct connection, on a relayed one only if there is no other: who has come again from
 //! another network is not there any more where it was. If one fails the next is tried. Nothing is dialled.
+//! The protocol of a stream is agreed on while the first words travel, if it is opened early: who opens it writes at once,
+//! and hears of a refusal ([`is_refusal`]) when it reads. Where a refusal must be known before anything is said, a stream
+//! costs one round trip more.
+//!
 //! Streams of others wait in a queue for each protocol; those that find it full are reset and counted. (The stream
 //! behaviour of libp2p, an alpha release, keeps one: of two streams that arrive in the same moment it drops the second.)
 
@@ -22,7 +26,7 @@ use std::{
     task::{Context, Poll},
 };
 
-use libp2p::{PeerId, Stream, StreamProtocol, swarm::ConnectionId};
+use libp2p::{PeerId, Stream, StreamProtocol, core::upgrade::NegotiationError, swarm::ConnectionId};
 use tokio::sync::{mpsc, oneshot};
 
 pub(crate) use self::behaviour::Streams;
@@ -36,6 +40,9 @@ const MAX_REQUESTED: usize = 16;
 
 /// Streams of a connection that are being opened at the same time.
 const MAX_OPENING: usize = 16;
+
+/// A protocol that nobody speaks.
+pub(crate) static NOBODYS: StreamProtocol = StreamProtocol::new("/dhtfs/none");
 
 /// Why there is no stream.
 #[derive(Debug, thiserror::Error)]
@@ -54,9 +61,25 @@ pub(crate) enum OpenError {
 /// Who waits for a stream.
 type Waiter = oneshot::Sender<Result<Stream, OpenError>>;
 
+/// Whether `error`, of reading from a stream that was opened early, says that the peer does not speak the protocol.
+pub(crate) fn is_refusal(error: &io::Error) -> bool {
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<NegotiationError>());
+    matches!(inner, Some(NegotiationError::Failed))
+}
+
+/// When a stream counts as open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Opening {
+    /// At once.
+    Early,
+    /// When the peer has said that it speaks the protocol.
+    Agreed,
+}
+
 /// An order for a connection.
 struct Request {
     protocol: StreamProtocol,
+    opening: Opening,
     waiter: Waiter,
 }
 
@@ -132,8 +155,8 @@ pub(crate) struct Control {
 }
 
 impl Control {
-    /// Opens a stream to a connected peer. It takes as long as the peer likes, at most until the connection ends or the
-    /// swarm gives the negotiation up (10 s).
+    /// Opens a stream to a connected peer that speaks the protocol. It takes as long as the peer likes, at most until the
+    /// connection ends or the swarm gives the negotiation up (10 s).
     ///
     /// # Errors
     /// If the peer is not connected, does not speak the protocol, or breaks off.
@@ -142,11 +165,33 @@ impl Control {
         peer: PeerId,
         protocol: StreamProtocol,
     ) -> Result<Stream, OpenError> {
+        self.open(peer, protocol, Opening::Agreed).await
+    }
+
+    /// Opens a stream to a connected peer without waiting for it. Whoever opens it is to write first. If the peer does not
+    /// speak the protocol, reading fails as [`is_refusal`] says; writing may fail before, in any way.
+    ///
+    /// # Errors
+    /// If the peer is not connected, or the connection ends.
+    pub(crate) async fn open_early(
+        &self,
+        peer: PeerId,
+        protocol: StreamProtocol,
+    ) -> Result<Stream, OpenError> {
+        self.open(peer, protocol, Opening::Early).await
+    }
+
+    async fn open(
+        &self,
+        peer: PeerId,
+        protocol: StreamProtocol,
+        opening: Opening,
+    ) -> Result<Stream, OpenError> {
         let (mut tried, mut failure) = (Vec::new(), OpenError::NotConnected);
         while let Some((id, requests)) = self.shared.link(&peer, &tried) {
             tried.push(id);
             let (waiter, opened) = oneshot::channel();
-            if requests.send(Request { protocol: protocol.clone(), waiter }).await.is_err() {
+            if requests.send(Request { protocol: protocol.clone(), opening, waiter }).await.is_err() {
                 continue;
             }
             match opened.await {

@@ -19,7 +19,9 @@ use libp2p::{
 };
 use tokio::time::timeout;
 
-use super::{Control, IncomingStreams, MAX_OPENING, MAX_REQUESTED, MAX_WAITING, OpenError, Streams};
+use super::{
+    Control, IncomingStreams, MAX_OPENING, MAX_REQUESTED, MAX_WAITING, OpenError, Streams, is_refusal,
+};
 use crate::net::transport::muxer;
 
 const PROTOCOL: StreamProtocol = StreamProtocol::new("/test/1");
@@ -35,7 +37,9 @@ fn new_swarm() -> Swarm<Streams> {
         .authenticate(noise::Config::new(&keypair).unwrap())
         .multiplex(muxer())
         .boxed();
-    let config = swarm::Config::with_tokio_executor().with_idle_connection_timeout(PATIENCE);
+    let config = swarm::Config::with_tokio_executor()
+        .with_idle_connection_timeout(PATIENCE)
+        .with_substream_upgrade_protocol_override(Version::V1Lazy);
     Swarm::new(transport, Streams::new(), keypair.public().to_peer_id(), config)
 }
 
@@ -72,7 +76,7 @@ async fn pair(connections: usize) -> (Swarm<Streams>, IncomingStreams, Swarm<Str
     (server, incoming, asker, control)
 }
 
-/// Opens a stream and says a word on it: what is agreed on lazily is agreed on then.
+/// Opens a stream and says a word on it.
 async fn greet(control: &Control, peer: PeerId) -> Result<Stream, OpenError> {
     let mut stream = control.open_stream(peer, PROTOCOL).await?;
     stream.write_all(b"word").await?;
@@ -144,6 +148,48 @@ async fn a_protocol_is_offered_while_somebody_accepts_it() {
     assert!(timeout(PATIENCE, others.next()).await.unwrap().is_some());
     drop(incoming);
     assert!(serving.accept(PROTOCOL).is_some());
+}
+
+#[tokio::test]
+async fn who_opens_a_stream_early_need_not_wait_for_the_peer() {
+    let (mut server, mut incoming, asker, control) = pair(1).await;
+    let peer = *server.local_peer_id();
+    let _asker = run(asker);
+    // The peer does nothing.
+    let mut early = timeout(PATIENCE, control.open_early(peer, PROTOCOL)).await.unwrap().unwrap();
+    let mut agreed = tokio::spawn({
+        let control = control.clone();
+        async move { control.open_stream(peer, PROTOCOL).await.map(drop) }
+    });
+    early.write_all(b"word").await.unwrap();
+    early.flush().await.unwrap();
+    assert!(!agreed.is_finished());
+    let mut word = [0; 4];
+    let heard = async {
+        let (_, mut stream) = incoming.next().await.unwrap();
+        stream.read_exact(&mut word).await.unwrap();
+        (&mut agreed).await.unwrap().unwrap();
+    };
+    tokio::select! {
+        () = heard => {}
+        _ = async { loop { server.select_next_some().await; } } => unreachable!(),
+    }
+    assert_eq!(&word, b"word");
+}
+
+#[tokio::test]
+async fn a_refusal_of_a_stream_that_was_opened_early_is_read() {
+    let (server, _incoming, asker, control) = pair(1).await;
+    let peer = *server.local_peer_id();
+    let _running = (run(server), run(asker));
+    for words in [1, 1_000, 100_000] {
+        let mut stream = timeout(PATIENCE, control.open_early(peer, OTHER)).await.unwrap().unwrap();
+        // So much that the peer may have refused before the last is written.
+        let _ = stream.write_all(&b"word".repeat(words)).await;
+        let error = timeout(PATIENCE, stream.read(&mut [0])).await.unwrap().unwrap_err();
+        assert!(is_refusal(&error), "{error:?}");
+    }
+    assert!(!is_refusal(&std::io::ErrorKind::UnexpectedEof.into()));
 }
 
 #[tokio::test]

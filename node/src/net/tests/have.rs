@@ -132,7 +132,8 @@ async fn a_node_that_does_not_speak_it_says_so_at_once() {
     let (server, asker) = (Node::new().await, Node::new().await);
     asker.client.dial(server.full_addr()).await.unwrap();
     let root = ManifestCid::from_digest([1; 32]);
-    assert_eq!(ask(&asker, &server, root).await.err(), Some(HaveEnd::Unsupported));
+    let mut stream = ask(&asker, &server, root).await.unwrap();
+    assert_eq!(next(&mut stream).await, Err(HaveEnd::Unsupported));
     assert_eq!(asker.counter("net_have_unsupported").await, 1);
 }
 

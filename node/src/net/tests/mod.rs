@@ -42,7 +42,7 @@ fn new_keypair() -> Keypair {
     Keypair::ed25519_from_bytes(seed).unwrap()
 }
 
-fn memory_transport(keypair: &Keypair) -> Boxed<(PeerId, StreamMuxerBox)> {
+pub(super) fn memory_transport(keypair: &Keypair) -> Boxed<(PeerId, StreamMuxerBox)> {
     MemoryTransport::default()
         .upgrade(Version::V1Lazy)
         .authenticate(noise::Config::new(keypair).unwrap())
@@ -166,7 +166,7 @@ impl Node {
     }
 }
 
-async fn in_time<T>(future: impl Future<Output = T>) -> T {
+pub(super) async fn in_time<T>(future: impl Future<Output = T>) -> T {
     tokio::time::timeout(PATIENCE, future).await.expect("it took too long")
 }
 

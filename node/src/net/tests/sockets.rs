@@ -25,6 +25,7 @@ async fn finds_and_fetches(listen: &str) {
     let cid = chunk_of(&data);
     provider.serve([(cid, data.clone())].into());
     assert!(in_time(provider.client.provide(cid)).await.unwrap() >= 1);
+    hub.counted("net_records_accepted", 1).await;
     let (providers, _) = collect(asker.client.find_providers(cid).await).await;
     assert_eq!(providers[&provider.peer], [provider.addr.clone()]);
     in_time(asker.client.connect(provider.peer, Vec::new())).await.unwrap();
