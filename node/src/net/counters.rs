@@ -104,6 +104,8 @@ pub(crate) mod name {
     pub(crate) const ROUTING_FOREIGN: &str = "net_routing_refused_foreign";
     /// Peers that found no place in the routing table.
     pub(crate) const ROUTING_FULL: &str = "net_routing_refused_full";
+    /// Peers that found no place in the routing table and got one that became free.
+    pub(crate) const ROUTING_LATER: &str = "net_routing_placed_later";
     /// Peers that found no place in the routing table because too many from their part of the internet are in it.
     pub(crate) const ROUTING_CROWDED: &str = "net_routing_refused_subnet";
     /// Peers that found no place in the routing table because they did not answer a question about the DHT.
@@ -175,6 +177,7 @@ pub(crate) mod name {
         LOST_DIALLED,
         ROUTING_FOREIGN,
         ROUTING_FULL,
+        ROUTING_LATER,
         ROUTING_CROWDED,
         ROUTING_SILENT,
         ROUTING_PROBES_REFUSED,

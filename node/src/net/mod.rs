@@ -62,6 +62,7 @@ mod on_kad;
 mod on_provide;
 mod on_record;
 mod on_routing;
+mod on_vacancy;
 mod on_walk;
 mod outbox;
 mod peers;

@@ -55,6 +55,7 @@ impl EventLoop {
         kad.store_mut().away(&peer);
         kad.remove_peer(&peer);
         self.routing_changed();
+        self.fill_place_of(&peer);
     }
 
     /// The own record of each key. A node that nobody has in its table yet is found by those who ask it.

@@ -96,14 +96,16 @@ impl EventLoop {
     }
 
     /// Puts a peer into the routing table, or replaces its addresses there as a whole.
-    fn put_in_table(&mut self, peer: PeerId, addrs: &[Multiaddr]) {
+    pub(super) fn put_in_table(&mut self, peer: PeerId, addrs: &[Multiaddr]) {
         let addrs: Vec<Multiaddr> =
             addrs.iter().filter_map(|addr| addr.clone().with_p2p(peer).ok()).collect();
         let old = self.routed_addrs(&peer).unwrap_or_default();
+        self.peers.on_placed(&peer, Vec::new());
         let kad = &mut self.swarm.behaviour_mut().kad;
         for addr in &addrs {
             if kad.add_address(&peer, addr.clone()) == RoutingUpdate::Failed {
                 self.counters.count(name::ROUTING_FULL);
+                self.peers.on_placed(&peer, addrs);
                 return;
             }
         }
@@ -129,7 +131,7 @@ impl EventLoop {
         }
     }
 
-    fn has_room_for(&mut self, peer: &PeerId, addrs: &[Multiaddr]) -> bool {
+    pub(super) fn has_room_for(&mut self, peer: &PeerId, addrs: &[Multiaddr]) -> bool {
         let subnets = self.subnets_of(peer, addrs);
         let has_room = self.diversity.has_room(peer, self.bucket_of(peer), &subnets);
         if !has_room {
@@ -143,7 +145,7 @@ impl EventLoop {
         subnets(connections.iter().map(|connection| &connection.addr), told)
     }
 
-    fn bucket_of(&self, peer: &PeerId) -> u16 {
+    pub(super) fn bucket_of(&self, peer: &PeerId) -> u16 {
         Position::of_peer(&self.local).common_len(&Position::of_peer(peer))
     }
 
@@ -173,6 +175,7 @@ impl EventLoop {
         self.counters.count(name::ROUTING_DEAD);
         self.lost.on_lost(peer, addrs, Instant::now().into_std());
         self.routing_changed();
+        self.fill_place_of(&peer);
     }
 
     /// Dials some of those that were lost. Who answers identifies itself, and gets into the table as everybody does.
@@ -229,8 +232,6 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "a failure is a failed test")]
 
     use libp2p::autonat::v2::client::Event;
-    use libp2p::core::ConnectedPoint;
-    use libp2p::swarm::ConnectionId;
     use libp2p::{Multiaddr, PeerId};
     use tokio::time::Duration;
 
@@ -238,18 +239,7 @@ mod tests {
     use crate::core::routing::mode::PATIENCE;
     use crate::net::counters::name;
     use crate::net::limits::{MAX_ADDRS_PER_PEER, MAX_ADMISSION_PROBES, MAX_ADMISSION_PROBES_PER_SUBNET};
-    use crate::net::tests::idle_loop;
-
-    /// A peer that connects from `addr` and says that it serves our DHT; whether it is probed.
-    fn arrives(event_loop: &mut EventLoop, peer: PeerId, addr: &str, listen: &[Multiaddr]) -> bool {
-        let endpoint = ConnectedPoint::Listener {
-            local_addr: "/ip4/9.9.9.9/tcp/1".parse().unwrap(),
-            send_back_addr: addr.parse().unwrap(),
-        };
-        event_loop.on_established(peer, ConnectionId::new_unchecked(1), &endpoint);
-        event_loop.peers.on_identified(&peer, "test", true, true);
-        event_loop.route(peer, listen)
-    }
+    use crate::net::tests::{arrives, idle_loop};
 
     fn probed(event_loop: &mut EventLoop, peer: PeerId, kind: ProbeKind, outcome: Outcome) {
         event_loop.on_probed(Probed { peer, kind, outcome });

@@ -43,6 +43,8 @@ pub(crate) struct Peer {
     pub(crate) exchange: bool,
     /// Whether it has said goodbye over these connections: what it told before counts no more.
     pub(crate) leaving: bool,
+    /// Where it listens, if the routing table had no place for it: it takes one that becomes free.
+    pub(crate) without_place: Vec<Multiaddr>,
     /// Last measured round trip.
     pub(crate) rtt: Option<Duration>,
     /// How many provider records it may leave; made with the first one. Whoever connects anew gets a full one, as
@@ -118,6 +120,13 @@ impl Peers {
         entry.agent = Some(agent.chars().filter(printable).take(MAX_AGENT_LEN).collect());
         entry.kad = kad;
         entry.exchange = exchange;
+    }
+
+    /// Notes the addresses of a peer for which there was no place in the routing table; none if there was.
+    pub(crate) fn on_placed(&mut self, peer: &PeerId, without_place: Vec<Multiaddr>) {
+        if let Some(entry) = self.0.get_mut(peer) {
+            entry.without_place = without_place;
+        }
     }
 
     /// A peer has said goodbye. A new connection shows that it is back.

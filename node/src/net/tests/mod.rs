@@ -19,16 +19,20 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use dhtfs_store::{ChunkCid, ContentCid};
+use libp2p::core::ConnectedPoint;
 use libp2p::core::muxing::StreamMuxerBox;
 use libp2p::core::transport::{Boxed, MemoryTransport};
 use libp2p::core::upgrade::Version;
 use libp2p::identity::Keypair;
+use libp2p::swarm::ConnectionId;
 use libp2p::{Multiaddr, PeerId, Transport as _, noise};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use super::transport::muxer;
-use super::{Client, ExchangeResponse, Lookup, LookupEvent, LookupStats, NetConfig, NetEnv, NetEvent};
+use super::{
+    Client, EventLoop, ExchangeResponse, Lookup, LookupEvent, LookupStats, NetConfig, NetEnv, NetEvent,
+};
 
 /// How long a condition may take to come true.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -64,6 +68,17 @@ pub(super) fn idle_loop_with(change: impl FnOnce(&mut super::NetLimits)) -> supe
     let mut config = NetConfig::new("test", "dhtfs-test/1");
     change(&mut config.limits);
     super::new(config, env).unwrap().1
+}
+
+/// A peer that connects from `addr` and says that it serves our DHT; whether it is probed.
+pub(super) fn arrives(event_loop: &mut EventLoop, peer: PeerId, addr: &str, listen: &[Multiaddr]) -> bool {
+    let endpoint = ConnectedPoint::Listener {
+        local_addr: "/ip4/9.9.9.9/tcp/1".parse().unwrap(),
+        send_back_addr: addr.parse().unwrap(),
+    };
+    event_loop.on_established(peer, ConnectionId::new_unchecked(1), &endpoint);
+    event_loop.peers.on_identified(&peer, "test", true, true);
+    event_loop.route(peer, listen)
 }
 
 /// A running node.
