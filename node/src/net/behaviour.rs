@@ -74,9 +74,9 @@ pub(crate) struct Behaviour {
     pub(crate) nat_server: NatServer,
     pub(crate) kad: Kad,
     pub(crate) identify: Agreed<identify::Behaviour>,
-    pub(crate) ping: ping::Behaviour,
-    pub(crate) nat_client: NatClient,
-    pub(crate) exchange: request_response::Behaviour<ExchangeCodec>,
+    pub(crate) ping: Agreed<ping::Behaviour>,
+    pub(crate) nat_client: Agreed<NatClient>,
+    pub(crate) exchange: Agreed<request_response::Behaviour<ExchangeCodec>>,
     /// Streams that this node opens by itself, and those of the provide, have and lane protocols.
     pub(crate) streams: Streams,
 }
@@ -115,13 +115,13 @@ impl Behaviour {
             nat_server: NatServer::new(StdRng::seed_from_u64(nat_server)),
             kad: kad::new(local, protocols.kad.clone(), kad_server, limits, records, now),
             identify: Agreed::only(identify::PUSH_PROTOCOL_NAME, identify::Behaviour::new(identify)),
-            ping: ping::Behaviour::new(ping::Config::new()),
-            nat_client: NatClient::new(StdRng::seed_from_u64(nat_client), kad_server),
-            exchange: request_response::Behaviour::with_codec(
+            ping: Agreed::all(ping::Behaviour::new(ping::Config::new())),
+            nat_client: Agreed::all(NatClient::new(StdRng::seed_from_u64(nat_client), kad_server)),
+            exchange: Agreed::all(request_response::Behaviour::with_codec(
                 ExchangeCodec,
                 protocols.exchange.iter().map(|name| (name.clone(), ProtocolSupport::Full)),
                 exchange,
-            ),
+            )),
             streams: Streams::new(),
         }
     }

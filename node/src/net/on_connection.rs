@@ -21,7 +21,6 @@ use super::event_loop::{EventLoop, Failing};
 use super::limits::{LISTEN_SETTLE, LISTEN_TIMEOUT, MAX_FAILED_DIALS, MAX_FAILED_PINGS};
 use super::peers::Peer;
 use super::pending::PendingListen;
-use super::streams::is_refusal;
 use super::walks::DialPlace;
 
 impl EventLoop {
@@ -251,7 +250,6 @@ impl EventLoop {
         let rtt = match &event.result {
             Ok(rtt) => Some(*rtt),
             Err(ping::Failure::Unsupported) => return,
-            Err(ping::Failure::Other { error }) if error.downcast_ref().is_some_and(is_refusal) => return,
             Err(_) => None,
         };
         if rtt.is_some() {

@@ -14,7 +14,6 @@ use super::error::{RequestError, one_line};
 use super::event_loop::EventLoop;
 use super::exchange::{ExchangeRequest, ExchangeResponse};
 use super::report::{Answering, BlockAnswer, ServeId, ServeTicket};
-use super::streams::is_refusal;
 
 impl EventLoop {
     pub(super) fn request(
@@ -125,7 +124,6 @@ fn request_error(failure: OutboundFailure) -> RequestError {
         OutboundFailure::ConnectionClosed => RequestError::Closed,
         OutboundFailure::UnsupportedProtocols => RequestError::Unsupported,
         OutboundFailure::Io(error) => match error.kind() {
-            _ if is_refusal(&error) => RequestError::Unsupported,
             io::ErrorKind::InvalidData => RequestError::Malformed(one_line(error)),
             _ => RequestError::Stream(one_line(error)),
         },

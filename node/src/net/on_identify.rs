@@ -34,6 +34,7 @@ impl EventLoop {
             let removed = self.swarm.behaviour_mut().kad.remove_peer(&peer).is_some();
             if removed {
                 self.routing_changed();
+                self.fill_place_of(&peer);
             }
             // A client of our network is not foreign; it only does not belong into the table.
             if removed || !exchange {

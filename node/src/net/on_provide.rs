@@ -51,11 +51,14 @@ impl EventLoop {
         self.peers.on_goodbye(&peer);
         self.book.forget(&peer);
         self.lost.on_connected(&peer);
+        let was_routed = self.is_routed(&peer);
         let kad = &mut self.swarm.behaviour_mut().kad;
         kad.store_mut().away(&peer);
         kad.remove_peer(&peer);
         self.routing_changed();
-        self.fill_place_of(&peer);
+        if was_routed {
+            self.fill_place_of(&peer);
+        }
     }
 
     /// The own record of each key. A node that nobody has in its table yet is found by those who ask it.

@@ -28,6 +28,7 @@ impl EventLoop {
     /// replaced; else it is probed, and true is returned: [`Self::on_probed`] follows.
     pub(super) fn route(&mut self, peer: PeerId, listen: &[Multiaddr]) -> bool {
         // Who has said goodbye tells once more where it listens when its listeners close.
+        self.peers.on_placed(&peer, Vec::new());
         let Some(known) = self.peers.get(&peer).filter(|known| !known.leaving) else { return false };
         let kept = plausible(known.dialled().chain(listen), &peer, known.scope());
         self.counters.add(name::ADDRS_DROPPED, kept.dropped);
@@ -100,7 +101,6 @@ impl EventLoop {
         let addrs: Vec<Multiaddr> =
             addrs.iter().filter_map(|addr| addr.clone().with_p2p(peer).ok()).collect();
         let old = self.routed_addrs(&peer).unwrap_or_default();
-        self.peers.on_placed(&peer, Vec::new());
         let kad = &mut self.swarm.behaviour_mut().kad;
         for addr in &addrs {
             if kad.add_address(&peer, addr.clone()) == RoutingUpdate::Failed {
@@ -114,6 +114,9 @@ impl EventLoop {
             kad.remove_address(&peer, addr);
         }
         self.note_routed(peer, &addrs);
+        // It may wait for the place of another that kad is not sure of.
+        let without_place = if self.is_routed(&peer) { Vec::new() } else { addrs };
+        self.peers.on_placed(&peer, without_place);
     }
 
     /// Keeps the books about a peer that may be in the table now. One that waited for the place of another takes it long
@@ -131,7 +134,7 @@ impl EventLoop {
         }
     }
 
-    pub(super) fn has_room_for(&mut self, peer: &PeerId, addrs: &[Multiaddr]) -> bool {
+    fn has_room_for(&mut self, peer: &PeerId, addrs: &[Multiaddr]) -> bool {
         let subnets = self.subnets_of(peer, addrs);
         let has_room = self.diversity.has_room(peer, self.bucket_of(peer), &subnets);
         if !has_room {
@@ -140,7 +143,7 @@ impl EventLoop {
         has_room
     }
 
-    fn subnets_of(&self, peer: &PeerId, told: &[Multiaddr]) -> BTreeSet<Subnet> {
+    pub(super) fn subnets_of(&self, peer: &PeerId, told: &[Multiaddr]) -> BTreeSet<Subnet> {
         let connections = self.peers.get(peer).map(|known| known.connections.as_slice()).unwrap_or_default();
         subnets(connections.iter().map(|connection| &connection.addr), told)
     }

@@ -16,7 +16,11 @@ impl EventLoop {
     pub(super) fn fill_place_of(&mut self, gone: &PeerId) {
         let bucket = self.bucket_of(gone);
         let waits = |peer: &PeerId, known: &Peer| {
-            known.kad && !known.leaving && !known.without_place.is_empty() && self.bucket_of(peer) == bucket
+            known.kad
+                && !known.leaving
+                && !known.without_place.is_empty()
+                && !self.candidates.contains_key(peer)
+                && self.bucket_of(peer) == bucket
         };
         let since = |known: &Peer| known.connections.first().map_or_else(Instant::now, |oldest| oldest.since);
         let mut waiting: Vec<(Instant, PeerId, Vec<Multiaddr>)> = self
@@ -27,14 +31,16 @@ impl EventLoop {
             .collect();
         waiting.sort_by_key(|(since, peer, _)| Reverse((*since, *peer)));
         while let Some((_, peer, addrs)) = waiting.pop() {
-            if self.has_room_for(&peer, &addrs) {
-                self.put_in_table(peer, &addrs);
-                if self.is_routed(&peer) {
-                    self.counters.count(name::ROUTING_LATER);
-                    self.routing_changed();
-                    return;
-                }
+            let subnets = self.subnets_of(&peer, &addrs);
+            if self.is_routed(&peer) || !self.diversity.has_room(&peer, bucket, &subnets) {
+                continue;
             }
+            self.put_in_table(peer, &addrs);
+            if self.is_routed(&peer) {
+                self.counters.count(name::ROUTING_LATER);
+                self.routing_changed();
+            }
+            return;
         }
     }
 }

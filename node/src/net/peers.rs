@@ -133,6 +133,7 @@ impl Peers {
     pub(crate) fn on_goodbye(&mut self, peer: &PeerId) {
         if let Some(entry) = self.0.get_mut(peer) {
             entry.leaving = true;
+            entry.without_place = Vec::new();
         }
     }
 

@@ -81,7 +81,7 @@ pub(crate) async fn probe(
             sleep(ADMISSION_PAUSE).await;
         }
         let asked = async {
-            let mut stream = control.open_early(peer, kad.clone()).await.ok()?;
+            let (mut stream, _place) = control.open_question(peer, kad.clone()).await.ok()?;
             kad_wire::is_answered(&mut stream, local).await.ok()
         };
         if matches!(timeout(PROBE_TIMEOUT, asked).await, Ok(Some(()))) {

@@ -155,7 +155,7 @@ async fn outcome(
         Ok(Ok(Err(_))) | Err(_) => return AskOutcome::Unreachable,
     }
     let asked = async {
-        let mut stream = control.open_early(peer, kad).await.ok()?;
+        let (mut stream, _place) = control.open_question(peer, kad).await.ok()?;
         kad_wire::ask(&mut stream, &digest, wanted).await.ok()
     };
     timeout_at(deadline, asked).await.ok().flatten().map_or(AskOutcome::Failed, AskOutcome::Said)

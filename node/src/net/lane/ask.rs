@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
 use dhtfs_store::ContentCid;
-use futures::future::{BoxFuture, Either, select};
+use futures::future::{BoxFuture, Either, ready, select};
 use futures::io::{ReadHalf, WriteHalf};
 use futures::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _, FutureExt as _};
 use libp2p::{PeerId, Stream, StreamProtocol};
@@ -23,6 +23,9 @@ use crate::net::streams::{Control, is_refusal};
 
 /// How long opening a lane may take.
 const OPEN_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(10);
+
+/// How long each answer may take that came before the peer stopped listening.
+const LEFT_BEHIND: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// An alarm noticed so late says that the lane was not polled.
 const OVERDUE: std::time::Duration = std::time::Duration::from_secs(1);
@@ -263,12 +266,13 @@ impl Lane {
             },
         };
         // The writer first: what is wanted anew must not wait until all that has come is read.
-        let came = match select(writer, pin!(read(reader, &self.open, &self.buffers, events))).await {
-            // A peer without lanes has said so before it closed the stream.
-            Either::Left((_, reading)) => match reading.now_or_never() {
-                Some(Err(LaneEnd::Unsupported)) => Err(LaneEnd::Unsupported),
-                _ => Err(LaneEnd::Closed),
-            },
+        let came = match select(&mut *writer, pin!(read(reader, &self.open, &self.buffers, events))).await {
+            Either::Left((Ok(()), _)) => Err(LaneEnd::Closed),
+            // What came before is still there: answers, or that the peer has no lanes.
+            Either::Left((Err(error), reading)) => {
+                *writer = ready(Err(error)).boxed();
+                timeout(LEFT_BEHIND, reading).await.unwrap_or(Err(LaneEnd::Closed))
+            }
             Either::Right((came, _)) => came,
         };
         let ended = match came {

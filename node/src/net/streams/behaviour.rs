@@ -16,9 +16,9 @@ use libp2p::{
         behaviour::{ConnectionClosed, ConnectionEstablished},
     },
 };
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 
-use super::{Control, Link, MAX_REQUESTED, Request, Shared, handler::Handler};
+use super::{Control, Link, MAX_QUESTIONS, MAX_REQUESTED, Request, Shared, handler::Handler};
 
 /// See the module's documentation.
 pub(crate) struct Streams {
@@ -88,7 +88,8 @@ impl NetworkBehaviour for Streams {
                 ..
             }) => {
                 if let Some(requests) = self.pending.remove(&id) {
-                    let link = Link { id, is_relayed: endpoint.is_relayed(), requests };
+                    let questions = Arc::new(Semaphore::new(MAX_QUESTIONS));
+                    let link = Link { id, is_relayed: endpoint.is_relayed(), requests, questions };
                     self.shared.links().entry(peer_id).or_default().push(link);
                 }
             }

@@ -27,7 +27,7 @@ use std::{
 };
 
 use libp2p::{PeerId, Stream, StreamProtocol, core::upgrade::NegotiationError, swarm::ConnectionId};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 pub(crate) use self::behaviour::Streams;
 
@@ -40,6 +40,10 @@ const MAX_REQUESTED: usize = 16;
 
 /// Streams of a connection that are being opened at the same time.
 const MAX_OPENING: usize = 16;
+
+/// Questions about the DHT that are open on a connection at the same time; others wait for a place. libp2p's kad serves 32
+/// streams of a connection and drops those beyond.
+const MAX_QUESTIONS: usize = 16;
 
 /// A protocol that nobody speaks.
 pub(crate) static NOBODYS: StreamProtocol = StreamProtocol::new("/dhtfs/none");
@@ -88,6 +92,8 @@ struct Link {
     id: ConnectionId,
     is_relayed: bool,
     requests: mpsc::Sender<Request>,
+    /// Places for questions.
+    questions: Arc<Semaphore>,
 }
 
 /// A stream that somebody else has opened.
@@ -130,6 +136,13 @@ impl Shared {
         Some((best.id, best.requests.clone()))
     }
 
+    /// The places for questions on the connection that a stream would be opened on.
+    fn questions(&self, peer: &PeerId) -> Option<Arc<Semaphore>> {
+        let links = self.links();
+        let best = links.get(peer)?.iter().rev().min_by_key(|link| link.is_relayed)?;
+        Some(best.questions.clone())
+    }
+
     /// Hands a stream to whoever accepts its protocol.
     fn arrived(&self, peer: PeerId, protocol: &StreamProtocol, stream: Stream) {
         let mut accepting = self.accepting();
@@ -168,8 +181,9 @@ impl Control {
         self.open(peer, protocol, Opening::Agreed).await
     }
 
-    /// Opens a stream to a connected peer without waiting for it. Whoever opens it is to write first. If the peer does not
-    /// speak the protocol, reading fails as [`is_refusal`] says; writing may fail before, in any way.
+    /// Opens a stream to a connected peer without waiting for it: on its newest direct connection, and if that one is
+    /// about to end, on none. Whoever opens it is to write first. If the peer does not speak the protocol, reading fails as
+    /// [`is_refusal`] says; writing may fail before, in any way.
     ///
     /// # Errors
     /// If the peer is not connected, or the connection ends.
@@ -179,6 +193,21 @@ impl Control {
         protocol: StreamProtocol,
     ) -> Result<Stream, OpenError> {
         self.open(peer, protocol, Opening::Early).await
+    }
+
+    /// The same for one question, which waits until fewer than [`MAX_QUESTIONS`] are open on the connection: a peer drops
+    /// what is more than it serves at once. The answer is to be read before the place is dropped.
+    ///
+    /// # Errors
+    /// As [`Control::open_early`].
+    pub(crate) async fn open_question(
+        &self,
+        peer: PeerId,
+        protocol: StreamProtocol,
+    ) -> Result<(Stream, OwnedSemaphorePermit), OpenError> {
+        let questions = self.shared.questions(&peer).ok_or(OpenError::NotConnected)?;
+        let place = questions.acquire_owned().await.map_err(|_| OpenError::NotConnected)?;
+        Ok((self.open_early(peer, protocol).await?, place))
     }
 
     async fn open(

@@ -1,6 +1,6 @@
 #![allow(clippy::unwrap_used, reason = "a failure is a failed test")]
 
-use std::time::Duration;
+use std::{pin::Pin, time::Duration};
 
 use futures::{AsyncReadExt as _, AsyncWriteExt as _, StreamExt as _, future::join_all};
 use libp2p::{
@@ -17,10 +17,12 @@ use libp2p::{
         behaviour::{ConnectionEstablished, DialFailure},
     },
 };
+use tokio::sync::watch;
 use tokio::time::timeout;
 
 use super::{
-    Control, IncomingStreams, MAX_OPENING, MAX_REQUESTED, MAX_WAITING, OpenError, Streams, is_refusal,
+    Control, IncomingStreams, MAX_OPENING, MAX_QUESTIONS, MAX_REQUESTED, MAX_WAITING, OpenError, Streams,
+    is_refusal,
 };
 use crate::net::transport::muxer;
 
@@ -31,13 +33,34 @@ const OTHER: StreamProtocol = StreamProtocol::new("/test/2");
 const PATIENCE: Duration = Duration::from_secs(20);
 
 fn new_swarm() -> Swarm<Streams> {
+    new_swarm_on(|task| drop(tokio::spawn(task)))
+}
+
+/// A swarm whose connections stand still while the switch is off.
+fn new_swarm_with_switch(switch: watch::Receiver<bool>) -> Swarm<Streams> {
+    new_swarm_on(move |mut task| {
+        let mut switch = switch.clone();
+        tokio::spawn(async move {
+            loop {
+                tokio::select! {
+                    biased;
+                    Ok(_) = switch.wait_for(|on| !*on) => {}
+                    () = &mut task => return,
+                }
+                let _ = switch.wait_for(|on| *on).await;
+            }
+        });
+    })
+}
+
+fn new_swarm_on(spawn: impl Fn(Pin<Box<dyn Future<Output = ()> + Send>>) + Send + 'static) -> Swarm<Streams> {
     let keypair = Keypair::generate_ed25519();
     let transport = MemoryTransport::default()
         .upgrade(Version::V1Lazy)
         .authenticate(noise::Config::new(&keypair).unwrap())
         .multiplex(muxer())
         .boxed();
-    let config = swarm::Config::with_tokio_executor()
+    let config = swarm::Config::with_executor(spawn)
         .with_idle_connection_timeout(PATIENCE)
         .with_substream_upgrade_protocol_override(Version::V1Lazy);
     Swarm::new(transport, Streams::new(), keypair.public().to_peer_id(), config)
@@ -53,7 +76,14 @@ fn run(mut swarm: Swarm<Streams>) -> tokio::task::JoinHandle<()> {
 
 /// A listener that has accepted `PROTOCOL`, and a peer that is connected to it `connections` times.
 async fn pair(connections: usize) -> (Swarm<Streams>, IncomingStreams, Swarm<Streams>, Control) {
-    let (mut server, mut asker) = (new_swarm(), new_swarm());
+    pair_with(new_swarm(), connections).await
+}
+
+async fn pair_with(
+    mut server: Swarm<Streams>,
+    connections: usize,
+) -> (Swarm<Streams>, IncomingStreams, Swarm<Streams>, Control) {
+    let mut asker = new_swarm();
     let incoming = server.behaviour().control().accept(PROTOCOL).unwrap();
     server.listen_on("/memory/0".parse().unwrap()).unwrap();
     let addr = loop {
@@ -152,29 +182,48 @@ async fn a_protocol_is_offered_while_somebody_accepts_it() {
 
 #[tokio::test]
 async fn who_opens_a_stream_early_need_not_wait_for_the_peer() {
-    let (mut server, mut incoming, asker, control) = pair(1).await;
+    let (switch, off) = watch::channel(true);
+    let (server, mut incoming, asker, control) = pair_with(new_swarm_with_switch(off), 1).await;
     let peer = *server.local_peer_id();
-    let _asker = run(asker);
-    // The peer does nothing.
+    let _running = (run(server), run(asker));
+    switch.send_replace(false);
     let mut early = timeout(PATIENCE, control.open_early(peer, PROTOCOL)).await.unwrap().unwrap();
+    early.write_all(b"word").await.unwrap();
+    early.flush().await.unwrap();
     let mut agreed = tokio::spawn({
         let control = control.clone();
         async move { control.open_stream(peer, PROTOCOL).await.map(drop) }
     });
-    early.write_all(b"word").await.unwrap();
-    early.flush().await.unwrap();
-    assert!(!agreed.is_finished());
+    assert!(timeout(Duration::from_millis(50), &mut agreed).await.is_err());
+    switch.send_replace(true);
     let mut word = [0; 4];
     let heard = async {
         let (_, mut stream) = incoming.next().await.unwrap();
         stream.read_exact(&mut word).await.unwrap();
-        (&mut agreed).await.unwrap().unwrap();
+        agreed.await.unwrap().unwrap();
     };
-    tokio::select! {
-        () = heard => {}
-        _ = async { loop { server.select_next_some().await; } } => unreachable!(),
-    }
+    timeout(PATIENCE, heard).await.unwrap();
     assert_eq!(&word, b"word");
+}
+
+#[tokio::test]
+async fn a_peer_is_asked_no_more_at_once_than_it_serves() {
+    let (server, mut incoming, asker, control) = pair(1).await;
+    let peer = *server.local_peer_id();
+    let _running = (run(server), run(asker));
+    let mut open = Vec::new();
+    for _ in 0..MAX_QUESTIONS {
+        let (mut stream, place) =
+            timeout(PATIENCE, control.open_question(peer, PROTOCOL)).await.unwrap().unwrap();
+        stream.write_all(b"word").await.unwrap();
+        stream.flush().await.unwrap();
+        assert!(timeout(PATIENCE, incoming.next()).await.unwrap().is_some());
+        open.push((stream, place));
+    }
+    let mut next = Box::pin(control.open_question(peer, PROTOCOL));
+    assert!(timeout(Duration::from_millis(50), &mut next).await.is_err());
+    open.pop();
+    let _next = timeout(PATIENCE, next).await.unwrap().unwrap();
 }
 
 #[tokio::test]
