@@ -2,7 +2,7 @@
 //!
 //! In this node the first words of a stream travel with the name of its protocol. That costs what is said and never answered:
 //! who has written and goes away over QUIC tells the peer to send no more, so that the peer cannot confirm the protocol any
-//! more and drops what it has not read. kad tells records in that way, and identify its news.
+//! more and drops what it has not read. kad tells records in that way, and identify its news. Others understand a refusal only if it comes when the stream is opened.
 
 use std::ops::{Deref, DerefMut};
 use std::task::{Context, Poll};

@@ -27,8 +27,9 @@ impl EventLoop {
     /// A peer that serves our DHT has told where it listens. If it is in the routing table its addresses there are
     /// replaced; else it is probed, and true is returned: [`Self::on_probed`] follows.
     pub(super) fn route(&mut self, peer: PeerId, listen: &[Multiaddr]) -> bool {
-        // Who has said goodbye tells once more where it listens when its listeners close.
+        // What it told before counts no more.
         self.peers.on_placed(&peer, Vec::new());
+        // Who has said goodbye tells once more where it listens when its listeners close.
         let Some(known) = self.peers.get(&peer).filter(|known| !known.leaving) else { return false };
         let kept = plausible(known.dialled().chain(listen), &peer, known.scope());
         self.counters.add(name::ADDRS_DROPPED, kept.dropped);

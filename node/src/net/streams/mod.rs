@@ -96,6 +96,11 @@ struct Link {
     questions: Arc<Semaphore>,
 }
 
+/// The newest of these connections that were not tried, a relayed one only if there is no other.
+fn best<'a>(links: &'a [Link], tried: &[ConnectionId]) -> Option<&'a Link> {
+    links.iter().rev().filter(|link| !tried.contains(&link.id)).min_by_key(|link| link.is_relayed)
+}
+
 /// A stream that somebody else has opened.
 type Arrived = (PeerId, Stream);
 
@@ -131,16 +136,13 @@ impl Shared {
     /// The best connection to `peer` that is not among those that were tried.
     fn link(&self, peer: &PeerId, tried: &[ConnectionId]) -> Option<(ConnectionId, mpsc::Sender<Request>)> {
         let links = self.links();
-        let untried = links.get(peer)?.iter().rev().filter(|link| !tried.contains(&link.id));
-        let best = untried.min_by_key(|link| link.is_relayed)?;
+        let best = best(links.get(peer)?, tried)?;
         Some((best.id, best.requests.clone()))
     }
 
     /// The places for questions on the connection that a stream would be opened on.
     fn questions(&self, peer: &PeerId) -> Option<Arc<Semaphore>> {
-        let links = self.links();
-        let best = links.get(peer)?.iter().rev().min_by_key(|link| link.is_relayed)?;
-        Some(best.questions.clone())
+        Some(best(self.links().get(peer)?, &[])?.questions.clone())
     }
 
     /// Hands a stream to whoever accepts its protocol.
