@@ -83,9 +83,11 @@ pub(crate) enum Command {
     Providers(ProvidersArgs),
     Status(StatusArgs),
     Peers(PeersArgs),
+    Net(NetArgs),
     Limits(LimitsArgs),
     Id(IdArgs),
     Daemon(DaemonArgs),
+    Relay(RelayArgs),
     Shutdown(ShutdownArgs),
     Gc(GcArgs),
     Demo(DemoArgs),
@@ -106,6 +108,13 @@ pub(crate) struct SimArgs {
     /// What dhtfs-sim is to do; it explains itself with `dhtfs sim --help`
     #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARGS")]
     pub(crate) args: Vec<OsString>,
+}
+
+impl Command {
+    /// Whether it goes on until it is told to end.
+    pub(crate) fn runs_a_daemon(&self) -> bool {
+        matches!(self, Self::Daemon(_) | Self::Relay(_))
+    }
 }
 
 /// Where to look besides the DHT.
@@ -420,6 +429,14 @@ Examples:
   dhtfs peers --json | jq .rtt_ms")]
 pub(crate) struct PeersArgs {}
 
+/// Show how others reach this node: directly, past a router, through a relay, or not at all, and why
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  dhtfs net
+  dhtfs net --json | jq -r .reachability")]
+pub(crate) struct NetArgs {}
+
 /// Show how fast the daemon may send and fetch, or change it while it runs
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -477,6 +494,20 @@ pub(crate) struct DaemonArgs {
     /// End when standard input ends: a program that starts a daemon leaves none behind, however it dies
     #[arg(long, hide = true)]
     pub(crate) until_stdin_ends: bool,
+}
+
+/// Run a node in the foreground that carries connections for nodes nobody can dial
+#[derive(Debug, Args)]
+#[command(after_help = "\
+It shares nothing. Run it on a machine that others can dial; they join through the address that it prints, and so find it.
+Without --data-dir it keeps its key in a directory of its own, `relay` in that of the daemon.
+
+Examples:
+  dhtfs relay
+  dhtfs relay --listen /ip4/0.0.0.0/tcp/4343 --listen /ip4/0.0.0.0/udp/4343/quic-v1")]
+pub(crate) struct RelayArgs {
+    #[command(flatten)]
+    pub(crate) daemon: DaemonArgs,
 }
 
 /// End the daemon that runs on this data directory

@@ -45,13 +45,14 @@ impl Context {
     /// written then.
     pub(crate) fn new(global: &GlobalArgs, command: &Command, interrupt: Interrupt) -> Result<Self> {
         let out = Output::new(global.json, global.quiet);
-        logs::start(level(global, matches!(command, Command::Daemon(_))), out.bars())?;
+        logs::start(level(global, command.runs_a_daemon()), out.bars())?;
         let config = match &global.config {
             Some(path) => Config::load(path)?,
             None => Config::default(),
         };
         let data_dir = match &global.data_dir {
             Some(dir) => absolute(dir)?,
+            None if matches!(command, Command::Relay(_)) => default_data_dir()?.join("relay"),
             None => default_data_dir()?,
         };
         Ok(Self { data_dir, config, out, interrupt, node: OnceLock::new() })
@@ -252,7 +253,7 @@ mod tests {
     fn verbosity_decides_what_is_logged() {
         let level = |line: &str| {
             let cli = Cli::parse_from(line.split(' '));
-            level(&cli.global, matches!(cli.command, Command::Daemon(_)))
+            level(&cli.global, cli.command.runs_a_daemon())
         };
         assert_eq!(level("dhtfs status"), Level::Command);
         assert_eq!(level("dhtfs daemon"), Level::Daemon);

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     api::types::{ApiError, ErrorKind},
     core::rate::{Limit, Limits},
+    net::RelayLimits,
 };
 
 /// Largest configuration file that is read, in bytes. A real one has some hundred.
@@ -36,6 +37,33 @@ pub struct Config {
     pub limit_down: Limit,
     /// Whether peers on this machine and in the local network count. Default `false`.
     pub limit_lan: bool,
+    /// How much is carried for nodes that nobody can dial, once others can dial this one: `some` (the default) is what two
+    /// nodes need to find a way past it, and a small file; `much` is what `dhtfs relay` carries; `none` is nothing.
+    pub relay: RelayShare,
+}
+
+/// How much of the connections of others a node carries.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RelayShare {
+    /// Nothing.
+    None,
+    /// See [`RelayLimits::small`].
+    #[default]
+    Some,
+    /// See [`RelayLimits::generous`]; offered from the start.
+    Much,
+}
+
+impl RelayShare {
+    /// In numbers.
+    pub fn limits(self) -> Option<RelayLimits> {
+        match self {
+            Self::None => None,
+            Self::Some => Some(RelayLimits::small()),
+            Self::Much => Some(RelayLimits::generous()),
+        }
+    }
 }
 
 impl Default for Config {
@@ -48,6 +76,7 @@ impl Default for Config {
             limit_up_per_peer: Limit::NONE,
             limit_down: Limit::NONE,
             limit_lan: false,
+            relay: RelayShare::default(),
         }
     }
 }

@@ -230,6 +230,7 @@ async fn start_network(
     let record_life = tuning.limits.record_life;
     net_config.limits = tuning.limits;
     net_config.exchange_versions = tuning.exchange_versions;
+    net_config.relay = config.relay.limits().filter(|_| is_server);
     let net_env = NetEnv { keypair, transport, executor, seed };
     let (client, event_loop, events) = net::new(net_config, net_env).map_err(|error| {
         ApiError::new(ErrorKind::Failed, format!("the network could not be set up: {error}"))

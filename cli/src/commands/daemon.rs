@@ -1,13 +1,15 @@
 //! `dhtfs daemon`: a node in the foreground.
 
-use dhtfs_node::{Config, Role, api::types::Ready};
+use dhtfs_node::{Config, Role, api::types::Ready, config::RelayShare};
 use tokio::io::AsyncReadExt;
 
 use crate::{args::DaemonArgs, context::Context, error::Result};
 
 /// Runs until a signal, a `shutdown`, or the end of standard input if that was asked for.
-pub(crate) async fn run(context: &Context, args: &DaemonArgs) -> Result<()> {
-    let node = context.start_node(config(&context.config, args), Role::Server).await?;
+pub(crate) async fn run(context: &Context, args: &DaemonArgs, relay: Option<RelayShare>) -> Result<()> {
+    let mut config = config(&context.config, args);
+    config.relay = relay.unwrap_or(config.relay);
+    let node = context.start_node(config, Role::Server).await?;
     node.serve_socket()?;
     let ready = context.interrupt.guard(async { Ok(node.ready().await) }).await?;
     context.out.either(&ready, |ready| vec![line(ready)])?;

@@ -193,9 +193,21 @@ fn summary(report: &GetReport) -> String {
         reused => format!("; {} were here already", format::bytes(reused)),
     };
     format!(
-        "got {name}: {len}{files} in {time} ({speed} MiB/s) from {}{reused}",
-        format::count(peers, "peer")
+        "got {name}: {len}{files} in {time} ({speed} MiB/s) from {}{}{reused}",
+        format::count(peers, "peer"),
+        relayed(report),
     )
+}
+
+/// How many of the peers are behind a relay, which slows them down.
+fn relayed(report: &GetReport) -> String {
+    let peers = report.sources.iter().filter(|source| source.chunks > 0);
+    let (all, relayed) = (peers.clone().count(), peers.filter(|source| source.relayed).count());
+    match relayed {
+        0 => String::new(),
+        _ if relayed == all => ", relayed".to_owned(),
+        _ => format!(", {relayed} of them relayed"),
+    }
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ mod get;
 mod id;
 mod limits;
 mod ls;
+mod net;
 mod peers;
 mod providers;
 mod rm;
@@ -19,6 +20,8 @@ mod sim;
 mod status;
 mod transfers;
 mod verify;
+
+use dhtfs_node::config::RelayShare;
 
 use crate::{args::Command, context::Context, error::Result};
 
@@ -36,9 +39,11 @@ pub(crate) async fn run(context: &Context, command: Command) -> Result<()> {
         Command::Providers(args) => guard.guard(providers::run(context, &args)).await,
         Command::Status(args) => guard.guard(status::run(context, &args)).await,
         Command::Peers(_) => guard.guard(peers::run(context)).await,
+        Command::Net(_) => guard.guard(net::run(context)).await,
         Command::Limits(args) => guard.guard(limits::run(context, &args)).await,
         Command::Id(_) => guard.guard(id::run(context)).await,
-        Command::Daemon(args) => daemon::run(context, &args).await,
+        Command::Daemon(args) => daemon::run(context, &args, None).await,
+        Command::Relay(args) => daemon::run(context, &args.daemon, Some(RelayShare::Much)).await,
         Command::Transfers(args) => guard.guard(transfers::run(context, &args)).await,
         Command::Pause(args) => guard.guard(transfers::steer(context, "pause", "paused", &args.steer)).await,
         Command::Resume(args) => {

@@ -10,7 +10,7 @@ use dhtfs_node::{
 };
 use serde_json::json;
 
-use super::{findable, limits};
+use super::{findable, limits, net};
 use crate::{
     args::StatusArgs,
     context::{Context, check_cid},
@@ -55,7 +55,10 @@ fn lines(status: &Status, is_daemon: bool) -> Vec<String> {
     if status.online {
         rows.push(("listening", clean(&status.listen)));
         rows.push(("told others", clean(&status.external)));
-        rows.push(("reachable", reachability(&status.reachability)));
+        if let Some(net) = &status.net {
+            rows.push(("reachable", net::way(net)));
+        }
+        rows.push(("tested", reachability(&status.reachability)));
         let (connected, routing) =
             (format::thousands(status.connected), format::thousands(status.routing_peers));
         rows.push(("peers", one(format!("{connected} connected, {routing} in the routing table"))));
@@ -93,7 +96,7 @@ fn reachability(found: &ReachabilityInfo) -> Vec<String> {
         let verdict = if tested.reachable { "reachable" } else { "not reachable" };
         format!("{} {verdict}, tested by {}", format::clean(&tested.addr), format::clean(&tested.tested_by))
     });
-    std::iter::once(found.verdict.clone()).chain(tested).collect()
+    tested.collect()
 }
 
 fn content_lines(status: &ContentStatus, is_daemon: bool) -> Vec<String> {
@@ -208,6 +211,13 @@ mod tests {
                     tested_by: "12D4".to_owned(),
                 }],
             },
+            net: Some(dhtfs_node::api::types::NetInfo {
+                reachability: "direct".to_owned(),
+                settled: true,
+                since_unix: u64::MAX,
+                why: "nodes have dialled this one".to_owned(),
+                ..Default::default()
+            }),
             connected: 3,
             connections: 6,
             routing_peers: 20,
@@ -237,8 +247,9 @@ mod tests {
             "shares     2, 3.0 GiB",
             "listening  /ip4/10.0.0.1/tcp/1",
             "           /ip4/10.0.0.1/udp/1/quic-v1",
-            "reachable  reachable",
-            "           /a reachable, tested by 12D4",
+            "reachable  direct, for 0 s",
+            "           nodes have dialled this one",
+            "tested     /a reachable, tested by 12D4",
             "peers      3 connected, 20 in the routing table",
             "announced  1,024 of 1,026 keys, 2 to do, 1,500 being withdrawn",
             "counters   served-len 1,048,576",

@@ -223,7 +223,9 @@ impl<'a> Get<'a> {
             self.tally.add(driver);
         }
         let (path, facts) = result?;
-        Ok(self.report(link.cid, path, facts))
+        let mut report = self.report(link.cid, path, facts);
+        self.api.note_relayed(&mut report.sources).await;
+        Ok(report)
     }
 
     async fn tree(
@@ -530,6 +532,7 @@ pub(super) fn sources(fetch: &FetchProgress) -> Vec<Source> {
             PeerState::Banned => "banned",
         }
         .to_owned(),
+        relayed: false,
     };
     fetch.peers.iter().map(source).collect()
 }

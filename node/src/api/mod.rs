@@ -8,6 +8,7 @@ mod get;
 mod limits;
 mod ls;
 mod manifest;
+mod net;
 pub mod numbers;
 mod providers;
 mod status;

@@ -8,11 +8,9 @@ use libp2p::{Multiaddr, PeerId, multiaddr::Protocol};
 use super::{
     Api,
     ls::{have_len, state_name},
+    net::tested,
     parse_link,
-    types::{
-        ApiError, ContentStatus, Identity, PeerEntry, ProvideInfo, ReachabilityInfo, Ready, Status,
-        TestedAddr,
-    },
+    types::{ApiError, ContentStatus, Identity, PeerEntry, ProvideInfo, ReachabilityInfo, Ready, Status},
 };
 use crate::{
     Role,
@@ -59,6 +57,7 @@ impl Api {
             external: listed(net.as_ref().map(|n| &n.external)),
             profile: net.as_ref().map_or_else(|| "offline".to_owned(), |n| n.profile.to_string()),
             reachability: net.as_ref().map(reachability).unwrap_or_default(),
+            net: net.as_ref().map(|net| self.net_info(net)),
             connected: net.as_ref().map_or(0, |n| n.connected as u64),
             connections: net.as_ref().map_or(0, |n| n.connections as u64),
             records_held: net.as_ref().map_or(0, |n| n.provider_records_held as u64),
@@ -220,11 +219,11 @@ impl Api {
         external.iter().map(|addr| self.with_own_id(addr)).collect()
     }
 
-    async fn net_status(&self) -> Option<NetStatus> {
+    pub(super) async fn net_status(&self) -> Option<NetStatus> {
         self.inner.net.as_ref()?.client.status().await.ok()
     }
 
-    fn with_own_id(&self, addr: &Multiaddr) -> String {
+    pub(super) fn with_own_id(&self, addr: &Multiaddr) -> String {
         match addr.iter().last() {
             Some(Protocol::P2p(_)) => addr.to_string(),
             _ => addr.clone().with(Protocol::P2p(self.inner.peer_id)).to_string(),
@@ -254,10 +253,5 @@ fn reachability(net: &NetStatus) -> ReachabilityInfo {
         Verdict::Reachable => "reachable",
         Verdict::Unreachable => "unreachable",
     };
-    let addrs = net.reachability.addrs.iter().map(|tested| TestedAddr {
-        addr: tested.addr.to_string(),
-        reachable: tested.reachable,
-        tested_by: tested.tested_by.to_string(),
-    });
-    ReachabilityInfo { verdict: verdict.to_owned(), addrs: addrs.collect() }
+    ReachabilityInfo { verdict: verdict.to_owned(), addrs: tested(net) }
 }

@@ -6,6 +6,7 @@
 
 mod announce;
 mod limits;
+mod net;
 mod transfers;
 mod waiting;
 
@@ -19,6 +20,7 @@ pub use self::announce::{
     ProvidersRequest, WaitRequest,
 };
 pub use self::limits::{LimitsInfo, LimitsRequest};
+pub use self::net::{NetInfo, RelayPlace};
 pub use self::transfers::{
     EndedTransfer, Transfer, TransferList, TransferOutcome, TransferRequest, TransferState, WatchTransfers,
 };
@@ -254,6 +256,9 @@ pub struct Source {
     pub in_flight: u32,
     /// `dialling`, `connected`, `backoff` or `banned`.
     pub state: String,
+    /// Whether a relay carries what it serves.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub relayed: bool,
 }
 
 /// Result of a `get`.
@@ -460,6 +465,9 @@ pub struct Status {
     pub profile: String,
     /// What AutoNAT found.
     pub reachability: ReachabilityInfo,
+    /// How others reach it; absent without a network.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub net: Option<NetInfo>,
     /// Peers connected now.
     pub connected: u64,
     /// Connections established; a peer may have several.

@@ -22,6 +22,7 @@ pub mod offers;
 pub mod profile;
 pub mod provide;
 pub mod rate;
+pub mod reach;
 pub mod routing;
 pub mod serve;
 pub mod transfers;

@@ -75,7 +75,12 @@ pub fn is_local(addr: &Multiaddr) -> bool {
         Protocol::Dns(_) | Protocol::Dns4(_) | Protocol::Dns6(_) | Protocol::Dnsaddr(_) => Some(false),
         _ => None,
     }) == Some(true)
-        && !addr.iter().any(|part| part == Protocol::P2pCircuit)
+        && !is_relayed(addr)
+}
+
+/// Whether an address leads through a relay.
+pub fn is_relayed(addr: &Multiaddr) -> bool {
+    addr.iter().any(|part| part == Protocol::P2pCircuit)
 }
 
 fn ip4_is_local(ip: Ipv4Addr) -> bool {

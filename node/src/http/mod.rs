@@ -73,6 +73,7 @@ pub fn router(api: Api, executor: Executor) -> Router {
         .route("/v0/status", get(status))
         .route("/v0/status-of", post(status_of))
         .route("/v0/peers", get(peers))
+        .route("/v0/net", get(net))
         .route("/v0/id", get(id))
         .route("/v0/limits", get(limits).post(set_limits))
         .route("/v0/gc", post(gc))
@@ -221,6 +222,10 @@ async fn status_of(
 
 async fn peers(State(shared): State<Shared>) -> Result<Response, ApiError> {
     Ok(Json(shared.api.peers().await?).into_response())
+}
+
+async fn net(State(shared): State<Shared>) -> Result<Response, ApiError> {
+    Ok(Json(shared.api.net().await?).into_response())
 }
 
 async fn id(State(shared): State<Shared>) -> Response {

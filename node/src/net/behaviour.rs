@@ -3,18 +3,21 @@
 use libp2p::identity::Keypair;
 use libp2p::request_response::{self, ProtocolSupport};
 use libp2p::swarm::NetworkBehaviour;
-use libp2p::{StreamProtocol, connection_limits, identify, ping};
+use libp2p::swarm::behaviour::toggle::Toggle;
+use libp2p::{StreamProtocol, connection_limits, dcutr, identify, ping, relay};
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 use tokio::time::Instant;
 
 use super::NetError;
 use super::agreed::Agreed;
+use super::candidates::Candidates;
 use super::exchange::ExchangeCodec;
 use super::kad::{self, Kad};
 use super::limits::{MAX_EXCHANGE_STREAMS, NetLimits};
 use super::nat_client::NatClient;
 use super::nat_server::NatServer;
+use super::relays::RelayLimits;
 use super::streams::Streams;
 
 /// The protocol names of one network. They keep networks apart: peers of another one share no protocol with us
@@ -77,6 +80,14 @@ pub(crate) struct Behaviour {
     pub(crate) ping: Agreed<ping::Behaviour>,
     pub(crate) nat_client: Agreed<NatClient>,
     pub(crate) exchange: Agreed<request_response::Behaviour<ExchangeCodec>>,
+    /// Addresses that others agree on.
+    pub(crate) candidates: Candidates,
+    /// Asks relays to carry connections.
+    pub(crate) relay_client: Agreed<relay::client::Behaviour>,
+    /// Carries connections of others; offers it only while it is switched on.
+    pub(crate) relay_server: Toggle<Agreed<relay::Behaviour>>,
+    /// Replaces a connection through a relay by one past it.
+    pub(crate) punch: Agreed<dcutr::Behaviour>,
     /// Streams that this node opens by itself, and those of the provide, have and lane protocols.
     pub(crate) streams: Streams,
 }
@@ -89,6 +100,7 @@ impl Behaviour {
         kad_server: bool,
         agent_version: String,
         limits: &NetLimits,
+        (relay_client, relays): (relay::client::Behaviour, Option<RelayLimits>),
         seed: u64,
     ) -> Self {
         let local = keypair.public().to_peer_id();
@@ -122,6 +134,10 @@ impl Behaviour {
                 protocols.exchange.iter().map(|name| (name.clone(), ProtocolSupport::Full)),
                 exchange,
             )),
+            candidates: Candidates::default(),
+            relay_client: Agreed::all(relay_client),
+            relay_server: relays.map(|limits| Agreed::all(super::relays::server(local, limits))).into(),
+            punch: Agreed::all(dcutr::Behaviour::new(local)),
             streams: Streams::new(),
         }
     }

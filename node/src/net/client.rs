@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use dhtfs_store::{ContentCid, ManifestCid};
 use libp2p::{Multiaddr, PeerId};
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use super::buffers::Buffers;
 use super::command::{Command, LookupId, Reply};
@@ -40,6 +40,8 @@ pub struct Client {
     told: Arc<Mutex<Told>>,
     rates: Arc<Rates>,
     buffers: Buffers,
+    /// See [`Client::addrs_for_strangers`].
+    for_strangers: watch::Receiver<Vec<Multiaddr>>,
 }
 
 impl Client {
@@ -49,6 +51,7 @@ impl Client {
         max_lookup_providers: usize,
         record_changes: Arc<Notify>,
         streams: BulkStreams,
+        for_strangers: watch::Receiver<Vec<Multiaddr>>,
     ) -> Self {
         let (next_lookup, told, rates) = (Arc::default(), Arc::default(), Arc::default());
         let buffers = Buffers::default();
@@ -62,7 +65,13 @@ impl Client {
             told,
             rates,
             buffers,
+            for_strangers,
         }
+    }
+
+    /// The addresses at which nodes of the internet can reach this one, relays included, as they change.
+    pub fn addrs_for_strangers(&self) -> watch::Receiver<Vec<Multiaddr>> {
+        self.for_strangers.clone()
     }
 
     /// Buffers for a fetch.

@@ -12,6 +12,22 @@ pub(crate) mod name {
     pub(crate) const DIALS_FAILED: &str = "net_dials_failed";
     /// Connections closed because the peer stopped answering pings.
     pub(crate) const PINGS_LOST: &str = "net_connections_closed_unresponsive";
+    /// Connections through relays.
+    pub(crate) const RELAYED: &str = "net_connections_relayed";
+    /// Of these, those that were closed because there was a way past the relay.
+    pub(crate) const RELAYED_LEFT: &str = "net_connections_relayed_left";
+    /// Ways past a relay that were made by both dialling at the same time.
+    pub(crate) const PUNCHED: &str = "net_holes_punched";
+    /// Attempts at that which failed.
+    pub(crate) const PUNCHES_FAILED: &str = "net_holes_not_punched";
+    /// Places given to others that are reached through this node.
+    pub(crate) const RELAY_PLACES: &str = "net_relay_reservations";
+    /// Places refused.
+    pub(crate) const RELAY_PLACES_REFUSED: &str = "net_relay_reservations_refused";
+    /// Connections carried for others.
+    pub(crate) const RELAY_CIRCUITS: &str = "net_relay_circuits";
+    /// Connections not carried.
+    pub(crate) const RELAY_CIRCUITS_REFUSED: &str = "net_relay_circuits_refused";
     /// Exchange requests sent.
     pub(crate) const REQUESTS: &str = "net_requests_sent";
     /// Exchange requests refused because the peer was not connected.

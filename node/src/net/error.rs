@@ -17,6 +17,9 @@ pub enum NetError {
     /// The name of the network has other characters or another length than allowed.
     #[error("{0:?} is no network name: use 1 to 32 of a-z, 0-9 and -")]
     NetworkName(String),
+    /// The key of the node cannot encrypt what goes through relays.
+    #[error("{0}")]
+    Key(String),
 }
 
 /// Why nothing can be received at an address.

@@ -32,6 +32,7 @@ use super::dials::Dials;
 use super::have::tally::Tally;
 use super::lane;
 use super::limits::{NetLimits, SHUTDOWN_TIMEOUT};
+use super::on_reach::Reaching;
 use super::outbox::Outbox;
 use super::peers::Peers;
 use super::pending::Pending;
@@ -61,6 +62,8 @@ pub struct EventLoop {
     /// The newest verdict for each address that AutoNAT tested, at most
     /// [`super::limits::MAX_NAT_VERDICTS`].
     pub(super) verdicts: BTreeMap<Multiaddr, (bool, PeerId)>,
+    /// Whether and how others can reach this node.
+    pub(super) reach: Reaching,
     /// Failed dials in a row of peers in the routing table.
     pub(super) failing: BTreeMap<PeerId, Failing>,
     /// Connections established since the start.
@@ -235,6 +238,7 @@ impl EventLoop {
             }
             SwarmEvent::ListenerError { error, .. } => tracing::debug!(%error, "listener"),
             SwarmEvent::ExternalAddrConfirmed { address } => self.on_external_confirmed(&address),
+            SwarmEvent::ExternalAddrExpired { address } => self.on_external_expired(&address),
             _ => {}
         }
     }
@@ -248,12 +252,20 @@ impl EventLoop {
             BehaviourEvent::NatClient(event) => self.on_tested(&event),
             BehaviourEvent::NatServer(event) => self.on_dialled_back(&event),
             BehaviourEvent::Exchange(event) => self.on_exchange(event),
-            BehaviourEvent::Streams(never) => match never {},
+            BehaviourEvent::Candidates(never) | BehaviourEvent::Streams(never) => match never {},
+            BehaviourEvent::RelayClient(event) => self.on_relay_client(&event),
+            BehaviourEvent::RelayServer(event) => self.on_relay_server(&event),
+            BehaviourEvent::Punch(event) => self.on_punched(&event),
         }
     }
 
     fn next_deadline(&self) -> Option<Instant> {
-        let machines = [self.liveness.next_deadline(), self.mode.next_deadline(), self.lost.next_deadline()];
+        let machines = [
+            self.liveness.next_deadline(),
+            self.mode.next_deadline(),
+            self.lost.next_deadline(),
+            self.reach.next_deadline(),
+        ];
         let pending = [self.dials.next_deadline(), self.pending.next_deadline()];
         let deadlines = pending.into_iter().chain([self.walks.next_deadline(), self.next_sweep]);
         deadlines.chain(machines.map(|at| at.map(Instant::from_std))).flatten().min()
@@ -270,6 +282,9 @@ impl EventLoop {
         self.pump_liveness();
         if self.mode.next_deadline().is_some_and(|at| at <= now.into_std()) {
             self.update_mode();
+        }
+        if self.reach.next_deadline().is_some_and(|at| at <= now.into_std()) {
+            self.reach_timed_out(now);
         }
         if self.next_sweep.is_some_and(|at| at <= now) {
             self.sweep_records(now);

@@ -55,6 +55,10 @@ pub const MAX_SEND_QUEUE: usize = 512 * 1024;
 /// itself.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// How long whoever wants a peer that was reached through a relay waits for a way past it. Most are found at the first attempt,
+/// which takes a few round trips (97.6 %: arXiv 2510.27500).
+pub const PUNCH_WITHIN: Duration = Duration::from_secs(4);
+
 /// Callers that may wait for dials at the same time.
 pub const MAX_DIAL_WAITERS: usize = 1_024;
 
@@ -269,6 +273,9 @@ pub const MAX_NAT_VERDICTS: usize = 16;
 
 /// Dial-backs for others that run at the same time, so that strangers cannot use up the pending connections.
 pub const MAX_DIAL_BACKS: usize = 16;
+
+/// How long a dial-back may take. Who asked for it waits ten seconds for the answer.
+pub const DIAL_BACK_WITHIN: Duration = Duration::from_secs(5);
 
 /// Dial-backs for one peer that run at the same time.
 pub const MAX_DIAL_BACKS_PER_PEER: usize = 2;

@@ -36,6 +36,7 @@ mod addresses;
 mod agreed;
 mod behaviour;
 mod buffers;
+mod candidates;
 mod client;
 mod command;
 mod command_queue;
@@ -60,7 +61,9 @@ mod on_exchange;
 mod on_identify;
 mod on_kad;
 mod on_provide;
+mod on_reach;
 mod on_record;
+mod on_relay;
 mod on_routing;
 mod on_vacancy;
 mod on_walk;
@@ -72,6 +75,7 @@ mod probe;
 pub mod provide;
 mod rates;
 pub mod records;
+mod relays;
 mod report;
 mod security;
 mod send_queue;
@@ -99,9 +103,10 @@ pub use self::limits::NetLimits;
 pub use self::provide::{Announcer, Receipt, SendFailure};
 pub use self::rates::Rates;
 pub use self::records::Digest;
+pub use self::relays::RelayLimits;
 pub use self::report::{
     BlockAnswer, Direction, LookupEvent, LookupOutcome, LookupStats, NetEvent, NetStatus, PeerInfo,
-    Reachability, ServeId, ServeTicket, TestedAddr, Verdict,
+    Reachability, RelayUse, ServeId, ServeTicket, TestedAddr, Verdict,
 };
 pub use self::usage::NetUsage;
 
@@ -132,6 +137,8 @@ pub struct NetConfig {
     pub limits: NetLimits,
     /// Versions of the exchange protocol that are offered, preferred first. A peer needs one in common.
     pub exchange_versions: Vec<u32>,
+    /// How much is carried for others while they can dial this node; `None` for nothing.
+    pub relay: Option<RelayLimits>,
 }
 
 impl NetConfig {
@@ -143,6 +150,7 @@ impl NetConfig {
             agent_version: agent_version.into(),
             limits: NetLimits::default(),
             exchange_versions: EXCHANGE_VERSIONS.to_vec(),
+            relay: None,
         }
     }
 }
@@ -168,18 +176,23 @@ impl fmt::Debug for NetEnv {
 /// Sets the network up. Nothing happens until the event loop is run.
 ///
 /// # Errors
-/// If the name of the network is not allowed.
+/// If the name of the network is not allowed, or the key cannot encrypt.
 pub fn new(
     config: NetConfig,
     env: NetEnv,
 ) -> Result<(Client, EventLoop, mpsc::Receiver<NetEvent>), NetError> {
-    let NetConfig { network, kad_server, agent_version, limits, exchange_versions } = config;
+    let NetConfig { network, kad_server, agent_version, limits, exchange_versions, relay } = config;
     let NetEnv { keypair, transport, executor, seed } = env;
     let protocols = Protocols::of(&network, &exchange_versions)?;
     let agent_version = agent_version.chars().take(limits::MAX_AGENT_LEN).collect();
     let spawn = executor.clone();
     let local = keypair.public().to_peer_id();
-    let mut behaviour = Behaviour::new(&keypair, &protocols, kad_server, agent_version, &limits, seed);
+    let (transport, relay_client) =
+        transport::with_relays(&keypair, transport).map_err(|error| NetError::Key(error.to_string()))?;
+    let carrying = relay.as_ref().map(|limits| limits.always);
+    let relays = (relay_client, relay);
+    let mut behaviour =
+        Behaviour::new(&keypair, &protocols, kad_server, agent_version, &limits, relays, seed);
     let record_changes = behaviour.kad.store_mut().changes_waiting();
     let swarm_config = swarm::Config::with_executor(move |task| executor(task))
         .with_idle_connection_timeout(limits.idle_timeout)
@@ -205,7 +218,9 @@ pub fn new(
         spawn,
     };
     let max_pending = limits.max_pending_outgoing;
-    let client = Client::new(commands_tx, local, limits.max_lookup_providers, record_changes, streams);
+    let reach = on_reach::Reaching::new(carrying, kad_server, seed);
+    let (max_providers, told) = (limits.max_lookup_providers, reach.told());
+    let client = Client::new(commands_tx, local, max_providers, record_changes, streams, told);
     let rates = client.rates().clone();
     let event_loop = EventLoop {
         swarm: Swarm::new(transport, behaviour, local, swarm_config),
@@ -223,6 +238,7 @@ pub fn new(
         listeners: Vec::new(),
         announced: Vec::new(),
         verdicts: BTreeMap::new(),
+        reach,
         failing: BTreeMap::new(),
         established: 0,
         routing_len: 0,

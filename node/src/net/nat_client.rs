@@ -6,6 +6,7 @@
 
 use std::collections::BTreeSet;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use libp2p::autonat::v2::client;
 use libp2p::core::Endpoint;
@@ -24,6 +25,9 @@ use super::limits::{MAX_ADDR_LEN, MAX_NAT_CANDIDATES};
 
 type Inner = client::Behaviour<StdRng>;
 
+/// How often it is looked whether there is something to be tested, and somebody to test it.
+const PROBE_EVERY: Duration = Duration::from_secs(2);
+
 /// The wrapped behaviour.
 pub(crate) struct NatClient {
     inner: Inner,
@@ -40,7 +44,7 @@ impl NatClient {
     /// Nonces and the choice of servers follow from `rng`. Nothing is tested unless this node `serves` others.
     pub(crate) fn new(rng: StdRng, serves: bool) -> Self {
         Self {
-            inner: client::Behaviour::new(rng, client::Config::default()),
+            inner: client::Behaviour::new(rng, client::Config::default().with_probe_interval(PROBE_EVERY)),
             is_tested: serves,
             candidates: BTreeSet::new(),
             loopback: true,
@@ -60,6 +64,11 @@ impl NatClient {
                 self.hand_on(addr);
             }
         }
+    }
+
+    /// This node is in another network: what was tested says nothing any more, and there is room for others.
+    pub(crate) fn forget(&mut self) {
+        self.candidates.clear();
     }
 
     /// Candidates left out since the last call.

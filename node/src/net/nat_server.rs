@@ -4,7 +4,9 @@
 //! way, in all and for one peer, and refuses addresses narrower than the connection they were named over, so
 //! that nobody on the Internet can have this node knock on doors in its own network.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
+use std::future::Future as _;
+use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use libp2p::autonat::v2::server;
@@ -12,14 +14,15 @@ use libp2p::core::Endpoint;
 use libp2p::core::transport::PortUse;
 use libp2p::swarm::behaviour::{ConnectionClosed, ConnectionEstablished, DialFailure};
 use libp2p::swarm::{
-    ConnectionDenied, ConnectionId, FromSwarm, NetworkBehaviour, THandler, THandlerInEvent, THandlerOutEvent,
-    ToSwarm,
+    ConnectionDenied, ConnectionId, DialError, FromSwarm, NetworkBehaviour, THandler, THandlerInEvent,
+    THandlerOutEvent, ToSwarm,
 };
 use libp2p::{Multiaddr, PeerId};
 use rand::rngs::StdRng;
+use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::addresses::{Scope, scope_of};
-use super::limits::{MAX_DIAL_BACKS, MAX_DIAL_BACKS_PER_PEER};
+use super::limits::{DIAL_BACK_WITHIN, MAX_DIAL_BACKS, MAX_DIAL_BACKS_PER_PEER};
 
 type Inner = server::Behaviour<StdRng>;
 
@@ -28,6 +31,9 @@ pub(crate) struct NatServer {
     inner: Inner,
     /// Dial-backs under way.
     dialling: BTreeMap<ConnectionId, PeerId>,
+    /// Until when each of them is waited for, oldest first; some have ended.
+    deadlines: VecDeque<(Instant, ConnectionId, PeerId)>,
+    timer: Option<Pin<Box<Sleep>>>,
     /// The scope of each established connection.
     scopes: BTreeMap<(PeerId, ConnectionId), Scope>,
     refused: usize,
@@ -41,7 +47,35 @@ struct Refused;
 impl NatServer {
     /// The amount of data asked from clients follows from `rng`.
     pub(crate) fn new(rng: StdRng) -> Self {
-        Self { inner: Inner::new(rng), dialling: BTreeMap::new(), scopes: BTreeMap::new(), refused: 0 }
+        Self {
+            inner: Inner::new(rng),
+            dialling: BTreeMap::new(),
+            deadlines: VecDeque::new(),
+            timer: None,
+            scopes: BTreeMap::new(),
+            refused: 0,
+        }
+    }
+
+    /// Tells those who wait for a dial-back that takes too long that it has failed. They wait ten seconds, and would learn
+    /// nothing if the answer came later; a router that drops what it does not know makes every dial take longer.
+    fn give_up(&mut self, cx: &mut Context<'_>) {
+        while let Some((at, id, peer)) = self.deadlines.front().copied() {
+            if self.dialling.contains_key(&id) {
+                let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(at)));
+                if timer.as_mut().poll(cx).is_pending() {
+                    return;
+                }
+                self.timer = None;
+                if Instant::now() < at {
+                    continue;
+                }
+                let failure =
+                    DialFailure { peer_id: Some(peer), connection_id: id, error: &DialError::Aborted };
+                self.inner.on_swarm_event(FromSwarm::DialFailure(failure));
+            }
+            self.deadlines.pop_front();
+        }
     }
 
     /// Dial-backs refused since the last call.
@@ -141,7 +175,9 @@ impl NetworkBehaviour for NatServer {
             && let Some(peer) = opts.get_peer_id()
         {
             self.dialling.insert(opts.connection_id(), peer);
+            self.deadlines.push_back((Instant::now() + DIAL_BACK_WITHIN, opts.connection_id(), peer));
         }
+        self.give_up(cx);
         next
     }
 }
@@ -156,7 +192,11 @@ mod tests {
     use rand::SeedableRng as _;
     use rand::rngs::StdRng;
 
-    use super::{MAX_DIAL_BACKS, MAX_DIAL_BACKS_PER_PEER, NatServer, Scope};
+    use std::task::Poll;
+
+    use tokio::time::Instant;
+
+    use super::{DIAL_BACK_WITHIN, MAX_DIAL_BACKS, MAX_DIAL_BACKS_PER_PEER, NatServer, Scope};
 
     fn addr(text: &str) -> Multiaddr {
         text.parse().unwrap()
@@ -210,6 +250,25 @@ mod tests {
         }
         assert_eq!(allowed, MAX_DIAL_BACKS);
         assert_eq!(server.dialling.len(), MAX_DIAL_BACKS);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_dial_back_that_hangs_is_waited_for_only_so_long() {
+        let mut server = NatServer::new(StdRng::seed_from_u64(1));
+        let (peer, begun) = (PeerId::random(), Instant::now());
+        for n in 1..=3 {
+            server.dialling.insert(id(n), peer);
+            server.deadlines.push_back((begun + DIAL_BACK_WITHIN, id(n), peer));
+        }
+        // This one ends by itself.
+        server.dialling.remove(&id(1));
+        let given_up = std::future::poll_fn(|cx| {
+            server.give_up(cx);
+            if server.deadlines.is_empty() { Poll::Ready(()) } else { Poll::Pending }
+        });
+        given_up.await;
+        assert_eq!(begun.elapsed().as_millis() / 100, DIAL_BACK_WITHIN.as_millis() / 100);
+        assert_eq!(server.dialling.len(), 2, "they still count against the limit");
     }
 
     #[test]

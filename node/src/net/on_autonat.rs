@@ -25,6 +25,7 @@ impl EventLoop {
             self.verdicts.remove(&addr);
         }
         self.update_mode();
+        self.update_reach();
     }
 
     /// An address was confirmed: connected peers should know it.
@@ -34,6 +35,15 @@ impl EventLoop {
         if !self.announced.contains(addr) {
             self.swarm.behaviour_mut().identify.push(connected);
         }
+        self.update_reach();
+    }
+
+    /// An address holds no longer: connected peers should know that.
+    pub(super) fn on_external_expired(&mut self, addr: &Multiaddr) {
+        tracing::debug!(%addr, "external address gone");
+        let connected: Vec<PeerId> = self.peers.iter().map(|(peer, _)| *peer).collect();
+        self.swarm.behaviour_mut().identify.push(connected);
+        self.update_reach();
     }
 
     /// We have dialled a peer back.

@@ -10,7 +10,7 @@ use libp2p::swarm::{ConnectionId, DialError, ListenError as IncomingError};
 use libp2p::{Multiaddr, PeerId, ping};
 use tokio::time::Instant;
 
-use crate::core::profile::{NetworkProfile, announced_addrs, scope};
+use crate::core::profile::{NetworkProfile, announced_addrs, is_relayed, scope};
 
 use super::addresses::{peer_in, without_peer};
 use super::command::Reply;
@@ -101,7 +101,7 @@ impl EventLoop {
     ) {
         let at_once = if peer == self.local {
             Some(Err(DialFailure::ThisNode))
-        } else if self.peers.get(&peer).is_some() {
+        } else if self.peers.get(&peer).is_some() && !self.reach.punching.contains_key(&peer) {
             Some(Ok(()))
         } else {
             self.too_many_waiters().map(Err)
@@ -159,18 +159,26 @@ impl EventLoop {
                 self.on_dialled();
             }
         }
+        if is_with_the_internet(endpoint) {
+            self.internet_seen(is_first && is_from_the_internet(endpoint));
+        }
         self.swarm.behaviour_mut().kad.store_mut().back(&peer);
         self.unreachable.on_connected(&peer);
         self.heard(&peer);
         self.failing.remove(&peer);
         self.lost.on_connected(&peer);
         self.established += 1;
+        if self.on_way(peer, id, endpoint.is_relayed()) {
+            return;
+        }
         let identity = self.identity_of(&peer);
         self.dials.on_connected(peer, id, identity.as_ref(), now + self.limits.connect_timeout);
     }
 
     pub(super) fn on_closed(&mut self, peer: PeerId, id: ConnectionId) {
         if self.peers.on_closed(&peer, id) {
+            self.reach.punching.remove(&peer);
+            self.reach.relays.on_withdrawn(&peer, Instant::now().into_std());
             self.outbox.disconnected(peer);
             self.dials.on_identified(peer, &Err(DialFailure::Closed));
         }
@@ -262,6 +270,9 @@ impl EventLoop {
     }
 
     pub(super) fn on_new_listen_addr(&mut self, id: ListenerId, addr: Multiaddr) {
+        if self.on_relay_listens(id) {
+            return;
+        }
         if let Some(mut listen) = self.pending.take_listen(id) {
             listen.addrs.push(without_peer(&addr, &self.local).unwrap_or(addr));
             if listen.many {
@@ -275,6 +286,9 @@ impl EventLoop {
     }
 
     pub(super) fn on_listener_closed(&mut self, id: ListenerId, reason: Result<(), io::Error>) {
+        if self.on_relay_closed(id) {
+            return;
+        }
         self.listeners.retain(|listener| *listener != id);
         if let Some(listen) = self.pending.take_listen(id) {
             listen
@@ -288,9 +302,10 @@ impl EventLoop {
     pub(super) fn listen_addrs_changed(&mut self) {
         let listen = self.listen_addrs();
         let announced = announced_addrs(&listen);
-        for old in std::mem::take(&mut self.announced) {
-            if !announced.contains(&old) {
-                self.swarm.remove_external_address(&old);
+        let before = std::mem::take(&mut self.announced);
+        for old in &before {
+            if !announced.contains(old) {
+                self.swarm.remove_external_address(old);
             }
         }
         for addr in &announced {
@@ -300,12 +315,17 @@ impl EventLoop {
         self.announced = announced;
         self.outbox.listen(listen);
         self.update_mode();
+        self.reach_listens(&before);
     }
 
-    /// Addresses listened on, without `/p2p/`, sorted.
+    /// Addresses listened on, without `/p2p/` and without those at relays, sorted.
     pub(super) fn listen_addrs(&self) -> Vec<Multiaddr> {
-        let mut addrs: Vec<Multiaddr> =
-            self.swarm.listeners().filter_map(|addr| without_peer(addr, &self.local)).collect();
+        let mut addrs: Vec<Multiaddr> = self
+            .swarm
+            .listeners()
+            .filter(|addr| !is_relayed(addr))
+            .filter_map(|addr| without_peer(addr, &self.local))
+            .collect();
         addrs.sort_unstable();
         addrs.dedup();
         addrs
@@ -335,11 +355,15 @@ fn is_unspecified(addr: &Multiaddr) -> bool {
 fn is_from_the_internet(endpoint: &ConnectedPoint) -> bool {
     match endpoint {
         ConnectedPoint::Listener { local_addr, send_back_addr } => {
-            !local_addr.iter().any(|part| part == Protocol::P2pCircuit)
-                && scope(send_back_addr) == Some(NetworkProfile::Public)
+            !is_relayed(local_addr) && scope(send_back_addr) == Some(NetworkProfile::Public)
         }
         ConnectedPoint::Dialer { .. } => false,
     }
+}
+
+/// Whether a connection leads over the internet, and not through a relay.
+fn is_with_the_internet(endpoint: &ConnectedPoint) -> bool {
+    !endpoint.is_relayed() && scope(endpoint.get_remote_address()) == Some(NetworkProfile::Public)
 }
 
 #[cfg(test)]

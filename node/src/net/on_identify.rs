@@ -10,7 +10,10 @@ use super::event_loop::EventLoop;
 impl EventLoop {
     pub(super) fn on_identify(&mut self, event: identify::Event) {
         match event {
-            identify::Event::Received { peer_id, info, .. } => self.on_identified(peer_id, &info),
+            identify::Event::Received { peer_id, info, connection_id } => {
+                self.on_identified(peer_id, &info);
+                self.reach_identified(peer_id, connection_id, &info);
+            }
             identify::Event::Error { peer_id, error, .. } => {
                 tracing::debug!(%peer_id, %error, "identify failed");
                 let identity = self.identity_of(&peer_id).unwrap_or(Err(DialFailure::NotIdentified));

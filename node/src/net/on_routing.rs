@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use crate::core::keyspace::Position;
-use crate::core::profile::NetworkProfile;
+use crate::core::profile::{NetworkProfile, is_relayed};
 use crate::core::routing::diversity::{Subnet, subnets};
 use crate::core::routing::liveness::LivenessAction;
 use crate::core::routing::mode::Proof;
@@ -31,7 +31,9 @@ impl EventLoop {
         self.peers.on_placed(&peer, Vec::new());
         // Who has said goodbye tells once more where it listens when its listeners close.
         let Some(known) = self.peers.get(&peer).filter(|known| !known.leaving) else { return false };
-        let kept = plausible(known.dialled().chain(listen), &peer, known.scope());
+        // Who is behind a relay is no use to those who look for a way.
+        let listens = known.dialled().chain(listen).filter(|addr| !is_relayed(addr));
+        let kept = plausible(listens, &peer, known.scope());
         self.counters.add(name::ADDRS_DROPPED, kept.dropped);
         if kept.addrs.is_empty() {
             return false;

@@ -5,12 +5,14 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use libp2p::core::ConnectedPoint;
+use libp2p::core::transport::PortUse;
+use libp2p::core::{ConnectedPoint, Endpoint};
+use libp2p::multiaddr::Protocol;
 use libp2p::swarm::ConnectionId;
 use libp2p::{Multiaddr, PeerId};
 use tokio::time::Instant;
 
-use crate::core::profile::is_local;
+use crate::core::profile::{is_local, is_relayed};
 
 use super::addresses::{Scope, scope_of};
 use super::limits::MAX_AGENT_LEN;
@@ -25,6 +27,10 @@ pub(crate) struct Connection {
     /// The address of the other side: dialled by us, or seen by us.
     pub(crate) addr: Multiaddr,
     pub(crate) direction: Direction,
+    /// Whether a relay carries it.
+    pub(crate) is_relayed: bool,
+    /// Whether it was dialled from a listen port over the internet, so that the other side sees which port the router uses.
+    pub(crate) shows_port: bool,
     pub(crate) since: Instant,
     /// Pings in a row that were not answered.
     failed_pings: u8,
@@ -81,6 +87,27 @@ impl Peer {
     }
 }
 
+/// The address of the other side. Of who comes through a relay only the name is known: that it is behind that relay.
+fn remote_addr(peer: PeerId, endpoint: &ConnectedPoint) -> Multiaddr {
+    match endpoint {
+        ConnectedPoint::Listener { local_addr, .. } if endpoint.is_relayed() => {
+            let relay =
+                local_addr.iter().take_while(|part| *part != Protocol::P2pCircuit).collect::<Multiaddr>();
+            relay.with(Protocol::P2pCircuit).with(Protocol::P2p(peer))
+        }
+        _ => endpoint.get_remote_address().clone(),
+    }
+}
+
+fn shows_port(endpoint: &ConnectedPoint) -> bool {
+    match endpoint {
+        ConnectedPoint::Dialer { address, role_override: Endpoint::Dialer, port_use: PortUse::Reuse } => {
+            scope_of(address) == Some(Scope::Public) && !is_relayed(address)
+        }
+        _ => false,
+    }
+}
+
 /// All connected peers.
 #[derive(Debug, Default)]
 pub(crate) struct Peers(BTreeMap<PeerId, Peer>);
@@ -95,10 +122,13 @@ impl Peers {
         now: Instant,
     ) -> bool {
         let direction = if endpoint.is_dialer() { Direction::Outbound } else { Direction::Inbound };
-        let addr = endpoint.get_remote_address().clone();
+        let (addr, is_relayed) = (remote_addr(peer, endpoint), endpoint.is_relayed());
+        let shows_port = shows_port(endpoint);
         let entry = self.0.entry(peer).or_default();
         entry.leaving = false;
-        entry.connections.push(Connection { id, addr, direction, since: now, failed_pings: 0 });
+        let connection =
+            Connection { id, addr, direction, is_relayed, shows_port, since: now, failed_pings: 0 };
+        entry.connections.push(connection);
         entry.connections.len() == 1
     }
 

@@ -7,6 +7,7 @@ use libp2p::request_response::ResponseChannel;
 use libp2p::{Multiaddr, PeerId};
 
 use crate::core::profile::NetworkProfile;
+use crate::core::reach::{Assessment, Mapping};
 
 use super::exchange::ExchangeResponse;
 use super::lane::{Ask, LaneReply};
@@ -75,6 +76,17 @@ pub struct Reachability {
     pub addrs: Vec<TestedAddr>,
 }
 
+/// What relays are to this node.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RelayUse {
+    /// The relays through which it can be reached.
+    pub reserved: Vec<(PeerId, Multiaddr)>,
+    /// Relays that are known.
+    pub on_offer: usize,
+    /// Whether it offers to be one.
+    pub is_offering: bool,
+}
+
 /// The state of the network.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NetStatus {
@@ -107,6 +119,14 @@ pub struct NetStatus {
     pub requests_open: usize,
     /// AutoNAT's verdict.
     pub reachability: Reachability,
+    /// How others reach this node.
+    pub reach: Assessment,
+    /// What the router before it does with ports.
+    pub mapping: Mapping,
+    /// Relays.
+    pub relays: RelayUse,
+    /// Whether it serves the DHT.
+    pub serves_dht: bool,
     /// What the limits did, and totals since the start. All counters are there, also those at zero.
     pub counters: BTreeMap<&'static str, u64>,
 }

@@ -84,6 +84,10 @@ impl EventLoop {
             requests_in_flight: self.pending.requests.len(),
             requests_open: self.pending.served.len(),
             reachability: self.reachability(),
+            reach: self.reached().1,
+            mapping: self.reached().0,
+            relays: self.relay_use(),
+            serves_dht: self.may_serve && self.mode.serves(),
             counters: self
                 .counters
                 .snapshot()

@@ -8,7 +8,7 @@ use libp2p::core::muxing::StreamMuxerBox;
 use libp2p::core::transport::Boxed;
 use libp2p::core::upgrade::Version;
 use libp2p::identity::Keypair;
-use libp2p::{PeerId, Transport as _, quic, tcp};
+use libp2p::{PeerId, Transport as _, quic, relay, tcp};
 
 use super::exclusive::Exclusive;
 pub use super::muxer::{Muxer, MuxerConfig};
@@ -49,6 +49,27 @@ pub fn production(keypair: &Keypair) -> Result<Boxed<(PeerId, StreamMuxerBox)>, 
         })
         .map_err(io::Error::other)
         .boxed())
+}
+
+/// `transport` with connections that a relay carries, authenticated as `keypair` from end to end, and the behaviour that asks
+/// relays for them.
+///
+/// # Errors
+/// If the key cannot sign a handshake.
+pub(crate) fn with_relays(
+    keypair: &Keypair,
+    transport: Boxed<(PeerId, StreamMuxerBox)>,
+) -> Result<(Boxed<(PeerId, StreamMuxerBox)>, relay::client::Behaviour), TransportSetupError> {
+    let (relayed, behaviour) = relay::client::new(keypair.public().to_peer_id());
+    let relayed = relayed
+        .upgrade(Version::V1Lazy)
+        .authenticate(Security::new(keypair)?)
+        .multiplex(muxer())
+        .timeout(HANDSHAKE_TIMEOUT)
+        .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));
+    // Asked first: it alone can tell an address through a relay from that of the relay.
+    let both = relayed.or_transport(transport).map(|either, _| either.into_inner());
+    Ok((both.map_err(io::Error::other).boxed(), behaviour))
 }
 
 /// The yamux of every stream transport of a node.

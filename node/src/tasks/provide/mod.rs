@@ -60,6 +60,9 @@ const MAX_PUT_OFF: usize = 1 << 20;
 /// How often the planner is told the time of day: a machine that slept shows in it.
 const CLOCK_EVERY: Duration = Duration::from_secs(30);
 
+/// How long the own addresses have to stay as they are before they are told: several come in one moment.
+const ADDRS_SETTLE: Duration = Duration::from_secs(1);
+
 /// Under which name the schedule is kept among the settings.
 const SCHEDULE_SETTING: &str = "provide-schedule";
 
@@ -198,6 +201,9 @@ impl ProvideTask {
         driver.answer_for(Some(KeyPosition::MIN));
         driver.count().await;
         driver.on_routing(*self.routing.borrow_and_update());
+        let mut addrs = self.env.client.addrs_for_strangers();
+        let mut announced_at = addrs.borrow_and_update().clone();
+        let mut moved_at = None;
         let mut clock = tokio::time::interval(CLOCK_EVERY);
         clock.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -218,6 +224,16 @@ impl ProvideTask {
                         return;
                     }
                     driver.on_routing(*self.routing.borrow_and_update());
+                }
+                // The network that has gone takes this task with it.
+                Ok(()) = addrs.changed() => moved_at = Some(now() + ADDRS_SETTLE),
+                () = sleep_until(moved_at) => {
+                    moved_at = None;
+                    let current = addrs.borrow_and_update().clone();
+                    if current.iter().any(|addr| !announced_at.contains(addr)) {
+                        driver.announce_roots_again().await;
+                    }
+                    announced_at = current;
                 }
                 _ = clock.tick() => driver.planner.on_clock((self.env.wall_clock)(), now()),
                 () = sleep_until(deadline) => driver.planner.on_timeout(now()),
@@ -319,6 +335,22 @@ impl Driver {
         self.running.push(Box::pin(async move {
             Ended::AnnouncedAgain(count, withdraw::announce(&holders, keys).await)
         }));
+    }
+
+    /// Others reach this node at another address from now on: records of the roots are to carry it. Those of the chunks get it
+    /// when they have their turn; who has a root asks its providers for them.
+    async fn announce_roots_again(&mut self) {
+        let roots = match self.env.store.call(|s| s.shares()).await {
+            Ok(Ok(shares)) => shares.into_iter().map(|share| ContentCid::Manifest(share.root)).collect(),
+            Ok(Err(error)) => {
+                return warn!(%error, "reading the shares failed; they are announced at their old address");
+            }
+            Err(_) => return,
+        };
+        let known = self.holders.known(roots).await.unwrap_or_default();
+        // What was never announced will be, with the new address.
+        let told = known.into_iter().filter(|key| key.last_unix.is_some()).map(|key| key.cid);
+        self.again.add(told.collect());
     }
 
     fn on_routing(&mut self, peers: usize) {

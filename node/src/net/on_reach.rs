@@ -1,0 +1,304 @@
+//! Whether and how others reach this node: what is seen and tried is handed to the machines of [`crate::core::reach`], what they
+//! want is done.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
+
+use libp2p::{
+    Multiaddr, PeerId, core::transport::ListenerId, identify::Info, multiaddr::Protocol, relay,
+    swarm::ConnectionId,
+};
+use tokio::{sync::watch, time::Instant};
+
+use crate::core::{
+    profile::{NetworkProfile, is_relayed, scope},
+    reach::{Assessment, Facts, Observed, Reach, Relays, RelaysAction, RelaysConfig},
+};
+
+use super::{addresses::without_peer, event_loop::EventLoop, report::RelayUse};
+
+/// The state of it.
+#[derive(Debug)]
+pub(super) struct Reaching {
+    reach: Reach,
+    observed: Observed,
+    pub(super) relays: Relays,
+    /// Listeners at relays, as few as are wanted.
+    pub(super) listeners: Vec<(ListenerId, PeerId)>,
+    /// Peers that are connected through a relay only, while a way past it is looked for: the connection, and until when.
+    /// Never more than there are connections.
+    pub(super) punching: BTreeMap<PeerId, (ConnectionId, Instant)>,
+    /// Somebody from the internet has come in.
+    was_dialled: bool,
+    /// Somebody on the internet was connected.
+    knows_internet: bool,
+    /// Whether this node carries connections of others, and if so, whether also before anybody has dialled it.
+    carries: Option<bool>,
+    /// Whether it offers that now.
+    is_offering: bool,
+    /// Whether others are to reach it at all.
+    serves: bool,
+    for_strangers: watch::Sender<Vec<Multiaddr>>,
+}
+
+impl Reaching {
+    pub(super) fn new(carries: Option<bool>, serves: bool, seed: u64) -> Self {
+        let now = Instant::now().into_std();
+        Self {
+            reach: Reach::new(now),
+            observed: Observed::default(),
+            relays: Relays::new(RelaysConfig::default(), seed, now),
+            listeners: Vec::new(),
+            punching: BTreeMap::new(),
+            was_dialled: false,
+            knows_internet: false,
+            carries,
+            is_offering: carries == Some(true),
+            serves,
+            for_strangers: watch::Sender::new(Vec::new()),
+        }
+    }
+
+    /// The addresses at which nodes of the internet can reach this one, as they change.
+    pub(super) fn told(&self) -> watch::Receiver<Vec<Multiaddr>> {
+        self.for_strangers.subscribe()
+    }
+
+    /// When [`EventLoop::reach_timed_out`] is due.
+    pub(super) fn next_deadline(&self) -> Option<std::time::Instant> {
+        let punching = self.punching.values().map(|(_, until)| until.into_std()).min();
+        let reach = if self.serves { self.reach.next_deadline() } else { None };
+        [punching, self.relays.next_deadline(), reach].into_iter().flatten().min()
+    }
+
+    pub(super) fn assessment(&self) -> &Assessment {
+        self.reach.assessment()
+    }
+}
+
+impl EventLoop {
+    /// What is known now. Relays are asked for or given up, and others told, as that wants it.
+    pub(super) fn update_reach(&mut self) {
+        if !self.reach.serves {
+            return;
+        }
+        let (now, facts) = (Instant::now().into_std(), self.reach_facts());
+        if self.reach.reach.on_facts(&facts, now) {
+            let Assessment { way, is_settled, why, .. } = self.reach.assessment();
+            tracing::info!(way = way.name(), is_settled, "how others reach this node: {why}");
+        }
+        let wants = Reach::wants_relays(&facts);
+        self.reach.relays.on_wanted(wants, now);
+        self.offer_to_carry(!wants && facts.knows_internet);
+        self.pump_relays();
+        self.tell_strangers();
+    }
+
+    fn reach_facts(&self) -> Facts {
+        let listen = self.listen_addrs();
+        let of_internet = |addr: &&Multiaddr| scope(addr) == Some(NetworkProfile::Public);
+        let tested = |wanted: bool| {
+            let verdicts = self.verdicts.iter().filter(move |(_, (reachable, _))| *reachable == wanted);
+            verdicts.map(|(addr, _)| addr).filter(of_internet)
+        };
+        let proven = tested(true).max_by_key(|addr| listen.contains(addr)).cloned();
+        Facts {
+            listens_publicly: listen.iter().any(|addr| of_internet(&addr)),
+            proven_is_own: proven.as_ref().is_some_and(|addr| listen.contains(addr)),
+            proven,
+            was_dialled: self.reach.was_dialled,
+            refuted: tested(false).count(),
+            knows_internet: self.reach.knows_internet,
+            mapping: self.reach.observed.mapping(),
+            relays: self.reach.relays.reserved().count(),
+            is_hopeful: self.reach.relays.is_hopeful(),
+        }
+    }
+
+    /// Offers others to carry their connections, if this node is to do that at all and can be reached.
+    fn offer_to_carry(&mut self, is_reachable: bool) {
+        let Some(always) = self.reach.carries else { return };
+        let is_offering = always || is_reachable;
+        if is_offering == self.reach.is_offering {
+            return;
+        }
+        self.reach.is_offering = is_offering;
+        if let Some(server) = self.swarm.behaviour_mut().relay_server.as_mut() {
+            tracing::info!(is_offering, "carrying connections of others");
+            let status = if is_offering { relay::Status::Enable } else { relay::Status::Disable };
+            server.set_status(Some(status));
+        }
+    }
+
+    fn pump_relays(&mut self) {
+        while let Some(action) = self.reach.relays.next_action() {
+            match action {
+                RelaysAction::Reserve { peer, addr } => self.reserve(peer, addr),
+                RelaysAction::Release(peer) => {
+                    // Closing only the listener would leave what the relay still answers without anybody to take it,
+                    // which the library does not survive. An error means that it is disconnected already.
+                    let _ = self.swarm.disconnect_peer_id(peer);
+                }
+            }
+        }
+    }
+
+    fn reserve(&mut self, peer: PeerId, addr: Multiaddr) {
+        let waits = self.reach.listeners.iter().any(|(_, relay)| *relay == peer);
+        let circuit = addr.with(Protocol::P2p(peer)).with(Protocol::P2pCircuit);
+        let listener = if waits { None } else { self.swarm.listen_on(circuit).ok() };
+        match listener {
+            Some(id) => self.reach.listeners.push((id, peer)),
+            None => self.reach.relays.on_closed(&peer, Instant::now().into_std()),
+        }
+    }
+
+    /// Tells those who announce, if the addresses for nodes of the internet have changed.
+    fn tell_strangers(&mut self) {
+        let mut addrs = self.external_addrs();
+        addrs.retain(|addr| scope(addr) == Some(NetworkProfile::Public));
+        self.reach.for_strangers.send_if_modified(|told| {
+            let is_new = *told != addrs;
+            *told = addrs;
+            is_new
+        });
+    }
+
+    pub(super) fn reach_timed_out(&mut self, now: Instant) {
+        let late = self.reach.punching.iter().filter(|(_, (_, until))| *until <= now);
+        let late: Vec<PeerId> = late.map(|(peer, _)| *peer).collect();
+        for peer in late {
+            self.punch_ended(peer);
+        }
+        self.reach.relays.on_timeout(now.into_std());
+        self.update_reach();
+    }
+
+    /// Somebody on the internet is connected; `came_in` if he has dialled.
+    pub(super) fn internet_seen(&mut self, came_in: bool) {
+        let is_new = !self.reach.knows_internet || (came_in && !self.reach.was_dialled);
+        self.reach.knows_internet = true;
+        self.reach.was_dialled |= came_in;
+        if is_new {
+            self.update_reach();
+        }
+    }
+
+    /// A peer tells where it sees this node, and what it offers.
+    pub(super) fn reach_identified(&mut self, peer: PeerId, id: ConnectionId, info: &Info) {
+        let Some(known) = self.peers.get(&peer) else { return };
+        let connection = known.connections.iter().find(|connection| connection.id == id);
+        let observer =
+            connection.filter(|connection| connection.shows_port).and_then(|connection| ip(&connection.addr));
+        let offers = info.protocols.contains(&relay::HOP_PROTOCOL_NAME);
+        let (at, now) = (self.relay_addr(&peer), Instant::now().into_std());
+        match (offers, at) {
+            (true, Some(addr)) => {
+                let ip = ip(&addr);
+                self.reach.relays.on_offer(peer, addr, ip, now);
+            }
+            _ => self.reach.relays.on_withdrawn(&peer, now),
+        }
+        let seen = without_peer(&info.observed_addr, &self.local);
+        let seen = seen.filter(|addr| scope(addr) == Some(NetworkProfile::Public));
+        if let (Some(observer), Some(seen)) = (observer, seen)
+            && let Some(agreed) = self.reach.observed.on_observed(observer, &seen)
+        {
+            tracing::debug!(addr = %agreed, "two peers see this node at the same address");
+            self.swarm.behaviour_mut().candidates.add(agreed);
+        }
+        self.dial_past_relay(peer, &info.listen_addrs);
+        self.update_reach();
+    }
+
+    /// Where a connected peer can be reached by others on the internet: a relay elsewhere is of no use.
+    fn relay_addr(&mut self, peer: &PeerId) -> Option<Multiaddr> {
+        let dialled: Vec<Multiaddr> = self.peers.get(peer)?.dialled().cloned().collect();
+        let routed = self.routed_addrs(peer).unwrap_or_default();
+        let public = |addr: &Multiaddr| scope(addr) == Some(NetworkProfile::Public) && !is_relayed(addr);
+        let addr = dialled.into_iter().chain(routed).find(public)?;
+        without_peer(&addr, peer)
+    }
+
+    /// The listeners have changed; `before` was told to others until now. In another network everything is found out anew.
+    pub(super) fn reach_listens(&mut self, before: &[Multiaddr]) {
+        if has_moved(before, &self.announced) {
+            tracing::info!("this node is in another network now");
+            let now = Instant::now().into_std();
+            let proven = std::mem::take(&mut self.verdicts);
+            for addr in proven.into_keys().filter(|addr| !self.announced.contains(addr)) {
+                self.swarm.remove_external_address(&addr);
+            }
+            self.swarm.behaviour_mut().nat_client.forget();
+            self.reach.observed.on_moved();
+            self.reach.reach.on_moved(now);
+            (self.reach.was_dialled, self.reach.knows_internet) = (false, false);
+            // The system tells nobody that what left by the old address will never be answered.
+            let far = self.peers.iter().filter(|(_, peer)| peer.is_far()).map(|(peer, _)| *peer);
+            let far: Vec<PeerId> = far.collect();
+            for peer in far {
+                // An error means that it is disconnected already.
+                let _ = self.swarm.disconnect_peer_id(peer);
+            }
+        }
+        self.update_reach();
+    }
+
+    /// How much is carried by relays and how, for reports.
+    pub(super) fn relay_use(&self) -> RelayUse {
+        let reserved = self.reach.relays.reserved();
+        RelayUse {
+            reserved: reserved.map(|(peer, addr)| (*peer, addr.clone())).collect(),
+            on_offer: self.reach.relays.len(),
+            is_offering: self.reach.is_offering && self.reach.carries.is_some(),
+        }
+    }
+
+    /// The mapping of the NAT, and how others reach this node.
+    pub(super) fn reached(&self) -> (crate::core::reach::Mapping, Assessment) {
+        (self.reach.observed.mapping(), self.reach.assessment().clone())
+    }
+}
+
+/// Whether no address of a family is left that was there before, and another has come: the machine was carried somewhere else, or
+/// its provider has given it another network.
+fn has_moved(before: &[Multiaddr], now: &[Multiaddr]) -> bool {
+    let ips = |addrs: &[Multiaddr], is_ipv4: bool| -> BTreeSet<IpAddr> {
+        addrs.iter().filter_map(ip).filter(|ip| ip.is_ipv4() == is_ipv4).collect()
+    };
+    [true, false].into_iter().any(|is_ipv4| {
+        let (before, now) = (ips(before, is_ipv4), ips(now, is_ipv4));
+        !before.is_empty() && before.is_disjoint(&now)
+    })
+}
+
+fn ip(addr: &Multiaddr) -> Option<IpAddr> {
+    match addr.iter().next()? {
+        Protocol::Ip4(ip) => Some(ip.into()),
+        Protocol::Ip6(ip) => Some(ip.into()),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "the addresses are written down here")]
+
+    use super::*;
+
+    #[test]
+    fn only_who_keeps_no_address_of_a_family_has_moved() {
+        let addrs =
+            |texts: &[&str]| -> Vec<Multiaddr> { texts.iter().map(|text| text.parse().unwrap()).collect() };
+        let home = addrs(&["/ip4/192.168.1.2/tcp/1", "/ip6/2a00::2/tcp/1"]);
+        assert!(!has_moved(&[], &home), "the first addresses");
+        assert!(!has_moved(&home, &home));
+        assert!(!has_moved(&home, &addrs(&["/ip4/192.168.1.2/tcp/9", "/ip6/2a00::2/tcp/1"])), "another port");
+        assert!(has_moved(&home, &addrs(&["/ip4/10.0.0.2/tcp/1", "/ip6/2a00::2/tcp/1"])));
+        assert!(has_moved(&home, &[]), "the cable is out");
+        let more = addrs(&["/ip4/192.168.1.2/tcp/1", "/ip6/2a00::2/tcp/1", "/ip6/2a00::3/tcp/1"]);
+        assert!(!has_moved(&more, &home), "a temporary address has ended");
+    }
+}
