@@ -51,11 +51,11 @@ impl Observed {
         let kind = kind(addr)?;
         let known = self.seen.iter().position(|seen| seen.observer == observer && seen.kind == kind);
         let before = known.and_then(|known| self.seen.remove(known));
-        let others = self.seen.iter().filter(|seen| seen.addr == *addr).count();
-        self.seen.push_back(Seen { observer, kind, addr: addr.clone() });
-        if self.seen.len() > MAX_OBSERVED {
+        if self.seen.len() >= MAX_OBSERVED {
             self.seen.pop_front();
         }
+        let others = self.seen.iter().filter(|seen| seen.addr == *addr).count();
+        self.seen.push_back(Seen { observer, kind, addr: addr.clone() });
         let is_new = before.is_none_or(|before| before.addr != *addr);
         (others == 1 && is_new).then(|| addr.clone())
     }
