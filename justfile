@@ -11,6 +11,10 @@ fmt:
 test-bench:
     cd bench/peers && PYTHONDONTWRITEBYTECODE=1 python3 -m unittest
 
+# The net lab's own parts; with root also whether its proofs notice gateways that are wrong.
+test-netlab:
+    cd tests/netlab && PYTHONDONTWRITEBYTECODE=1 python3 -m unittest
+
 # Clippy and the compiler's lints, warnings denied.
 lint:
     cargo clippy --workspace --all-targets --locked -- -D warnings
@@ -37,6 +41,11 @@ sim:
 sim-nightly:
     cargo build --release --locked -p dhtfs-sim
     .ci/sim-nightly "${CARGO_TARGET_DIR:-target}/release/dhtfs-sim"
+
+# Daemons behind NAT gateways, every pair of kinds and what happens in mid-transfer. Needs root and nft. See docs/nat.md.
+netlab *options:
+    cargo build --release --locked -p dhtfs
+    tests/netlab/run --dhtfs "${CARGO_TARGET_DIR:-target}/release/dhtfs" --cells full --scenarios all {{options}}
 
 # Licences, bans and sources.
 deny:
