@@ -137,7 +137,7 @@ class CellRun:
             outcome.why = f"{outcome.saw} instead of {outcome.expected}"
         else:
             outcome.ok = True
-            if outcome.saw == RELAYED and not self.swarm.only_relayed():
+            if outcome.saw == RELAYED and self.swarm.connected_directly():
                 outcome.notes.append("connected directly too, but the bytes were relayed")
         return outcome
 

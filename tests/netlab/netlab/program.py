@@ -40,9 +40,9 @@ class Peer:
     addrs: tuple[str, ...]
 
     @property
-    def only_relayed(self) -> bool:
-        """Is every connection with it over a relay?"""
-        return bool(self.addrs) and all("/p2p-circuit" in addr for addr in self.addrs)
+    def direct(self) -> bool:
+        """Is there a connection with it that is not relayed?"""
+        return any("/p2p-circuit" not in addr for addr in self.addrs)
 
 
 @dataclass(frozen=True)

@@ -252,7 +252,7 @@ class Swarm:
         """Starts a fetch on the second side."""
         return Fetch(self, cid, output, timeout_s)
 
-    def only_relayed(self) -> bool:
-        """Does the fetching side say that it is connected to the other by relays alone?"""
+    def connected_directly(self) -> bool:
+        """Does the fetching side say that it has a connection with the other that is not relayed?"""
         seeds = self.sides[0].peer
-        return any(peer.only_relayed for peer in parse_peers(self._ask(self.sides[1], "peers")) if peer.peer == seeds)
+        return any(peer.direct for peer in parse_peers(self._ask(self.sides[1], "peers")) if peer.peer == seeds)

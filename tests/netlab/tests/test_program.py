@@ -37,10 +37,10 @@ class Net(unittest.TestCase):
 
 
 class Peers(unittest.TestCase):
-    def test_only_relayed_is_who_has_no_other_address(self):
+    def test_direct_is_who_has_an_address_without_a_relay(self):
         direct, relayed = "/ip4/1.2.3.4/tcp/1", f"/ip4/1.2.3.4/tcp/1/p2p/{PEER}/p2p-circuit"
         lines = "\n".join(json.dumps({"peer": PEER, "addrs": addrs}) for addrs in ([direct], [relayed], [relayed, direct], []))
-        self.assertEqual([peer.only_relayed for peer in parse_peers(lines)], [False, True, False, False])
+        self.assertEqual([peer.direct for peer in parse_peers(lines)], [True, False, True, False])
 
 
 class Fetched(unittest.TestCase):
