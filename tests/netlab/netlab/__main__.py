@@ -152,7 +152,7 @@ def skip(options: argparse.Namespace, reason: str) -> int:
         outcome = blank(what.name if isinstance(what, Scenario) else str(what), cell)
         outcome.skipped = reason
         print(json.dumps(outcome.record()))
-    what = f"{count} cells" if count else "the proofs"
+    what = report.plural(count, "cell") if count else "the proofs"
     say(options, f"SKIPPED: net lab, {what}: {reason}")
     return 1 if options.require else 0
 

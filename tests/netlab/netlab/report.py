@@ -15,6 +15,10 @@ def seconds(value: float | None) -> str:
     return "" if value is None else f"{value:.2f}" if value < 10 else f"{value:.0f}"
 
 
+def plural(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"
+
+
 def verdict(outcome: Outcome) -> str:
     return "SKIPPED" if outcome.skipped else "ok" if outcome.ok else "FAILED"
 
@@ -69,7 +73,7 @@ def summary(outcomes: Sequence[Outcome]) -> str:
     """How many of what, in a line."""
     counts = {name: sum(verdict(o) == name for o in outcomes) for name in ("ok", "FAILED", "SKIPPED")}
     parts = [f"{count} {name}" for name, count in counts.items() if count or name == "ok"]
-    return f"{len(outcomes)} cells: {', '.join(parts)}"
+    return f"{plural(len(outcomes), 'cell')}: {', '.join(parts)}"
 
 
 def markdown(cells: Sequence[Outcome], scenarios: Sequence[Outcome], about: str) -> str:

@@ -68,8 +68,9 @@ class Node:
         return [f"{addr}/p2p/{self.peer}" for addr in listen_addrs(ips, transport)]
 
     def tail(self) -> str:
-        """Its last words, for an error."""
-        return " | ".join(self.log.read_text(errors="replace").strip().splitlines()[-3:])[-400:]
+        """Its last words, for an error; JSON objects among them say how things went on, not how they ended."""
+        lines = [line for line in self.log.read_text(errors="replace").splitlines() if line and not line.startswith("{")]
+        return " | ".join(lines[-2:])[-400:]
 
     def received(self) -> int:
         """Bytes that came in by its network card since the namespace was made; those up to its end if it has ended."""

@@ -125,9 +125,11 @@ class Options(unittest.TestCase):
         return said.getvalue()
 
     def test_what_cannot_be_is_refused_by_name(self):
-        for argv, words in ((["--cells", "public:pubic:tcp"], "no such kind: pubic"), (["--transports", "udp"], "no such transport: udp"),
+        for argv, words in ((["--cells", "public:pubic:tcp"], "no such kind: pubic"),
+                            (["--transports", "udp"], "no such transport: udp"),
                             (["--scenarios", "flood"], "no such scenario: flood"), (["--mib", "0"], "at least 1"),
-                            (["--jobs", "0"], "at least 1"), (["--delay-ms", "-1"], "at least 0"), (["--internet", "10.0"], "three numbers")):
+                            (["--jobs", "0"], "at least 1"), (["--delay-ms", "-1"], "at least 0"),
+                            (["--internet", "10.0"], "three numbers")):
             self.assertIn(words, self.refused(argv))
 
     def test_everything_is_run_by_default_and_only_what_is_named_otherwise(self):
