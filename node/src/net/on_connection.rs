@@ -160,7 +160,7 @@ impl EventLoop {
             }
         }
         if is_with_the_internet(endpoint) {
-            self.internet_seen(is_first && is_from_the_internet(endpoint));
+            self.internet_seen(endpoint.get_remote_address(), is_first && is_from_the_internet(endpoint));
         }
         self.swarm.behaviour_mut().kad.store_mut().back(&peer);
         self.unreachable.on_connected(&peer);

@@ -2,8 +2,9 @@
 //! want is done.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     net::IpAddr,
+    time::Duration,
 };
 
 use libp2p::{
@@ -19,6 +20,13 @@ use crate::core::{
 
 use super::{addresses::without_peer, event_loop::EventLoop, report::RelayUse};
 
+/// How long a router lets in who was sent something: RFC 5382 has two hours for a connection that stands, RFC 4787 two minutes for
+/// UDP.
+const LET_IN: Duration = Duration::from_secs(10 * 60);
+
+/// Addresses that are remembered as dialled.
+const MAX_DIALLED: usize = 512;
+
 /// The state of it.
 #[derive(Debug)]
 pub(super) struct Reaching {
@@ -32,6 +40,8 @@ pub(super) struct Reaching {
     pub(super) punching: BTreeMap<PeerId, (ConnectionId, Instant)>,
     /// Somebody from the internet has come in.
     was_dialled: bool,
+    /// Whom this node has dialled lately: they come in although others cannot.
+    dialled: Dialled,
     /// Somebody on the internet was connected.
     knows_internet: bool,
     /// Whether this node carries connections of others, and if so, whether also before anybody has dialled it.
@@ -53,6 +63,7 @@ impl Reaching {
             listeners: Vec::new(),
             punching: BTreeMap::new(),
             was_dialled: false,
+            dialled: Dialled::default(),
             knows_internet: false,
             carries,
             is_offering: carries == Some(true),
@@ -176,8 +187,13 @@ impl EventLoop {
         self.update_reach();
     }
 
-    /// Somebody on the internet is connected; `came_in` if he has dialled.
-    pub(super) fn internet_seen(&mut self, came_in: bool) {
+    /// Somebody on the internet is connected, at `addr`; `came_in` if he has dialled.
+    pub(super) fn internet_seen(&mut self, addr: &Multiaddr, came_in: bool) {
+        let (ip, now) = (ip(addr), Instant::now());
+        let came_in = came_in && !self.reach.dialled.knows(ip, now);
+        if !came_in {
+            self.reach.dialled.note(ip, now);
+        }
         let is_new = !self.reach.knows_internet || (came_in && !self.reach.was_dialled);
         self.reach.knows_internet = true;
         self.reach.was_dialled |= came_in;
@@ -262,6 +278,28 @@ impl EventLoop {
     }
 }
 
+/// Addresses of the internet that were dialled lately. A router lets in who was sent something, also where it keeps out
+/// everybody else.
+#[derive(Debug, Default)]
+struct Dialled(VecDeque<(IpAddr, Instant)>);
+
+impl Dialled {
+    fn note(&mut self, ip: Option<IpAddr>, now: Instant) {
+        let Some(ip) = ip else { return };
+        self.0.retain(|(known, at)| *known != ip && *at + LET_IN > now);
+        if self.0.len() >= MAX_DIALLED {
+            self.0.pop_front();
+        }
+        self.0.push_back((ip, now));
+    }
+
+    /// Whether the address was dialled lately, or nobody can tell.
+    fn knows(&self, ip: Option<IpAddr>, now: Instant) -> bool {
+        let Some(ip) = ip else { return true };
+        self.0.iter().any(|(known, at)| *known == ip && *at + LET_IN > now)
+    }
+}
+
 /// Whether no address of a family is left that was there before, and another has come: the machine was carried somewhere else, or
 /// its provider has given it another network.
 fn has_moved(before: &[Multiaddr], now: &[Multiaddr]) -> bool {
@@ -287,6 +325,21 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "the addresses are written down here")]
 
     use super::*;
+
+    #[test]
+    fn who_was_dialled_lately_proves_nothing_by_coming_in() {
+        let (mut dialled, now) = (Dialled::default(), Instant::now());
+        let at = |n: u16| Some(IpAddr::from([9, 9, n.to_be_bytes()[0], n.to_be_bytes()[1]]));
+        dialled.note(at(1), now);
+        assert!(dialled.knows(at(1), now) && !dialled.knows(at(2), now) && dialled.knows(None, now));
+        assert!(!dialled.knows(at(1), now + LET_IN));
+        for n in 0..2_000 {
+            dialled.note(at(n), now);
+            dialled.note(at(n), now);
+        }
+        assert_eq!(dialled.0.len(), MAX_DIALLED);
+        assert!(dialled.knows(at(1_999), now));
+    }
 
     #[test]
     fn only_who_keeps_no_address_of_a_family_has_moved() {

@@ -67,8 +67,12 @@ impl EventLoop {
     }
 
     /// A peer that is connected through a relay only says that it listens on the internet: it is dialled there, which needs
-    /// no help. Both ends do this; one of them may be the one that can be dialled.
+    /// no help. Who is behind a relay itself cannot be dialled; trying would be in the way of dialling at the same time, where
+    /// one end has to answer.
     pub(super) fn dial_past_relay(&mut self, peer: PeerId, listen: &[Multiaddr]) {
+        if listen.iter().any(is_relayed) {
+            return;
+        }
         if !self.peers.get(&peer).is_some_and(|known| known.connections.iter().all(|other| other.is_relayed))
         {
             return;

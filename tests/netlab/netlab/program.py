@@ -102,11 +102,12 @@ def parse_fetched(stdout: str, stderr: str = "") -> Fetched:
     """The report of `get --json`: the last object with the bytes it asked for."""
     report: dict[str, Any] = {}
     for found in objects(stdout):
-        if "requested_len" in found or "paths" in found:
+        if "requested_len" in found:
             report = found
-    paths = report.get("paths")
-    counted = {str(name): int(length) for name, length in paths.items()
-               if isinstance(length, (int, float))} if isinstance(paths, dict) else {}
+    counted: dict[str, int] = {}
+    for source in report.get("sources") or []:
+        path = "relayed" if source.get("relayed") else "direct"
+        counted[path] = counted.get(path, 0) + int(source.get("len") or 0)
     said = any(re.search(r"\brelayed\b", line) and "direct" not in line for line in stderr.splitlines())
     return Fetched(int(report.get("len") or 0), float(report.get("seconds") or 0), counted, said)
 

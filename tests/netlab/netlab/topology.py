@@ -1,6 +1,6 @@
 """The network of a cell: an Internet, two public nodes on it, and two sides.
 
-    hub .1   observer .2                       203.0.113.0/24 and 2001:db8::/64, one bridge: the Internet
+    hub .1   observer .2                       192.88.99.0/24 and 2002:c058:6301::/64, one bridge: the Internet
        |        |
     ---+--------+--------+----------------+---
                       gateway .11      gateway .21        (or the host itself, if its side is public)
@@ -20,10 +20,10 @@ from .kinds import KINDS
 from .rules import CHANGED_PORT, LISTEN_PORT, gateway_rules, table_name
 from .space import Space
 
-# A documentation range cannot be mistaken for somebody's host. Programs that treat such addresses as private can be run in
+# Reserved ranges (RFC 7526) that count as the internet, unlike those for documentation, which dhtfs treats as private. They can be run in
 # another one (`--internet`): nothing gets out of the lab either way.
-INTERNET_4 = "203.0.113"
-INTERNET_6 = "2001:db8"
+INTERNET_4 = "192.88.99"
+INTERNET_6 = "2002:c058:6301"
 
 
 @dataclass

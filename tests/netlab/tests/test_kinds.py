@@ -63,7 +63,7 @@ class Rules(unittest.TestCase):
     gateways = ("port-keeping", "port-changing", "symmetric", "port-forward", "double-nat", "ipv6-only")
 
     def rules(self, kind):
-        return gateway_rules(kind, "10.0.1.2", "203.0.113.11")
+        return gateway_rules(kind, "10.0.1.2", "192.88.99.11")
 
     def test_every_gateway_drops_what_nobody_asked_for(self):
         for kind in self.gateways:
@@ -77,7 +77,7 @@ class Rules(unittest.TestCase):
         self.assertIn('oifname "wan" masquerade random,fully-random\n', self.rules("symmetric"))
         changing = self.rules("port-changing")
         for protocol in ("udp", "tcp"):
-            self.assertIn(f'oifname "wan" {protocol} sport 4343 snat to 203.0.113.11:6343\n', changing)
+            self.assertIn(f'oifname "wan" {protocol} sport 4343 snat to 192.88.99.11:6343\n', changing)
             self.assertIn(f'iifname "wan" {protocol} dport 4343 dnat to 10.0.1.2:4343\n', self.rules("port-forward"))
         self.assertLess(changing.index("snat"), changing.index("masquerade"))
         for kind in set(self.gateways) - {"port-forward"}:

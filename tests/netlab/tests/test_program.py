@@ -12,7 +12,7 @@ class Ready(unittest.TestCase):
     def test_the_peer_is_read_from_json_and_from_text(self):
         said = json.dumps({"peer_id": PEER, "listen": [f"/ip4/10.0.1.2/tcp/4343/p2p/{PEER}"]})
         for text in (f"{said}\n", f"note\n{said}\n", f"ready: x listening on /ip4/1.2.3.4/tcp/4343/p2p/{PEER}\n",
-                     f"/ip6/2001:db8::1/udp/4343/quic-v1/p2p/{PEER}\n"):
+                     f"/ip6/2002:c058:6301::1/udp/4343/quic-v1/p2p/{PEER}\n"):
             self.assertEqual(parse_ready(text), PEER)
 
     def test_half_a_line_is_not_ready(self):
@@ -25,10 +25,10 @@ class Net(unittest.TestCase):
     def test_all_of_it_is_read(self):
         net = parse_net(json.dumps({
             "reachability": "punchable", "settled": True, "since_unix": 5, "why": "two saw the same port",
-            "mapping": "endpoint-independent", "external": ["/ip4/203.0.113.11/tcp/4343"],
-            "relays": [{"peer": PEER, "addr": "/ip4/203.0.113.1/tcp/4343"}], "serves_dht": False}))
+            "mapping": "endpoint-independent", "external": ["/ip4/192.88.99.11/tcp/4343"],
+            "relays": [{"peer": PEER, "addr": "/ip4/192.88.99.1/tcp/4343"}], "serves_dht": False}))
         self.assertEqual((net.reachability, net.settled, net.mapping), ("punchable", True, "endpoint-independent"))
-        self.assertEqual(net.relays, ("/ip4/203.0.113.1/tcp/4343",))
+        self.assertEqual(net.relays, ("/ip4/192.88.99.1/tcp/4343",))
 
     def test_what_is_missing_or_of_another_shape_is_unknown(self):
         for text in ("", "not json", "[]", "{}", '{"reachability": "direct", "settled": "yes", "relays": null}'):

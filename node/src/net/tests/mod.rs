@@ -8,6 +8,7 @@ mod goodbye;
 mod have;
 mod lane;
 mod limits;
+mod relay;
 mod shutdown;
 mod sockets;
 mod strangers;
