@@ -13,11 +13,13 @@
 //! Inputs never panic, whatever a peer, a disk or a user made of them: an unknown peer, CID or id is ignored.
 //! `check_invariants()` panics when a machine's own books do not balance; tests call it after every step.
 
+pub mod announce_lan;
 pub mod backoff;
 pub mod fetch;
 pub mod have;
 pub mod keyspace;
 pub mod lookup;
+pub mod neighbours;
 pub mod offers;
 pub mod profile;
 pub mod provide;

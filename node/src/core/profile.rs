@@ -5,7 +5,7 @@
 
 use std::{
     fmt,
-    net::{Ipv4Addr, Ipv6Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
 use libp2p::{Multiaddr, multiaddr::Protocol};
@@ -39,13 +39,19 @@ impl fmt::Display for NetworkProfile {
 }
 
 /// How far one address reaches, or `None` if nobody can dial it as it stands: unspecified, multicast, IPv6
-/// link-local (needs a zone that only its own host knows), port 0, or no host part at all.
+/// link-local without a zone, port 0, or no host part at all.
 ///
-/// In-process addresses (`/memory/..`) and the name `localhost` count as loopback, other names as public.
+/// In-process addresses (`/memory/..`) and the name `localhost` count as loopback, other names as public. A link-local
+/// address behind its zone (`/ip6zone/..`) is private; only its own host can dial it, so it is [told nobody](is_zoned).
 pub fn scope(addr: &Multiaddr) -> Option<NetworkProfile> {
     let mut found = None;
+    let mut has_zone = false;
     for part in addr {
         match part {
+            Protocol::Ip6zone(_) if found.is_none() => has_zone = true,
+            Protocol::Ip6(ip) if has_zone && found.is_none() => {
+                found = Some(if ip.is_unicast_link_local() { NetworkProfile::Private } else { return None });
+            }
             Protocol::Ip4(ip) if found.is_none() => found = Some(ip4_scope(ip)?),
             Protocol::Ip6(ip) if found.is_none() => found = Some(ip6_scope(ip)?),
             Protocol::Dns(name) | Protocol::Dns4(name) | Protocol::Dns6(name) | Protocol::Dnsaddr(name)
@@ -59,6 +65,12 @@ pub fn scope(addr: &Multiaddr) -> Option<NetworkProfile> {
         }
     }
     found
+}
+
+/// How far a connection with this remote address reaches. Of one with an IPv6 link-local address the zone may be lost, and it
+/// stands all the same.
+pub fn connection_scope(addr: &Multiaddr) -> Option<NetworkProfile> {
+    scope(addr).or_else(|| link_local(addr).map(|_| NetworkProfile::Private))
 }
 
 /// Whether an address is on this machine or in the network that it is in: loopback, link-local, and what RFC 1918 and
@@ -83,6 +95,37 @@ pub fn is_relayed(addr: &Multiaddr) -> bool {
     addr.iter().any(|part| part == Protocol::P2pCircuit)
 }
 
+/// Whether an address names a zone of IPv6: which interface of one machine it is meant on. No other machine can do
+/// anything with it.
+pub fn is_zoned(addr: &Multiaddr) -> bool {
+    addr.iter().any(|part| matches!(part, Protocol::Ip6zone(_)))
+}
+
+/// The IPv6 link-local address that an address begins with, after its zone if it has one.
+pub fn link_local(addr: &Multiaddr) -> Option<Ipv6Addr> {
+    addr.iter()
+        .find_map(|part| match part {
+            Protocol::Ip6zone(_) => None,
+            Protocol::Ip6(ip) => Some(ip),
+            // Anything else before it: then it is not where the connection goes.
+            _ => Some(Ipv6Addr::UNSPECIFIED),
+        })
+        .filter(Ipv6Addr::is_unicast_link_local)
+}
+
+/// The same address without its zone.
+pub fn without_zone(addr: &Multiaddr) -> Multiaddr {
+    addr.iter().filter(|part| !matches!(part, Protocol::Ip6zone(_))).collect()
+}
+
+/// How far an IP address reaches; `None` as for [`scope`].
+pub fn ip_scope(ip: IpAddr) -> Option<NetworkProfile> {
+    match ip {
+        IpAddr::V4(ip) => ip4_scope(ip),
+        IpAddr::V6(ip) => ip6_scope(ip),
+    }
+}
+
 fn ip4_is_local(ip: Ipv4Addr) -> bool {
     ip.is_loopback() || ip.is_private() || ip.is_link_local()
 }
@@ -90,8 +133,11 @@ fn ip4_is_local(ip: Ipv4Addr) -> bool {
 /// Which listen addresses are told to others: if any reaches beyond this machine, all that do; else the loopback
 /// ones. Each at most once, in the given order.
 pub fn announced_addrs<'a>(listen: impl IntoIterator<Item = &'a Multiaddr>) -> Vec<Multiaddr> {
-    let dialable: Vec<_> =
-        listen.into_iter().filter_map(|addr| scope(addr).map(|scope| (scope, addr))).collect();
+    let dialable = listen
+        .into_iter()
+        .filter(|addr| !is_zoned(addr))
+        .filter_map(|addr| scope(addr).map(|scope| (scope, addr)));
+    let dialable: Vec<_> = dialable.collect();
     let beyond = dialable.iter().any(|(scope, _)| *scope != NetworkProfile::Loopback);
     let mut announced = Vec::new();
     for (scope, addr) in dialable {
@@ -182,6 +228,11 @@ mod tests {
             ("/ip4/0.0.0.0/tcp/1", None),
             ("/ip6/::/tcp/1", None),
             ("/ip6/fe80::1/tcp/1", None),
+            ("/ip6zone/eth0/ip6/fe80::1/tcp/1", Some(Private)),
+            ("/ip6zone/3/ip6/fe80::1/tcp/1", Some(Private)),
+            ("/ip6zone/eth0/ip6/fe80::1/tcp/0", None),
+            ("/ip6zone/eth0/ip6/2a00::1/tcp/1", None),
+            ("/ip6zone/eth0/ip6/::1/tcp/1", None),
             ("/ip6/ff02::1/tcp/1", None),
             ("/ip4/224.0.0.1/tcp/1", None),
             ("/ip4/255.255.255.255/tcp/1", None),
@@ -204,6 +255,7 @@ mod tests {
             "/ip4/169.254.3.3/tcp/1",
             "/ip6/fd00::1/tcp/1",
             "/ip6/fe80::1/tcp/1",
+            "/ip6zone/eth0/ip6/fe80::1/tcp/1",
             "/ip6/::ffff:10.0.0.1/tcp/1",
             "/memory/5",
         ];
@@ -221,6 +273,23 @@ mod tests {
         assert!(addrs(&local).iter().all(is_local));
         for addr in addrs(&far) {
             assert!(!is_local(&addr), "{addr}");
+        }
+    }
+
+    #[test]
+    fn a_zone_is_seen_and_taken_off() {
+        let zoned: Multiaddr = "/ip6zone/eth0/ip6/fe80::1/tcp/1".parse().unwrap();
+        let bare: Multiaddr = "/ip6/fe80::1/tcp/1".parse().unwrap();
+        assert!(is_zoned(&zoned) && !is_zoned(&bare));
+        assert_eq!(without_zone(&zoned), bare);
+        assert_eq!(link_local(&zoned), link_local(&bare));
+        assert_eq!(connection_scope(&bare), Some(NetworkProfile::Private));
+        assert!(announced_addrs([&zoned, &bare]).is_empty(), "others could do nothing with it");
+        assert_eq!(link_local(&bare), Some("fe80::1".parse().unwrap()));
+        for other in
+            addrs(&["/ip6/fd00::1/tcp/1", "/ip4/10.0.0.1/tcp/1", "/ip4/10.0.0.1/ip6/fe80::1", "/memory/1"])
+        {
+            assert_eq!(link_local(&other), None, "{other}");
         }
     }
 

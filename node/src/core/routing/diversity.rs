@@ -12,7 +12,7 @@ use std::{
 
 use libp2p::{Multiaddr, PeerId, multiaddr::Protocol};
 
-use crate::core::profile::{NetworkProfile, scope};
+use crate::core::profile::{NetworkProfile, connection_scope, scope};
 
 /// A part of the internet that one operator probably holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -57,7 +57,7 @@ pub fn subnets<'a>(
 ) -> BTreeSet<Subnet> {
     let mut found = BTreeSet::new();
     for addr in connected {
-        if scope(addr).is_some_and(|scope| scope != NetworkProfile::Public) {
+        if connection_scope(addr).is_some_and(|scope| scope != NetworkProfile::Public) {
             return BTreeSet::new();
         }
         found.insert(Subnet::of(addr));
