@@ -7,7 +7,8 @@
 use libp2p::multiaddr::Protocol;
 use libp2p::{Multiaddr, PeerId};
 
-pub(crate) use crate::core::profile::{NetworkProfile as Scope, scope as scope_of};
+pub(crate) use crate::core::profile::{NetworkProfile as Scope, connection_scope, scope as scope_of};
+use crate::core::profile::{is_zoned, link_local, without_zone};
 
 use super::limits::{MAX_ADDR_LEN, MAX_ADDRS_PER_PEER};
 
@@ -42,7 +43,7 @@ pub(crate) struct Kept {
 
 /// Picks the addresses of `peer` that are worth keeping if they were learnt over a connection of scope `via`.
 ///
-/// Left out: addresses narrower than `via`, longer than [`MAX_ADDR_LEN`], of another peer, doubles, and
+/// Left out: addresses narrower than `via`, longer than [`MAX_ADDR_LEN`], of another peer, with a zone, doubles, and
 /// loopback addresses of a peer that has others.
 pub(crate) fn plausible<'a>(
     addrs: impl IntoIterator<Item = &'a Multiaddr>,
@@ -54,7 +55,7 @@ pub(crate) fn plausible<'a>(
     for addr in addrs {
         seen = seen.saturating_add(1);
         let Some(scope) = scope_of(addr).filter(|scope| *scope >= via) else { continue };
-        if addr.len() > MAX_ADDR_LEN {
+        if addr.len() > MAX_ADDR_LEN || is_zoned(addr) {
             continue;
         }
         let Some(addr) = without_peer(addr, peer) else { continue };
@@ -72,13 +73,36 @@ pub(crate) fn plausible<'a>(
     Kept { addrs, dropped }
 }
 
+/// The IPv6 link-local addresses of `peer`, without zones, that one of its `connections` shows to be its own: those under which
+/// it was dialled, and where it says it `listen`s. For a peer that has no others.
+pub(crate) fn link_local_addrs<'a>(
+    connections: impl IntoIterator<Item = (&'a Multiaddr, bool)>,
+    listen: &[Multiaddr],
+    peer: &PeerId,
+) -> Vec<Multiaddr> {
+    let mut kept: Vec<Multiaddr> = Vec::new();
+    for (addr, is_dialled) in connections {
+        let Some(ip) = link_local(addr) else { continue };
+        let told = listen.iter().filter(|told| link_local(told) == Some(ip) && told.len() <= MAX_ADDR_LEN);
+        let dialled = is_dialled.then_some(addr);
+        for addr in dialled.into_iter().chain(told) {
+            let is_tcp = addr.iter().any(|part| matches!(part, Protocol::Tcp(1..)));
+            let Some(addr) = without_peer(&without_zone(addr), peer).filter(|_| is_tcp) else { continue };
+            if kept.len() < MAX_ADDRS_PER_PEER && !kept.contains(&addr) {
+                kept.push(addr);
+            }
+        }
+    }
+    kept
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a failure is a failed test")]
 
     use libp2p::{Multiaddr, PeerId};
 
-    use super::{MAX_ADDR_LEN, MAX_ADDRS_PER_PEER, Scope, plausible, without_peer};
+    use super::{MAX_ADDR_LEN, MAX_ADDRS_PER_PEER, Scope, link_local_addrs, plausible, without_peer};
 
     fn addr(text: &str) -> Multiaddr {
         text.parse().unwrap()
@@ -110,6 +134,26 @@ mod tests {
         assert_eq!(kept.dropped, 1);
         assert_eq!(without_peer(&own, &peer(1)), Some(base));
         assert_eq!(without_peer(&others, &peer(1)), None);
+    }
+
+    #[test]
+    fn a_zone_is_taken_from_nobody_and_a_link_local_address_from_whom_it_is_seen_to_have_it() {
+        let zoned = addr("/ip6zone/eth0/ip6/fe80::1/tcp/4343");
+        assert!(plausible([&zoned], &peer(1), Scope::Loopback).addrs.is_empty());
+        let listen = [
+            addr("/ip6/fe80::1/tcp/4343"),
+            addr("/ip6/fe80::1/udp/4343/quic-v1"),
+            addr("/ip6/fe80::2/tcp/4343"),
+            addr("/ip4/10.0.0.1/tcp/1"),
+        ];
+        let kept = |connection: &str, is_dialled| {
+            link_local_addrs([(&addr(connection), is_dialled)], &listen, &peer(1))
+        };
+        assert_eq!(kept("/ip6/fe80::1/tcp/50000", false), listen[..1]);
+        assert_eq!(kept("/ip6zone/2/ip6/fe80::1/tcp/4343", true), listen[..1]);
+        let other = [addr("/ip6/fe80::1/tcp/7"), listen[0].clone()];
+        assert_eq!(kept("/ip6zone/2/ip6/fe80::1/tcp/7", true), other);
+        assert!(kept("/ip4/10.0.0.1/tcp/50000", false).is_empty());
     }
 
     #[test]

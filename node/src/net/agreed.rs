@@ -1,8 +1,11 @@
-//! A behaviour whose streams are agreed on before anything is said.
+//! A behaviour whose streams are agreed on before anything is said, and which never sees a zone of IPv6.
 //!
 //! In this node the first words of a stream travel with the name of its protocol. That costs what is said and never answered:
 //! who has written and goes away over QUIC tells the peer to send no more, so that the peer cannot confirm the protocol any
 //! more and drops what it has not read. kad tells records in that way, and identify its news. Others understand a refusal only if it comes when the stream is opened.
+//!
+//! And whatever address was dialled, kad names to others and identify to the peer. The zone before a link-local one is this
+//! machine's own, so they get the address without it.
 
 use std::ops::{Deref, DerefMut};
 use std::task::{Context, Poll};
@@ -23,6 +26,7 @@ use libp2p::swarm::{
 use libp2p::{Multiaddr, PeerId, StreamProtocol};
 
 use super::streams::NOBODYS;
+use crate::core::profile::{is_zoned, without_zone};
 
 /// Which protocols of a behaviour are agreed on first.
 #[derive(Debug, Clone)]
@@ -105,6 +109,7 @@ impl<B: NetworkBehaviour> NetworkBehaviour for Agreed<B> {
         role: Endpoint,
         port_use: PortUse,
     ) -> Result<THandler<Self>, ConnectionDenied> {
+        let addr = if is_zoned(addr) { &without_zone(addr) } else { addr };
         let inner = self.inner.handle_established_outbound_connection(id, peer, addr, role, port_use)?;
         Ok(Handler { inner, which: self.which.clone() })
     }

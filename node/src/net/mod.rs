@@ -14,7 +14,7 @@
 //! | `rates`                       | keeps to the limits of what is sent and asked for                  |
 //! | `exchange`                    | the bytes of the exchange protocol                                 |
 //! | `provide`, `have`, `lane`     | protocols with streams of their own: records in bulk, have-maps, chunks in bulk |
-//! | `identity`, `transport`, `exclusive` | what a real node puts into [`NetEnv`]                              |
+//! | `identity`, `transport`, `exclusive`, `zones` | what a real node puts into [`NetEnv`]                     |
 //! | `limits`, `counters`, `error` | numbers, what they did, what went wrong                            |
 
 use std::collections::BTreeMap;
@@ -88,6 +88,7 @@ mod tls;
 pub mod transport;
 mod usage;
 mod walks;
+mod zones;
 
 pub use self::behaviour::Protocols;
 pub use self::buffers::Buffers;

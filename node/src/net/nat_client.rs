@@ -22,6 +22,7 @@ use rand::rngs::StdRng;
 
 use super::addresses::{Scope, scope_of};
 use super::limits::{MAX_ADDR_LEN, MAX_NAT_CANDIDATES};
+use crate::core::profile::is_zoned;
 
 type Inner = client::Behaviour<StdRng>;
 
@@ -104,6 +105,7 @@ fn is_candidate(addr: &Multiaddr, loopback: bool) -> bool {
     let scope = scope_of(addr);
     has_port
         && !relayed
+        && !is_zoned(addr)
         && addr.len() <= MAX_ADDR_LEN
         && scope.is_some()
         && (loopback || scope != Some(Scope::Loopback))

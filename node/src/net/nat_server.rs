@@ -23,6 +23,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::addresses::{Scope, scope_of};
 use super::limits::{DIAL_BACK_WITHIN, MAX_DIAL_BACKS, MAX_DIAL_BACKS_PER_PEER};
+use crate::core::profile::is_zoned;
 
 type Inner = server::Behaviour<StdRng>;
 
@@ -92,7 +93,8 @@ impl NatServer {
             .take_while(|((connected, _), _)| *connected == peer)
             .map(|(_, scope)| *scope)
             .min();
-        let in_scope = |addr: &Multiaddr| scope_of(addr) >= via && scope_of(addr).is_some();
+        let in_scope =
+            |addr: &Multiaddr| scope_of(addr) >= via && scope_of(addr).is_some() && !is_zoned(addr);
         self.dialling.len() <= MAX_DIAL_BACKS
             && to_peer <= MAX_DIAL_BACKS_PER_PEER
             && via.is_some()

@@ -16,7 +16,7 @@ use crate::core::routing::diversity::{Subnet, subnets};
 use crate::core::routing::liveness::LivenessAction;
 use crate::core::routing::mode::Proof;
 
-use super::addresses::plausible;
+use super::addresses::{link_local_addrs, plausible};
 use super::counters::name;
 use super::event_loop::EventLoop;
 use super::limits::{MAX_ADMISSION_PROBES, MAX_ADMISSION_PROBES_PER_SUBNET};
@@ -34,26 +34,30 @@ impl EventLoop {
         // Who is behind a relay is no use to those who look for a way.
         let listens = known.dialled().chain(listen).filter(|addr| !is_relayed(addr));
         let kept = plausible(listens, &peer, known.scope());
+        let addrs = match kept.addrs.is_empty() {
+            true => link_local_addrs(known.remote_addrs(), listen, &peer),
+            false => kept.addrs,
+        };
         self.counters.add(name::ADDRS_DROPPED, kept.dropped);
-        if kept.addrs.is_empty() {
+        if addrs.is_empty() {
             return false;
         }
         if self.is_routed(&peer) {
-            self.put_in_table(peer, &kept.addrs);
+            self.put_in_table(peer, &addrs);
             return false;
         }
-        if !self.has_room_for(&peer, &kept.addrs) {
+        if !self.has_room_for(&peer, &addrs) {
             return false;
         }
-        if let Some(addrs) = self.candidates.get_mut(&peer) {
-            *addrs = kept.addrs;
+        if let Some(candidate) = self.candidates.get_mut(&peer) {
+            *candidate = addrs;
             return true;
         }
-        if self.candidates.len() >= MAX_ADMISSION_PROBES || self.is_probing_neighbours(&peer, &kept.addrs) {
+        if self.candidates.len() >= MAX_ADMISSION_PROBES || self.is_probing_neighbours(&peer, &addrs) {
             self.counters.count(name::ROUTING_PROBES_REFUSED);
             return false;
         }
-        self.candidates.insert(peer, kept.addrs);
+        self.candidates.insert(peer, addrs);
         self.start_probe(peer, ProbeKind::Admission, None);
         true
     }

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use crate::core::profile::{is_local, is_relayed};
 
-use super::addresses::{Scope, scope_of};
+use super::addresses::{Scope, connection_scope};
 use super::limits::MAX_AGENT_LEN;
 use super::records::token_bucket::TokenBucket;
 use super::records::{IpGroup, group_of};
@@ -63,7 +63,7 @@ pub(crate) struct Peer {
 impl Peer {
     /// The narrowest scope of its connections: what it says about addresses is believed from there on.
     pub(crate) fn scope(&self) -> Scope {
-        let scopes = self.connections.iter().filter_map(|connection| scope_of(&connection.addr));
+        let scopes = self.connections.iter().filter_map(|connection| connection_scope(&connection.addr));
         scopes.min().unwrap_or(Scope::Public)
     }
 
@@ -78,6 +78,12 @@ impl Peer {
     /// Whether a connection of it goes beyond this machine and the local network.
     pub(crate) fn is_far(&self) -> bool {
         !self.connections.iter().all(|connection| is_local(&connection.addr))
+    }
+
+    /// The addresses of the other side, and whether we dialled them.
+    pub(crate) fn remote_addrs(&self) -> impl Iterator<Item = (&Multiaddr, bool)> {
+        let connections = self.connections.iter();
+        connections.map(|connection| (&connection.addr, connection.direction == Direction::Outbound))
     }
 
     /// The addresses under which we dialled it.

@@ -14,6 +14,7 @@ use super::exclusive::Exclusive;
 pub use super::muxer::{Muxer, MuxerConfig};
 use super::security::{Security, SecuritySetupError};
 use super::tcp_first::{Ordered, Part, TcpDials};
+use super::zones::Zoned;
 
 /// How long a TCP connection and its handshakes may take.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(20);
@@ -24,7 +25,7 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(20);
 pub struct TransportSetupError(#[from] SecuritySetupError);
 
 /// TCP with TLS or Noise and yamux, and QUIC, all authenticated as `keypair`. Of a peer with addresses of both, QUIC is dialled
-/// only if TCP does not get through.
+/// only if TCP does not get through. IPv6 link-local addresses are dialled over TCP only, under `/ip6zone/<interface>/ip6/..`.
 ///
 /// Needs a tokio runtime with I/O when it is polled.
 ///
@@ -32,7 +33,7 @@ pub struct TransportSetupError(#[from] SecuritySetupError);
 /// If the key cannot sign a handshake.
 pub fn production(keypair: &Keypair) -> Result<Boxed<(PeerId, StreamMuxerBox)>, TransportSetupError> {
     let dials = TcpDials::default();
-    let inner = Exclusive(tcp::tokio::Transport::new(tcp::Config::default()));
+    let inner = Exclusive(Zoned::new(tcp::tokio::Transport::new(tcp::Config::default())));
     let inner = Ordered { inner, part: Part::Reaching, dials: dials.clone() }
         .upgrade(Version::V1Lazy)
         .authenticate(Security::new(keypair)?)

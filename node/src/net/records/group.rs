@@ -7,7 +7,7 @@
 use libp2p::Multiaddr;
 use libp2p::multiaddr::Protocol;
 
-use crate::net::addresses::{Scope, scope_of};
+use crate::net::addresses::{Scope, connection_scope};
 
 /// Where on the internet a provider is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -22,7 +22,7 @@ pub enum IpGroup {
 
 /// The group of a peer whose connection has the remote address `addr`; `None` for this machine and the local network.
 pub(crate) fn group_of(addr: &Multiaddr) -> Option<IpGroup> {
-    match scope_of(addr) {
+    match connection_scope(addr) {
         Some(Scope::Loopback | Scope::Private) => None,
         Some(Scope::Public) => Some(ip_group(addr)),
         None => Some(IpGroup::Unknown),
