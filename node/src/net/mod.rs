@@ -15,6 +15,7 @@
 //! | `exchange`                    | the bytes of the exchange protocol                                 |
 //! | `provide`, `have`, `lane`     | protocols with streams of their own: records in bulk, have-maps, chunks in bulk |
 //! | `identity`, `transport`, `exclusive`, `zones` | what a real node puts into [`NetEnv`]                     |
+//! | [`mdns`]                      | packets and sockets by which nodes of a local network hear of each other |
 //! | `limits`, `counters`, `error` | numbers, what they did, what went wrong                            |
 
 use std::collections::BTreeMap;
@@ -52,6 +53,7 @@ pub mod identity;
 mod kad;
 mod lane;
 pub mod limits;
+pub mod mdns;
 mod muxer;
 mod nat_client;
 mod nat_server;
