@@ -2,8 +2,9 @@
 
 use std::{ffi::OsString, path::PathBuf};
 
-use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum, ValueHint};
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum, ValueHint, builder::FalseyValueParser};
 use dhtfs_node::{api::types::AnnounceScope, core::rate::Limit};
+use dhtfs_store::Link;
 use libp2p::Multiaddr;
 
 /// Longest `--timeout`: a year, in seconds.
@@ -55,6 +56,16 @@ pub(crate) struct GlobalArgs {
     /// Read settings from this TOML file
     #[arg(long, global = true, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = "Global options")]
     pub(crate) config: Option<PathBuf>,
+    /// Do not look for nodes of the local network, and tell them nothing
+    #[arg(
+        long,
+        global = true,
+        env = "DHTFS_NO_MDNS",
+        hide_env = true,
+        value_parser = FalseyValueParser::new(),
+        help_heading = "Global options"
+    )]
+    pub(crate) no_mdns: bool,
     /// Print results as JSON, one object a line
     #[arg(long, global = true, help_heading = "Global options")]
     pub(crate) json: bool,
@@ -114,6 +125,21 @@ impl Command {
     /// Whether it goes on until it is told to end.
     pub(crate) fn runs_a_daemon(&self) -> bool {
         matches!(self, Self::Daemon(_) | Self::Relay(_))
+    }
+
+    /// The nodes that it names, by flags and in a link.
+    pub(crate) fn peers(&self) -> Vec<Multiaddr> {
+        let (hints, cid) = match self {
+            Self::Get(args) => (&args.hints, Some(&args.cid)),
+            Self::Cat(args) => (&args.hints, Some(&args.cid)),
+            Self::Ls(args) => (&args.hints, args.cid.as_ref()),
+            Self::Verify(args) => (&args.hints, Some(&args.cid)),
+            Self::Providers(args) => (&args.hints, Some(&args.cid)),
+            _ => return Vec::new(),
+        };
+        let link = cid.and_then(|cid| cid.trim().parse::<Link>().ok());
+        let linked = link.iter().flat_map(|link| &link.peers).filter_map(|peer| peer.parse().ok());
+        hints.peer.iter().chain(&hints.bootstrap).cloned().chain(linked).collect()
     }
 }
 

@@ -6,8 +6,14 @@ use std::{
     time::Duration,
 };
 
-use dhtfs_node::{Config, Node, NodeOptions, Role, api::types::NetworkHints, config::default_data_dir};
+use dhtfs_node::{
+    Config, Node, NodeOptions, Role,
+    api::types::NetworkHints,
+    config::default_data_dir,
+    core::profile::{NetworkProfile, scope},
+};
 use dhtfs_store::Link;
+use libp2p::Multiaddr;
 
 use crate::{
     args::{Command, GlobalArgs, HintArgs, LimitArgs},
@@ -46,10 +52,12 @@ impl Context {
     pub(crate) fn new(global: &GlobalArgs, command: &Command, interrupt: Interrupt) -> Result<Self> {
         let out = Output::new(global.json, global.quiet);
         logs::start(level(global, command.runs_a_daemon()), out.bars())?;
-        let config = match &global.config {
+        let mut config = match &global.config {
             Some(path) => Config::load(path)?,
             None => Config::default(),
         };
+        // Whoever names nodes of this machine only wants no others.
+        config.mdns &= !global.no_mdns && !are_of_this_machine(&command.peers());
         let data_dir = match &global.data_dir {
             Some(dir) => absolute(dir)?,
             None if matches!(command, Command::Relay(_)) => default_data_dir()?.join("relay"),
@@ -121,6 +129,11 @@ impl Context {
             self.out.warn("the node did not end in time and was cut off");
         }
     }
+}
+
+/// Whether there are any, and all of them are on this machine.
+fn are_of_this_machine(peers: &[Multiaddr]) -> bool {
+    !peers.is_empty() && peers.iter().all(|addr| scope(addr) == Some(NetworkProfile::Loopback))
 }
 
 fn level(global: &GlobalArgs, is_daemon: bool) -> Level {
@@ -206,6 +219,22 @@ mod tests {
     use crate::args::Cli;
 
     const CHUNK: &str = "bafkreihdwdcefgh4dqkjv67uzcmw7ojee6xedzdetojuzjevtenxquvyku";
+
+    #[test]
+    fn whoever_names_nodes_of_this_machine_only_wants_no_others() {
+        let here = |line: &str| are_of_this_machine(&Cli::parse_from(line.split(' ')).command.peers());
+        let link = |peer: &str| format!("dhtfs get dhtfs:{CHUNK}?peer={peer}");
+        assert!(here(&format!("dhtfs get {CHUNK} --peer /ip4/127.0.0.1/tcp/1 --bootstrap /ip6/::1/tcp/1")));
+        assert!(here(&link("/ip4/127.0.0.1/tcp/1")));
+        for other in [
+            format!("dhtfs get {CHUNK}"),
+            format!("dhtfs cat {CHUNK} --peer /ip4/127.0.0.1/tcp/1 --peer /ip4/10.0.0.1/tcp/1"),
+            format!("{} --bootstrap /ip4/127.0.0.1/tcp/1", link("/ip4/10.0.0.1/tcp/1")),
+            "dhtfs daemon --bootstrap /ip4/127.0.0.1/tcp/1".to_owned(),
+        ] {
+            assert!(!here(&other), "{other}");
+        }
+    }
 
     #[test]
     fn a_path_becomes_absolute_and_keeps_a_name() {

@@ -67,7 +67,8 @@ async fn fetches(dir: &Path) -> Result<(), Failure> {
         for round in 0..ROUNDS {
             let home = dir.join(format!("getter-{providers}-{round}"));
             let out = dir.join(format!("out-{providers}-{round}"));
-            let options = NodeOptions { data_dir: home, config: Config::default(), role: Role::Client };
+            let config = Config { mdns: false, ..Config::default() };
+            let options = NodeOptions { data_dir: home, config, role: Role::Client };
             let node = Node::production(options).await?;
             let hints = NetworkHints {
                 peers: addrs.iter().take(providers).cloned().collect(),
@@ -188,6 +189,7 @@ async fn start(data_dir: PathBuf, bootstrap: &[String]) -> Result<Node, Failure>
     let config = Config {
         listen: vec!["/ip4/127.0.0.1/tcp/0".parse()?],
         bootstrap: bootstrap.iter().map(|addr| addr.parse()).collect::<Result<_, _>>()?,
+        mdns: false,
         ..Config::default()
     };
     Ok(Node::production(NodeOptions { data_dir, config, role: Role::Server }).await?)

@@ -29,6 +29,9 @@ pub struct Config {
     pub listen: Vec<Multiaddr>,
     /// Addresses of nodes to join through, besides the peers saved by the last run. Default none.
     pub bootstrap: Vec<Multiaddr>,
+    /// Whether nodes of the local network are looked for, and told of this one, over mDNS. Nothing is done while all addresses
+    /// listened on are of this machine only. Default `true`.
+    pub mdns: bool,
     /// How much is sent to all peers together, in bytes a second, at least 20 KiB/s. Default `none`: as much as can be.
     pub limit_up: Limit,
     /// How much is sent to one peer. Default `none`.
@@ -72,6 +75,7 @@ impl Default for Config {
             network: "main".to_owned(),
             listen: Vec::new(),
             bootstrap: Vec::new(),
+            mdns: true,
             limit_up: Limit::NONE,
             limit_up_per_peer: Limit::NONE,
             limit_down: Limit::NONE,

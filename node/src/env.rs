@@ -57,6 +57,9 @@ pub struct Env {
     pub seed: u64,
     /// What production never changes.
     pub tuning: Tuning,
+    /// Whether there is a local network in which others can be heard of over mDNS: this machine's. Whether they are is
+    /// up to [`crate::Config::mdns`].
+    pub lan: bool,
 }
 
 /// Protections and protocol versions as values: the simulator shows what each is good for by changing it.
@@ -111,6 +114,7 @@ impl Env {
             listen,
             seed: rand::random(),
             tuning: Tuning::default(),
+            lan: true,
         })
     }
 }

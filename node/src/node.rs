@@ -1,12 +1,14 @@
 //! Wiring: builds a node from its environment, starts its tasks, and shuts it down in order.
 
 use std::{
+    collections::BTreeSet,
     path::{Path, PathBuf},
     sync::{Arc, atomic::AtomicU64},
     time::Duration,
 };
 
 use axum::Router;
+use libp2p::{Multiaddr, PeerId};
 use tokio::{
     net::UnixStream,
     sync::{Notify, mpsc, watch},
@@ -23,12 +25,13 @@ use crate::{
     core::{have::HaveConfig, provide::ProvideConfig, serve::ServeConfig},
     env::{Env, Executor},
     http, listen,
-    net::{self, NetConfig, NetEnv, limits::GOODBYE_TIMEOUT},
+    net::{self, Client, NetConfig, NetEnv, Protocols, limits::GOODBYE_TIMEOUT},
     tasks::{
         dispatch::{Dispatch, MAX_WAITING_SERVE_EVENTS},
         have::HaveTask,
         join::JoinTask,
         keep_records::{FLUSH_EVERY, KeepRecords, StoredRecords},
+        lan::{LanStats, LanTask},
         lanes::{self, MAX_WAITING_LANE_EVENTS, MAX_WAITING_LANES},
         provide::{self, ProvideEnv},
         serve,
@@ -223,7 +226,7 @@ async fn start_network(
     tasks: &Tasks,
     dialled: watch::Sender<bool>,
 ) -> Result<Network, ApiError> {
-    let Env { keypair, transport, store, executor, wall_clock, listen, seed, tuning } = env;
+    let Env { keypair, transport, store, executor, wall_clock, listen, seed, tuning, lan } = env;
     let is_server = role == Role::Server;
     let mut net_config = NetConfig::new(&config.network, concat!("dhtfs/", env!("CARGO_PKG_VERSION")));
     net_config.kad_server = is_server;
@@ -238,6 +241,8 @@ async fn start_network(
     client.rates().change(|limits| *limits = config.limits());
     tasks.spawn(event_loop.run());
     let (routing_out, routing) = watch::channel(0);
+    let (listen_out, listening) = watch::channel(Vec::new());
+    let (connected_out, connected) = watch::channel(BTreeSet::new());
     let (serve_events, serve_received) = mpsc::channel(MAX_WAITING_SERVE_EVENTS);
     let (lane_events, lane_events_received) = mpsc::channel(MAX_WAITING_LANE_EVENTS);
     let dispatch = Dispatch {
@@ -246,6 +251,8 @@ async fn start_network(
         client: client.clone(),
         serve: is_server.then_some(serve_events),
         routing: routing_out,
+        listen: listen_out,
+        connected: connected_out,
     };
     tasks.spawn(dispatch.run());
 
@@ -295,7 +302,28 @@ async fn start_network(
         seed,
     };
     tasks.spawn(join.run(tasks.shutdown(), wall_clock));
-    Ok(Network { client, routing, provide, served, record_life })
+    let lan = (lan && config.mdns).then(|| {
+        let listen = is_server.then_some(listening);
+        start_lan(&config.network, &client, listen, connected, seed, tasks)
+    });
+    Ok(Network { client, routing, provide, served, lan: lan.flatten(), record_life })
+}
+
+/// Looks for nodes of the local network, and tells them of this one if it listens; returns what is counted.
+fn start_lan(
+    network: &str,
+    client: &Client,
+    listen: Option<watch::Receiver<Vec<Multiaddr>>>,
+    connected: watch::Receiver<BTreeSet<PeerId>>,
+    seed: u64,
+    tasks: &Tasks,
+) -> Option<watch::Receiver<LanStats>> {
+    // The name has been checked.
+    let network = Protocols::of(network, &[]).ok()?.version;
+    let (stats, counted) = watch::channel(LanStats::default());
+    let task = LanTask { client: client.clone(), network, listen, connected, stats, seed };
+    tasks.spawn(task.run(tasks.shutdown()));
+    Some(counted)
 }
 
 /// Connects to the socket of the daemon on `data_dir`; `None` if no process holds it. A daemon that is just

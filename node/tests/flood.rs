@@ -304,6 +304,7 @@ async fn node(dir: &Path, name: &str, bootstrap: &[Multiaddr]) -> Node {
         network: common::NETWORK.to_owned(),
         listen: vec![TCP.parse().unwrap()],
         bootstrap: bootstrap.to_vec(),
+        mdns: false,
         ..Config::default()
     };
     let node = Node::production(NodeOptions { data_dir: dir.join(name), config, role: Role::Server }).await;

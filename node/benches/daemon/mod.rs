@@ -27,7 +27,7 @@ pub fn run_if_asked() -> Result<bool, Failure> {
         Err(_) => Vec::new(),
     };
     let listen = vec!["/ip4/127.0.0.1/tcp/0".parse()?];
-    let config = Config { network: "test".to_owned(), listen, bootstrap, ..Config::default() };
+    let config = Config { network: "test".to_owned(), listen, bootstrap, mdns: false, ..Config::default() };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
         let options = NodeOptions { data_dir: dir.into(), config, role: Role::Server };

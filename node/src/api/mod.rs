@@ -46,6 +46,7 @@ use crate::{
     net::Client,
     tasks::{
         fetch::{Driver, FetchContext, Hints},
+        lan::LanStats,
         provide::ProvideHandle,
     },
 };
@@ -93,6 +94,8 @@ pub(crate) struct Network {
     pub(crate) routing: watch::Receiver<usize>,
     pub(crate) provide: Option<ProvideHandle>,
     pub(crate) served: watch::Receiver<ServeStats>,
+    /// What was heard in the local network; `None` if nobody listens there.
+    pub(crate) lan: Option<watch::Receiver<LanStats>>,
     /// How long nodes of this network keep a record; providers announce theirs again after half of it.
     pub(crate) record_life: Duration,
 }

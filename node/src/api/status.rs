@@ -41,6 +41,8 @@ impl Api {
             counters.insert("serve_missing".to_owned(), served.missing);
             counters.insert("serve_refused_busy".to_owned(), served.busy);
             counters.insert("serve_dropped".to_owned(), served.dropped);
+            let lan = net.lan.as_ref().map(|lan| lan.borrow().counters());
+            counters.extend(lan.into_iter().flatten().map(|(name, count)| (name.to_owned(), count)));
         }
         let listed = |addrs: Option<&Vec<Multiaddr>>| {
             addrs.into_iter().flatten().map(|addr| self.with_own_id(addr)).collect::<Vec<_>>()

@@ -1,5 +1,8 @@
 //! Hands the network's events to the drivers that want them.
 
+use std::collections::BTreeSet;
+
+use libp2p::{Multiaddr, PeerId};
 use tokio::sync::{mpsc, watch};
 
 use super::serve::ServeEvent;
@@ -21,6 +24,10 @@ pub struct Dispatch {
     pub serve: Option<mpsc::Sender<ServeEvent>>,
     /// Number of peers in the routing table.
     pub routing: watch::Sender<usize>,
+    /// The addresses listened on.
+    pub listen: watch::Sender<Vec<Multiaddr>>,
+    /// Everybody who is connected.
+    pub connected: watch::Sender<BTreeSet<PeerId>>,
 }
 
 impl Dispatch {
@@ -44,8 +51,16 @@ impl Dispatch {
                 NetEvent::Routing { peers } => {
                     self.routing.send_replace(peers);
                 }
+                NetEvent::Connected(peer) => self.connected.send_modify(|connected| {
+                    connected.insert(peer);
+                }),
                 // Each request of a peer that has gone has an end of its own.
-                NetEvent::Connected(_) | NetEvent::Disconnected(_) | NetEvent::ListenAddrs(_) => {}
+                NetEvent::Disconnected(peer) => self.connected.send_modify(|connected| {
+                    connected.remove(&peer);
+                }),
+                NetEvent::ListenAddrs(addrs) => {
+                    self.listen.send_replace(addrs);
+                }
             }
         }
     }

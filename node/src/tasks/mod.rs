@@ -6,6 +6,7 @@ pub mod fetch;
 pub mod have;
 pub mod join;
 pub mod keep_records;
+pub mod lan;
 pub mod lanes;
 pub mod provide;
 pub mod serve;

@@ -10,7 +10,12 @@ pub mod raw;
 pub mod stock;
 pub mod wire;
 
-use std::{collections::BTreeMap, fs, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    sync::Arc,
+    time::Duration,
+};
 
 use dhtfs_node::{
     core::provide::ProvideConfig,
@@ -76,7 +81,15 @@ impl Peer {
         tokio::spawn(event_loop.run());
         let (routing_out, routing) = watch::channel(0);
         let lanes = mpsc::channel(1).1;
-        let dispatch = Dispatch { events, lanes, client: client.clone(), serve: None, routing: routing_out };
+        let dispatch = Dispatch {
+            events,
+            lanes,
+            client: client.clone(),
+            serve: None,
+            routing: routing_out,
+            listen: watch::channel(Vec::new()).0,
+            connected: watch::channel(BTreeSet::new()).0,
+        };
         tokio::spawn(dispatch.run());
         let addr = client.listen(listen).await.unwrap().remove(0);
         Self { client, id, addr, traffic, routing }

@@ -169,6 +169,7 @@ impl World {
             listen: env.listen,
             seed: env.seed,
             tuning,
+            lan: false,
         };
         let started = Node::start(config, env, role).await;
         Ok(started.map_err(|e| format!("node {index} does not start: {}", e.message))?)

@@ -47,7 +47,7 @@ class Dhtfs(Program):
         return f"/ip4/{ip}/tcp/{port}/p2p/{peer.rsplit('/', 1)[1]}"
 
     def command(self, data: Path, *args: object) -> list[object]:
-        return [self.tools.need("dhtfs"), "--data-dir", data, *args]
+        return [self.tools.need("dhtfs"), "--no-mdns", "--data-dir", data, *args]
 
     def run_command(self, data: Path, *args: object, timeout_s: float = 600) -> str:
         """Runs a command to its end and returns what it printed; a failure is an error of the run."""

@@ -62,7 +62,7 @@ impl Daemon {
         let dir = dir.join(number.to_string());
         let mut command = Command::new(std::env::current_exe().map_err(cannot)?);
         command
-            .arg("--data-dir")
+            .args(["--no-mdns", "--data-dir"])
             .arg(&dir)
             .args(["--json", "daemon", "--until-stdin-ends", "--network", NETWORK])
             .args(["--listen", "/ip4/127.0.0.1/tcp/0"])

@@ -169,6 +169,7 @@ impl Lab {
             listen: vec![addr.clone()],
             seed: self.seed + self.peers,
             tuning: Tuning { limits: node_limits(), ..Tuning::default() },
+            lan: false,
         };
         let node = Node::start(config, env, Role::Server).await.unwrap();
         node.ready().await;
