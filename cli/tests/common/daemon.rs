@@ -3,7 +3,7 @@
 use std::{
     ffi::OsString,
     path::{Path, PathBuf},
-    process::Stdio,
+    process::{Command, Stdio},
 };
 
 use dhtfs_node::api::types::{Added, ContentStatus, GetReport, Provider, Ready, Status};
@@ -30,7 +30,11 @@ impl Daemon {
 
     /// Starts a daemon with these arguments, and waits until it is ready.
     pub(crate) fn start_with(dir: &Path, args: Vec<OsString>) -> Self {
-        let mut command = dhtfs(dir);
+        Self::start_as(dhtfs(dir), dir, args)
+    }
+
+    /// The same, with the program on the data directory `dir` as `command` starts it.
+    pub(crate) fn start_as(mut command: Command, dir: &Path, args: Vec<OsString>) -> Self {
         // Its standard input ends with the test, however that ends, and the daemon with it.
         command.args(["--json", "daemon", "--until-stdin-ends"]).args(args).stdin(Stdio::piped());
         let mut process = Process::spawn(&mut command).with_log_on_failure();

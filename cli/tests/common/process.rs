@@ -234,6 +234,8 @@ pub(crate) fn dhtfs(data_dir: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_dhtfs"));
     command.env_remove("DHTFS_DATA_DIR").env_remove("DHTFS_LOG").stdin(Stdio::null());
     command.env("XDG_DATA_HOME", data_dir.join("never-used"));
+    // Tests tell nobody outside of this machine anything.
+    command.env("DHTFS_NO_MDNS", "1");
     command.arg("--data-dir").arg(data_dir);
     command
 }
