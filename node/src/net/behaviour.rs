@@ -11,7 +11,6 @@ use tokio::time::Instant;
 
 use super::NetError;
 use super::agreed::Agreed;
-use super::candidates::Candidates;
 use super::exchange::ExchangeCodec;
 use super::kad::{self, Kad};
 use super::limits::{MAX_EXCHANGE_STREAMS, NetLimits};
@@ -80,8 +79,6 @@ pub(crate) struct Behaviour {
     pub(crate) ping: Agreed<ping::Behaviour>,
     pub(crate) nat_client: Agreed<NatClient>,
     pub(crate) exchange: Agreed<request_response::Behaviour<ExchangeCodec>>,
-    /// Addresses that others agree on.
-    pub(crate) candidates: Candidates,
     /// Asks relays to carry connections.
     pub(crate) relay_client: Agreed<relay::client::Behaviour>,
     /// Carries connections of others; offers it only while it is switched on.
@@ -134,7 +131,6 @@ impl Behaviour {
                 protocols.exchange.iter().map(|name| (name.clone(), ProtocolSupport::Full)),
                 exchange,
             )),
-            candidates: Candidates::default(),
             relay_client: Agreed::all(relay_client),
             relay_server: relays.map(|limits| Agreed::all(super::relays::server(local, limits))).into(),
             punch: Agreed::all(dcutr::Behaviour::new(local)),

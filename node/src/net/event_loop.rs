@@ -252,7 +252,7 @@ impl EventLoop {
             BehaviourEvent::NatClient(event) => self.on_tested(&event),
             BehaviourEvent::NatServer(event) => self.on_dialled_back(&event),
             BehaviourEvent::Exchange(event) => self.on_exchange(event),
-            BehaviourEvent::Candidates(never) | BehaviourEvent::Streams(never) => match never {},
+            BehaviourEvent::Streams(never) => match never {},
             BehaviourEvent::RelayClient(event) => self.on_relay_client(&event),
             BehaviourEvent::RelayServer(event) => self.on_relay_server(&event),
             BehaviourEvent::Punch(event) => self.on_punched(&event),

@@ -37,7 +37,6 @@ mod addresses;
 mod agreed;
 mod behaviour;
 mod buffers;
-mod candidates;
 mod client;
 mod command;
 mod command_queue;

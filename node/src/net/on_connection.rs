@@ -136,6 +136,7 @@ impl EventLoop {
     /// is joined.
     fn start_dial(&mut self, peer: PeerId) {
         let addrs = with_peer(self.dials.named(&peer).into_iter().chain(self.book.addrs_of(&peer)), peer);
+        tracing::debug!(%peer, ?addrs, "dialling");
         let opts = DialOpts::peer_id(peer).addresses(addrs).extend_addresses_through_behaviour().build();
         let id = opts.connection_id();
         match self.swarm.dial(opts) {

@@ -8,8 +8,12 @@ use std::{
 };
 
 use libp2p::{
-    Multiaddr, PeerId, core::transport::ListenerId, identify::Info, multiaddr::Protocol, relay,
-    swarm::ConnectionId,
+    Multiaddr, PeerId,
+    core::transport::ListenerId,
+    identify::Info,
+    multiaddr::Protocol,
+    relay,
+    swarm::{ConnectionId, FromSwarm, NetworkBehaviour as _, behaviour::NewExternalAddrCandidate},
 };
 use tokio::{sync::watch, time::Instant};
 
@@ -219,11 +223,16 @@ impl EventLoop {
         }
         let seen = without_peer(&info.observed_addr, &self.local);
         let seen = seen.filter(|addr| scope(addr) == Some(NetworkProfile::Public));
-        if let (Some(observer), Some(seen)) = (observer, seen)
-            && let Some(agreed) = self.reach.observed.on_observed(observer, &seen)
-        {
-            tracing::debug!(addr = %agreed, "two peers see this node at the same address");
-            self.swarm.behaviour_mut().candidates.add(agreed);
+        if let (Some(observer), Some(seen)) = (observer, seen) {
+            let agreed = self.reach.observed.on_observed(observer, &seen);
+            let behaviour = self.swarm.behaviour_mut();
+            let candidate = |addr| FromSwarm::NewExternalAddrCandidate(NewExternalAddrCandidate { addr });
+            // The swarm would keep back what is told to others already, although a firewall may stand before it.
+            behaviour.punch.on_swarm_event(candidate(&seen));
+            if let Some(agreed) = agreed {
+                tracing::debug!(addr = %agreed, "two peers see this node at the same address");
+                behaviour.nat_client.on_swarm_event(candidate(&agreed));
+            }
         }
         self.dial_past_relay(peer, &info.listen_addrs);
         self.update_reach();

@@ -60,8 +60,8 @@ impl EventLoop {
             Ok(_) => self.counters.count(name::PUNCHED),
             Err(error) => {
                 tracing::debug!(%peer, %error, "no way past the relay");
+                // Another connection through a relay may still find one.
                 self.counters.count(name::PUNCHES_FAILED);
-                self.punch_ended(peer);
             }
         }
     }

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use crate::core::profile::{is_local, is_relayed};
 
-use super::addresses::{Scope, connection_scope};
+use super::addresses::{Scope, connection_scope, scope_of};
 use super::limits::MAX_AGENT_LEN;
 use super::records::token_bucket::TokenBucket;
 use super::records::{IpGroup, group_of};
