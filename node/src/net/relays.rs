@@ -66,7 +66,8 @@ pub(crate) fn server(local: PeerId, limits: RelayLimits) -> relay::Behaviour {
         reservation_duration: limits.reservation_time,
         reservation_rate_limiters: Vec::new(),
         max_circuits: limits.max_circuits,
-        max_circuits_per_peer: limits.max_circuits_per_peer,
+        // The library refuses who has more than this already.
+        max_circuits_per_peer: limits.max_circuits_per_peer.saturating_sub(1),
         max_circuit_duration: limits.circuit_time,
         max_circuit_bytes: limits.circuit_len,
         circuit_src_rate_limiters: Vec::new(),
