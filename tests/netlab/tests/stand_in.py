@@ -177,7 +177,8 @@ class Node:
                     at = hear(sock)["at"]
                     found = found or at is not None
                     if at and self.fetch(relay, cid, at, out, paths):
-                        return {"cid": cid, "len": out.tell(), "requested_len": out.tell(), "paths": paths}
+                        sources = [{"peer": "x", "len": count, "relayed": path == "relayed"} for path, count in paths.items()]
+                        return {"cid": cid, "len": out.tell(), "requested_len": out.tell(), "sources": sources}
                 except OSError as error:
                     print(relay, error, file=sys.stderr, flush=True)
         return {"error": 4 if found else 3}
@@ -262,8 +263,8 @@ def main(args):
     sock.connect(f"{data}/control")
     say(sock, command=command)
     answer = hear(sock)
-    if sys.argv[0].endswith("liar") and "paths" in answer:
-        answer["paths"] = {"direct": 1, "relayed": 0}
+    if sys.argv[0].endswith("liar") and "sources" in answer:
+        answer["sources"] = [{"peer": "x", "len": 1}]
     print(json.dumps(answer))
     return answer.get("error", 0)
 

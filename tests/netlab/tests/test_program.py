@@ -45,18 +45,19 @@ class Peers(unittest.TestCase):
 
 class Fetched(unittest.TestCase):
     def test_the_last_report_counts_and_lines_before_it_do_not(self):
-        report = {"cid": "b", "len": 5, "requested_len": 7, "seconds": 0.5, "paths": {"direct": 1, "relayed": 6}}
+        report = {"cid": "b", "len": 5, "requested_len": 7, "seconds": 0.5, 
+                  "sources": [{"peer": "a", "len": 1}, {"peer": "b", "len": 6, "relayed": True}]}
         found = parse_fetched('{"waiting": 1}\n{"len": 1, "requested_len": 0}\n' + json.dumps(report) + "\n")
         self.assertEqual((found.length, found.path), (5, "relayed"))
 
-    def test_without_paths_the_words_on_stderr_count(self):
+    def test_without_sources_the_words_on_stderr_count(self):
         report = json.dumps({"len": 5, "requested_len": 7})
         self.assertEqual(parse_fetched(report, "got f: 1 MiB, relayed\n").path, "relayed")
         self.assertIsNone(parse_fetched(report, "got f: 1 MiB\n").path)
         self.assertIsNone(parse_fetched("", "").path)
 
     def test_nothing_over_any_path_is_not_known(self):
-        self.assertIsNone(parse_fetched('{"requested_len": 0, "paths": {"direct": 0, "relayed": 0}}').path)
+        self.assertIsNone(parse_fetched('{"requested_len": 0, "sources": [{"peer": "a", "len": 0}]}').path)
 
 
 class Addresses(unittest.TestCase):
