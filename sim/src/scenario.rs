@@ -56,7 +56,7 @@ pub fn list() -> Vec<(String, String)> {
             "mass-death",
             "50, then 80, then 90 % of all nodes die in one instant (mass-death-50 and so on: one of them)",
         ),
-        ("nat-mix", "pairs of NAT boxes with plain libp2p: relayed, hole punched, or never"),
+        ("nat-mix", "pairs of NAT boxes, with plain libp2p and with dhtfs: direct, hole punched, or relayed"),
         ("cost", "CPU time of real nodes against bare libp2p nodes doing the same"),
     ];
     let mut all: Vec<(String, String)> = builtin::NAMES
@@ -322,6 +322,9 @@ async fn nat_rows(options: &Options) -> Result<RunRecord, Failure> {
     for row in &outcome.rows {
         checks.look(Promise::Expected, row.is_as_expected(), || format!("{row:?}"));
     }
+    for row in &outcome.paths {
+        checks.look(Promise::Expected, row.path == row.expected, || format!("{row:?}"));
+    }
     let mut record = RunRecord {
         scenario: "nat-mix".to_owned(),
         passed: checks.all_held(),
@@ -330,6 +333,7 @@ async fn nat_rows(options: &Options) -> Result<RunRecord, Failure> {
         ..RunRecord::default()
     };
     record.tables.push(nat_mix::table(&outcome.rows));
+    record.tables.push(nat_mix::product::table(&outcome.paths));
     Ok(record)
 }
 

@@ -70,6 +70,10 @@ pub fn scope(addr: &Multiaddr) -> Option<NetworkProfile> {
 /// How far a connection with this remote address reaches. Of one with an IPv6 link-local address the zone may be lost, and it
 /// stands all the same.
 pub fn connection_scope(addr: &Multiaddr) -> Option<NetworkProfile> {
+    if is_relayed(addr) {
+        // Where the relay is says nothing about who is behind it.
+        return Some(NetworkProfile::Public);
+    }
     scope(addr).or_else(|| link_local(addr).map(|_| NetworkProfile::Private))
 }
 

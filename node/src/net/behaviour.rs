@@ -4,7 +4,7 @@ use libp2p::identity::Keypair;
 use libp2p::request_response::{self, ProtocolSupport};
 use libp2p::swarm::NetworkBehaviour;
 use libp2p::swarm::behaviour::toggle::Toggle;
-use libp2p::{StreamProtocol, connection_limits, dcutr, identify, ping, relay};
+use libp2p::{StreamProtocol, connection_limits, identify, ping, relay};
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 use tokio::time::Instant;
@@ -16,6 +16,7 @@ use super::kad::{self, Kad};
 use super::limits::{MAX_EXCHANGE_STREAMS, NetLimits};
 use super::nat_client::NatClient;
 use super::nat_server::NatServer;
+use super::punch::Punch;
 use super::relays::RelayLimits;
 use super::streams::Streams;
 
@@ -84,7 +85,7 @@ pub(crate) struct Behaviour {
     /// Carries connections of others; offers it only while it is switched on.
     pub(crate) relay_server: Toggle<Agreed<relay::Behaviour>>,
     /// Replaces a connection through a relay by one past it.
-    pub(crate) punch: Agreed<dcutr::Behaviour>,
+    pub(crate) punch: Agreed<Punch>,
     /// Streams that this node opens by itself, and those of the provide, have and lane protocols.
     pub(crate) streams: Streams,
 }
@@ -133,7 +134,7 @@ impl Behaviour {
             )),
             relay_client: Agreed::all(relay_client),
             relay_server: relays.map(|limits| Agreed::all(super::relays::server(local, limits))).into(),
-            punch: Agreed::all(dcutr::Behaviour::new(local)),
+            punch: Agreed::all(Punch::new(local)),
             streams: Streams::new(),
         }
     }

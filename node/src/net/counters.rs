@@ -20,6 +20,8 @@ pub(crate) mod name {
     pub(crate) const PUNCHED: &str = "net_holes_punched";
     /// Attempts at that which failed.
     pub(crate) const PUNCHES_FAILED: &str = "net_holes_not_punched";
+    /// Dials past relays that others asked for and that were not made: too many, or to addresses of no concern of theirs.
+    pub(crate) const PUNCHES_REFUSED: &str = "net_holes_refused";
     /// Places given to others that are reached through this node.
     pub(crate) const RELAY_PLACES: &str = "net_relay_reservations";
     /// Places refused.

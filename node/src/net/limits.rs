@@ -277,6 +277,21 @@ pub const MAX_DIAL_BACKS: usize = 16;
 /// How long a dial-back may take. Who asked for it waits ten seconds for the answer.
 pub const DIAL_BACK_WITHIN: Duration = Duration::from_secs(5);
 
+/// Dials past relays that run at the same time, because others asked for them.
+pub const MAX_PUNCHES: usize = 32;
+
+/// Of these, those that a peer may ask for while it is connected: three attempts on each of a few connections.
+pub const MAX_PUNCHES_PER_PEER: usize = 16;
+
+/// Addresses that a peer may name for one of them: what the library offers itself.
+pub const MAX_PUNCH_ADDRS: usize = 20;
+
+/// Addresses at one relay that this node takes for its own. A relay names them as it likes, and they are told to others.
+pub const MAX_ADDRS_PER_RELAY: u32 = 8;
+
+/// How often on one connection a peer may tell where it sees this node.
+pub const MAX_OBSERVATIONS: u8 = 4;
+
 /// Dial-backs for one peer that run at the same time.
 pub const MAX_DIAL_BACKS_PER_PEER: usize = 2;
 

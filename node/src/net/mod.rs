@@ -74,6 +74,7 @@ mod pending;
 mod places;
 mod probe;
 pub mod provide;
+mod punch;
 mod rates;
 pub mod records;
 mod relays;

@@ -12,7 +12,7 @@ use libp2p::autonat::v2::client;
 use libp2p::core::Endpoint;
 use libp2p::core::transport::PortUse;
 use libp2p::multiaddr::Protocol;
-use libp2p::swarm::behaviour::NewExternalAddrCandidate;
+use libp2p::swarm::behaviour::{ConnectionClosed, NewExternalAddrCandidate};
 use libp2p::swarm::{
     ConnectionDenied, ConnectionId, FromSwarm, NetworkBehaviour, THandler, THandlerInEvent, THandlerOutEvent,
     ToSwarm,
@@ -22,6 +22,7 @@ use rand::rngs::StdRng;
 
 use super::addresses::{Scope, scope_of};
 use super::limits::{MAX_ADDR_LEN, MAX_NAT_CANDIDATES};
+use crate::core::profile::is_relayed;
 use crate::core::profile::is_zoned;
 
 type Inner = client::Behaviour<StdRng>;
@@ -38,6 +39,8 @@ pub(crate) struct NatClient {
     candidates: BTreeSet<Multiaddr>,
     /// Loopback addresses are tested only while they are all we have.
     loopback: bool,
+    /// Connections that come through relays: a dial-back over one proves nothing.
+    relayed: BTreeSet<ConnectionId>,
     dropped: usize,
 }
 
@@ -49,6 +52,7 @@ impl NatClient {
             is_tested: serves,
             candidates: BTreeSet::new(),
             loopback: true,
+            relayed: BTreeSet::new(),
             dropped: 0,
         }
     }
@@ -122,6 +126,9 @@ impl NetworkBehaviour for NatClient {
         local: &Multiaddr,
         remote: &Multiaddr,
     ) -> Result<THandler<Self>, ConnectionDenied> {
+        if is_relayed(local) {
+            self.relayed.insert(id);
+        }
         self.inner.handle_established_inbound_connection(id, peer, local, remote)
     }
 
@@ -142,10 +149,17 @@ impl NetworkBehaviour for NatClient {
         {
             return;
         }
+        if let FromSwarm::ConnectionClosed(ConnectionClosed { connection_id, .. }) = &event {
+            self.relayed.remove(connection_id);
+        }
         self.inner.on_swarm_event(event);
     }
 
     fn on_connection_handler_event(&mut self, peer: PeerId, id: ConnectionId, event: THandlerOutEvent<Self>) {
+        // A dial-back that comes through a relay: nobody has dialled anything.
+        if event.is_right() && self.relayed.contains(&id) {
+            return;
+        }
         self.inner.on_connection_handler_event(peer, id, event);
     }
 

@@ -179,6 +179,7 @@ impl EventLoop {
     pub(super) fn on_closed(&mut self, peer: PeerId, id: ConnectionId) {
         if self.peers.on_closed(&peer, id) {
             self.reach.punching.remove(&peer);
+            self.reach.dialled_past.remove(&peer);
             self.reach.relays.on_withdrawn(&peer, Instant::now().into_std());
             self.outbox.disconnected(peer);
             self.dials.on_identified(peer, &Err(DialFailure::Closed));
@@ -194,6 +195,7 @@ impl EventLoop {
     pub(super) fn on_dial_failed(&mut self, id: ConnectionId, peer: Option<PeerId>, error: &DialError) {
         tracing::debug!(?peer, %error, "dial failed");
         self.count_failed_dial(error);
+        self.internet_dialled(error);
         if let Some(peer) = peer {
             self.note_unreachable(peer, error);
             self.note_failing(peer, error);

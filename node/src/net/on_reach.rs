@@ -13,7 +13,7 @@ use libp2p::{
     identify::Info,
     multiaddr::Protocol,
     relay,
-    swarm::{ConnectionId, FromSwarm, NetworkBehaviour as _, behaviour::NewExternalAddrCandidate},
+    swarm::{ConnectionId, DialError, FromSwarm, NetworkBehaviour as _, behaviour::NewExternalAddrCandidate},
 };
 use tokio::{sync::watch, time::Instant};
 
@@ -22,14 +22,34 @@ use crate::core::{
     reach::{Assessment, Facts, Observed, Reach, Relays, RelaysAction, RelaysConfig},
 };
 
-use super::{addresses::without_peer, event_loop::EventLoop, report::RelayUse};
+use super::{
+    addresses::without_peer, event_loop::EventLoop, limits::MAX_NAT_VERDICTS, peers::Peer, report::RelayUse,
+};
 
 /// How long a router lets in who was sent something: RFC 5382 has two hours for a connection that stands, RFC 4787 two minutes for
 /// UDP.
 const LET_IN: Duration = Duration::from_secs(10 * 60);
 
+/// How many addresses somebody has to come in from to prove that anybody can: one may have been dialled at the same time.
+const COME_IN: usize = 2;
+
+/// How long no way past a relay is waited for after none was found.
+const NO_WAY: Duration = Duration::from_secs(10 * 60);
+
+/// Peers of which that is remembered.
+const MAX_NO_WAY: usize = 256;
+
 /// Addresses that are remembered as dialled.
 const MAX_DIALLED: usize = 512;
+
+/// A listener at a relay.
+#[derive(Debug)]
+pub(super) struct RelayListener {
+    pub(super) id: ListenerId,
+    pub(super) relay: PeerId,
+    /// Addresses that have come up, repeated ones counted.
+    pub(super) addrs: u32,
+}
 
 /// The state of it.
 #[derive(Debug)]
@@ -38,12 +58,18 @@ pub(super) struct Reaching {
     observed: Observed,
     pub(super) relays: Relays,
     /// Listeners at relays, as few as are wanted.
-    pub(super) listeners: Vec<(ListenerId, PeerId)>,
+    pub(super) listeners: Vec<RelayListener>,
+    /// Peers behind a relay that were dialled past it since they were connected.
+    pub(super) dialled_past: BTreeSet<PeerId>,
+    /// Verdicts from before this node was in another network: AutoNAT asks about an address only once.
+    before: Vec<(Multiaddr, (bool, PeerId))>,
     /// Peers that are connected through a relay only, while a way past it is looked for: the connection, and until when.
     /// Never more than there are connections.
     pub(super) punching: BTreeMap<PeerId, (ConnectionId, Instant)>,
-    /// Somebody from the internet has come in.
-    was_dialled: bool,
+    /// Who has come in from the internet by himself, at most [`COME_IN`].
+    came_in: BTreeSet<IpAddr>,
+    /// Peers to which no way past a relay was found, and until when it is not waited for again.
+    no_way: VecDeque<(PeerId, Instant)>,
     /// Whom this node has dialled lately: they come in although others cannot.
     dialled: Dialled,
     /// Somebody on the internet was connected.
@@ -65,8 +91,11 @@ impl Reaching {
             observed: Observed::default(),
             relays: Relays::new(RelaysConfig::default(), seed, now),
             listeners: Vec::new(),
+            dialled_past: BTreeSet::new(),
+            before: Vec::new(),
             punching: BTreeMap::new(),
-            was_dialled: false,
+            came_in: BTreeSet::new(),
+            no_way: VecDeque::new(),
             dialled: Dialled::default(),
             knows_internet: false,
             carries,
@@ -104,11 +133,47 @@ impl EventLoop {
             let Assessment { way, is_settled, why, .. } = self.reach.assessment();
             tracing::info!(way = way.name(), is_settled, "how others reach this node: {why}");
         }
-        let wants = Reach::wants_relays(&facts);
+        if self.is_shut() {
+            self.update_mode();
+        }
+        let wants = self.reach.reach.wants_relays(&facts, now);
         self.reach.relays.on_wanted(wants, now);
-        self.offer_to_carry(!wants && facts.knows_internet);
+        self.offer_to_carry(facts.was_dialled || (facts.proven.is_some() && facts.proven_is_own));
         self.pump_relays();
+        self.choose_addrs(wants);
         self.tell_strangers();
+    }
+
+    /// Whether it is settled that nobody gets in without help.
+    pub(super) fn is_shut(&self) -> bool {
+        let Assessment { way, is_settled, .. } = self.reach.assessment();
+        *is_settled && way.needs_help()
+    }
+
+    /// Sees that others are told of those addresses that are good for something: not of those of the internet at which nobody gets
+    /// in, and of the relays that carry most.
+    fn choose_addrs(&mut self, wants_relays: bool) {
+        let is_shut = self.is_shut();
+        let own = self.announced.iter().filter(|addr| scope(addr) == Some(NetworkProfile::Public));
+        let own = own.map(|addr| (addr.clone(), !is_shut));
+        let relays = self.reach.relays.reserved().map(|(peer, addr)| {
+            let circuit = addr.clone().with(Protocol::P2p(*peer)).with(Protocol::P2pCircuit);
+            let is_wanted = wants_relays && self.reach.relays.is_worth_telling(peer);
+            (circuit.with(Protocol::P2p(self.local)), is_wanted)
+        });
+        let told: BTreeSet<Multiaddr> = self.swarm.external_addresses().cloned().collect();
+        let wrong = |(addr, is_wanted): &(Multiaddr, bool)| told.contains(addr) != *is_wanted;
+        let changes: Vec<(Multiaddr, bool)> = own.chain(relays).filter(wrong).collect();
+        for (addr, is_wanted) in &changes {
+            match is_wanted {
+                true => self.swarm.add_external_address(addr.clone()),
+                false => self.swarm.remove_external_address(addr),
+            }
+        }
+        if !changes.is_empty() {
+            let connected: Vec<PeerId> = self.peers.iter().map(|(peer, _)| *peer).collect();
+            self.swarm.behaviour_mut().identify.push(connected);
+        }
     }
 
     fn reach_facts(&self) -> Facts {
@@ -123,7 +188,7 @@ impl EventLoop {
             listens_publicly: listen.iter().any(|addr| of_internet(&addr)),
             proven_is_own: proven.as_ref().is_some_and(|addr| listen.contains(addr)),
             proven,
-            was_dialled: self.reach.was_dialled,
+            was_dialled: self.reach.came_in.len() >= COME_IN,
             refuted: tested(false).count(),
             knows_internet: self.reach.knows_internet,
             mapping: self.reach.observed.mapping(),
@@ -149,23 +214,17 @@ impl EventLoop {
 
     fn pump_relays(&mut self) {
         while let Some(action) = self.reach.relays.next_action() {
-            match action {
-                RelaysAction::Reserve { peer, addr } => self.reserve(peer, addr),
-                RelaysAction::Release(peer) => {
-                    // Closing only the listener would leave what the relay still answers without anybody to take it,
-                    // which the library does not survive. An error means that it is disconnected already.
-                    let _ = self.swarm.disconnect_peer_id(peer);
-                }
-            }
+            let RelaysAction::Reserve { peer, addr } = action;
+            self.reserve(peer, addr);
         }
     }
 
     fn reserve(&mut self, peer: PeerId, addr: Multiaddr) {
-        let waits = self.reach.listeners.iter().any(|(_, relay)| *relay == peer);
+        let waits = self.reach.listeners.iter().any(|listener| listener.relay == peer);
         let circuit = addr.with(Protocol::P2p(peer)).with(Protocol::P2pCircuit);
         let listener = if waits { None } else { self.swarm.listen_on(circuit).ok() };
         match listener {
-            Some(id) => self.reach.listeners.push((id, peer)),
+            Some(id) => self.reach.listeners.push(RelayListener { id, relay: peer, addrs: 0 }),
             None => self.reach.relays.on_closed(&peer, Instant::now().into_std()),
         }
     }
@@ -194,16 +253,28 @@ impl EventLoop {
     /// Somebody on the internet is connected, at `addr`; `came_in` if he has dialled.
     pub(super) fn internet_seen(&mut self, addr: &Multiaddr, came_in: bool) {
         let (ip, now) = (ip(addr), Instant::now());
-        let came_in = came_in && !self.reach.dialled.knows(ip, now);
+        let came_in = came_in && !self.reach.dialled.knows(ip, now) && self.listens_publicly(ip);
         if !came_in {
             self.reach.dialled.note(ip, now);
         }
-        let is_new = !self.reach.knows_internet || (came_in && !self.reach.was_dialled);
+        let is_one_more = match ip.filter(|_| came_in && self.reach.came_in.len() < COME_IN) {
+            Some(ip) => self.reach.came_in.insert(ip),
+            None => false,
+        };
+        let is_new = !self.reach.knows_internet || is_one_more;
         self.reach.knows_internet = true;
-        self.reach.was_dialled |= came_in;
         if is_new {
             self.update_reach();
         }
+    }
+
+    /// Whether this node listens on an address of the internet of the same family, or of none at all: then a router hands on what
+    /// comes in.
+    fn listens_publicly(&self, ip: Option<IpAddr>) -> bool {
+        let listen = self.listen_addrs();
+        let public = listen.iter().filter(|addr| scope(addr) == Some(NetworkProfile::Public));
+        let families: BTreeSet<bool> = public.filter_map(self::ip).map(|ip| ip.is_ipv4()).collect();
+        families.is_empty() || ip.is_some_and(|ip| families.contains(&ip.is_ipv4()))
     }
 
     /// A peer tells where it sees this node, and what it offers.
@@ -223,15 +294,17 @@ impl EventLoop {
         }
         let seen = without_peer(&info.observed_addr, &self.local);
         let seen = seen.filter(|addr| scope(addr) == Some(NetworkProfile::Public));
-        if let (Some(observer), Some(seen)) = (observer, seen) {
+        if let (Some(observer), Some(seen)) = (observer, seen)
+            && self.peers.take_observation(&peer, id)
+        {
             let agreed = self.reach.observed.on_observed(observer, &seen);
+            self.remember_verdict(&seen);
             let behaviour = self.swarm.behaviour_mut();
-            let candidate = |addr| FromSwarm::NewExternalAddrCandidate(NewExternalAddrCandidate { addr });
-            // The swarm would keep back what is told to others already, although a firewall may stand before it.
-            behaviour.punch.on_swarm_event(candidate(&seen));
+            behaviour.punch.suggest(&seen);
             if let Some(agreed) = agreed {
                 tracing::debug!(addr = %agreed, "two peers see this node at the same address");
-                behaviour.nat_client.on_swarm_event(candidate(&agreed));
+                let candidate = NewExternalAddrCandidate { addr: &agreed };
+                behaviour.nat_client.on_swarm_event(FromSwarm::NewExternalAddrCandidate(candidate));
             }
         }
         self.dial_past_relay(peer, &info.listen_addrs);
@@ -249,26 +322,67 @@ impl EventLoop {
 
     /// The listeners have changed; `before` was told to others until now. In another network everything is found out anew.
     pub(super) fn reach_listens(&mut self, before: &[Multiaddr]) {
-        if has_moved(before, &self.announced) {
-            tracing::info!("this node is in another network now");
-            let now = Instant::now().into_std();
-            let proven = std::mem::take(&mut self.verdicts);
-            for addr in proven.into_keys().filter(|addr| !self.announced.contains(addr)) {
-                self.swarm.remove_external_address(&addr);
-            }
-            self.swarm.behaviour_mut().nat_client.forget();
-            self.reach.observed.on_moved();
-            self.reach.reach.on_moved(now);
-            (self.reach.was_dialled, self.reach.knows_internet) = (false, false);
-            // The system tells nobody that what left by the old address will never be answered.
-            let far = self.peers.iter().filter(|(_, peer)| peer.is_far()).map(|(peer, _)| *peer);
-            let far: Vec<PeerId> = far.collect();
-            for peer in far {
-                // An error means that it is disconnected already.
-                let _ = self.swarm.disconnect_peer_id(peer);
+        for is_ipv4 in [true, false] {
+            if has_moved(before, &self.announced, is_ipv4) {
+                self.family_moved(is_ipv4);
             }
         }
+        for addr in self.announced.clone() {
+            self.remember_verdict(&addr);
+        }
         self.update_reach();
+    }
+
+    /// This node has other addresses of one family: what was found out about the old ones says nothing any more.
+    fn family_moved(&mut self, is_ipv4: bool) {
+        tracing::info!(is_ipv4, "this node is in another network now");
+        let is_of_it = |addr: &Multiaddr| ip(addr).is_some_and(|ip| ip.is_ipv4() == is_ipv4);
+        let (gone, kept) =
+            std::mem::take(&mut self.verdicts).into_iter().partition(|(addr, _)| is_of_it(addr));
+        self.verdicts = kept;
+        let gone: BTreeMap<Multiaddr, (bool, PeerId)> = gone;
+        for addr in gone.keys().filter(|addr| !self.announced.contains(addr)) {
+            self.swarm.remove_external_address(addr);
+        }
+        self.reach.before.extend(gone);
+        let too_many = self.reach.before.len().saturating_sub(MAX_NAT_VERDICTS);
+        self.reach.before.drain(..too_many);
+        self.swarm.behaviour_mut().nat_client.forget();
+        self.reach.observed.on_moved();
+        self.reach.reach.on_moved(Instant::now().into_std());
+        self.reach.came_in.clear();
+        self.reach.knows_internet = false;
+        // The system tells nobody that what left by the old address will never be answered.
+        let is_lost = |peer: &Peer| peer.is_far() && peer.remote_addrs().all(|(addr, _)| is_of_it(addr));
+        let lost: Vec<PeerId> =
+            self.peers.iter().filter(|(_, peer)| is_lost(peer)).map(|(peer, _)| *peer).collect();
+        for peer in lost {
+            // An error means that it is disconnected already.
+            let _ = self.swarm.disconnect_peer_id(peer);
+        }
+    }
+
+    /// An address is this node's again: what others found out about it before holds, since AutoNAT will not ask again.
+    fn remember_verdict(&mut self, addr: &Multiaddr) {
+        let Some(place) = self.reach.before.iter().position(|(known, _)| known == addr) else { return };
+        let (addr, verdict) = self.reach.before.swap_remove(place);
+        if verdict.0 {
+            self.swarm.add_external_address(addr.clone());
+        }
+        self.verdicts.entry(addr).or_insert(verdict);
+    }
+
+    /// A dial to the internet has failed: the router before this node may let in from there all the same.
+    pub(super) fn internet_dialled(&mut self, error: &DialError) {
+        let now = Instant::now();
+        let addrs: Vec<&Multiaddr> = match error {
+            DialError::Transport(tried) => tried.iter().map(|(addr, _)| addr).collect(),
+            DialError::WrongPeerId { address, .. } => vec![address],
+            _ => return,
+        };
+        for addr in addrs.into_iter().filter(|addr| scope(addr) == Some(NetworkProfile::Public)) {
+            self.reach.dialled.note(ip(addr), now);
+        }
     }
 
     /// How much is carried by relays and how, for reports.
@@ -284,6 +398,22 @@ impl EventLoop {
     /// The mapping of the NAT, and how others reach this node.
     pub(super) fn reached(&self) -> (crate::core::reach::Mapping, Assessment) {
         (self.reach.observed.mapping(), self.reach.assessment().clone())
+    }
+}
+
+impl Reaching {
+    /// No way past a relay to this peer was found.
+    pub(super) fn note_no_way(&mut self, peer: PeerId, now: Instant) {
+        self.no_way.retain(|(other, until)| *other != peer && *until > now);
+        if self.no_way.len() >= MAX_NO_WAY {
+            self.no_way.pop_front();
+        }
+        self.no_way.push_back((peer, now + NO_WAY));
+    }
+
+    /// Whether none was found lately.
+    pub(super) fn has_no_way(&self, peer: &PeerId, now: Instant) -> bool {
+        self.no_way.iter().any(|(other, until)| other == peer && *until > now)
     }
 }
 
@@ -309,16 +439,15 @@ impl Dialled {
     }
 }
 
-/// Whether no address of a family is left that was there before, and another has come: the machine was carried somewhere else, or
-/// its provider has given it another network.
-fn has_moved(before: &[Multiaddr], now: &[Multiaddr]) -> bool {
-    let ips = |addrs: &[Multiaddr], is_ipv4: bool| -> BTreeSet<IpAddr> {
-        addrs.iter().filter_map(ip).filter(|ip| ip.is_ipv4() == is_ipv4).collect()
+/// Whether no address of a family is left that was there before: the machine was carried somewhere else, its provider has given it
+/// another network, or the cable is out. Addresses of this machine only do not count.
+fn has_moved(before: &[Multiaddr], now: &[Multiaddr], is_ipv4: bool) -> bool {
+    let ips = |addrs: &[Multiaddr]| -> BTreeSet<IpAddr> {
+        let ips = addrs.iter().filter_map(ip);
+        ips.filter(|ip| ip.is_ipv4() == is_ipv4 && !ip.is_loopback()).collect()
     };
-    [true, false].into_iter().any(|is_ipv4| {
-        let (before, now) = (ips(before, is_ipv4), ips(now, is_ipv4));
-        !before.is_empty() && before.is_disjoint(&now)
-    })
+    let (before, now) = (ips(before), ips(now));
+    !before.is_empty() && before.is_disjoint(&now)
 }
 
 fn ip(addr: &Multiaddr) -> Option<IpAddr> {
@@ -354,13 +483,21 @@ mod tests {
     fn only_who_keeps_no_address_of_a_family_has_moved() {
         let addrs =
             |texts: &[&str]| -> Vec<Multiaddr> { texts.iter().map(|text| text.parse().unwrap()).collect() };
+        let moved =
+            |before: &[Multiaddr], now: &[Multiaddr]| [true, false].map(|v4| has_moved(before, now, v4));
         let home = addrs(&["/ip4/192.168.1.2/tcp/1", "/ip6/2a00::2/tcp/1"]);
-        assert!(!has_moved(&[], &home), "the first addresses");
-        assert!(!has_moved(&home, &home));
-        assert!(!has_moved(&home, &addrs(&["/ip4/192.168.1.2/tcp/9", "/ip6/2a00::2/tcp/1"])), "another port");
-        assert!(has_moved(&home, &addrs(&["/ip4/10.0.0.2/tcp/1", "/ip6/2a00::2/tcp/1"])));
-        assert!(has_moved(&home, &[]), "the cable is out");
+        assert_eq!(moved(&[], &home), [false, false], "the first addresses");
+        assert_eq!(
+            moved(&addrs(&["/ip4/127.0.0.1/tcp/1"]), &home),
+            [false, false],
+            "the first of the network"
+        );
+        assert_eq!(moved(&home, &home), [false, false]);
+        assert_eq!(moved(&home, &addrs(&["/ip4/192.168.1.2/tcp/9", "/ip6/2a00::2/tcp/1"])), [false, false]);
+        assert_eq!(moved(&home, &addrs(&["/ip4/10.0.0.2/tcp/1", "/ip6/2a00::2/tcp/1"])), [true, false]);
+        assert_eq!(moved(&home, &home[..1]), [false, true], "IPv6 has gone");
+        assert_eq!(moved(&home, &[]), [true, true], "the cable is out");
         let more = addrs(&["/ip4/192.168.1.2/tcp/1", "/ip6/2a00::2/tcp/1", "/ip6/2a00::3/tcp/1"]);
-        assert!(!has_moved(&more, &home), "a temporary address has ended");
+        assert_eq!(moved(&more, &home), [false, false], "a temporary address has ended");
     }
 }

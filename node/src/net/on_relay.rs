@@ -17,7 +17,7 @@ use super::{
     addresses::{Scope, plausible},
     counters::name,
     event_loop::EventLoop,
-    limits::PUNCH_WITHIN,
+    limits::{MAX_ADDRS_PER_RELAY, PUNCH_WITHIN},
 };
 
 impl EventLoop {
@@ -39,7 +39,11 @@ impl EventLoop {
         if is_relayed {
             self.counters.count(name::RELAYED);
         }
-        self.reach.punching.entry(peer).or_insert((id, Instant::now() + PUNCH_WITHIN));
+        let now = Instant::now();
+        if self.reach.has_no_way(&peer, now) {
+            return false;
+        }
+        self.reach.punching.entry(peer).or_insert((id, now + PUNCH_WITHIN));
         true
     }
 
@@ -49,6 +53,7 @@ impl EventLoop {
         if self.peers.get(&peer).is_none() {
             return;
         }
+        self.reach.note_no_way(peer, Instant::now());
         let identity = self.identity_of(&peer);
         let deadline = Instant::now() + self.limits.connect_timeout;
         self.dials.on_connected(peer, id, identity.as_ref(), deadline);
@@ -82,6 +87,11 @@ impl EventLoop {
         if addrs.is_empty() {
             return;
         }
+        tracing::debug!(%peer, ?addrs, ?listen, "dialling past the relay");
+        // It may say it again as often as it likes.
+        if !self.reach.dialled_past.insert(peer) {
+            return;
+        }
         let addrs = addrs.into_iter().filter_map(|addr| addr.with_p2p(peer).ok()).collect();
         let dial = DialOpts::peer_id(peer).condition(PeerCondition::NotDialing).addresses(addrs).build();
         // It is being dialled already, or a limit is reached: the relay is left, or carries it.
@@ -92,6 +102,11 @@ impl EventLoop {
 
     pub(super) fn on_relay_client(&mut self, event: &relay::client::Event) {
         tracing::debug!(?event, "relay");
+        if let relay::client::Event::ReservationReqAccepted { relay_peer_id, limit, .. } = event {
+            let carries = limit.as_ref().and_then(|limit| limit.data_in_bytes());
+            self.reach.relays.on_limit(relay_peer_id, carries);
+            self.update_reach();
+        }
     }
 
     pub(super) fn on_relay_server(&mut self, event: &relay::Event) {
@@ -107,10 +122,19 @@ impl EventLoop {
 
     /// An address at a relay has come up; false if `id` is another listener.
     pub(super) fn on_relay_listens(&mut self, id: ListenerId) -> bool {
-        let Some((_, peer)) = self.reach.listeners.iter().find(|(listener, _)| *listener == id).copied()
-        else {
+        let Some(listener) = self.reach.listeners.iter_mut().find(|listener| listener.id == id) else {
             return false;
         };
+        listener.addrs += 1;
+        let (peer, addrs) = (listener.relay, listener.addrs);
+        if addrs > MAX_ADDRS_PER_RELAY {
+            // The listener itself stays until the connection has gone: the library does not survive an answer to nobody. An
+            // error means that it is disconnected already.
+            tracing::info!(%peer, "a relay names more and more addresses; it is left");
+            self.reach.relays.on_misbehaved(&peer);
+            let _ = self.swarm.disconnect_peer_id(peer);
+            return true;
+        }
         self.reach.relays.on_reserved(&peer, Instant::now().into_std());
         self.update_reach();
         true
@@ -118,10 +142,10 @@ impl EventLoop {
 
     /// A listener has ended; false if it was none at a relay.
     pub(super) fn on_relay_closed(&mut self, id: ListenerId) -> bool {
-        let Some(place) = self.reach.listeners.iter().position(|(listener, _)| *listener == id) else {
+        let Some(place) = self.reach.listeners.iter().position(|listener| listener.id == id) else {
             return false;
         };
-        let (_, peer) = self.reach.listeners.swap_remove(place);
+        let peer = self.reach.listeners.swap_remove(place).relay;
         self.reach.relays.on_closed(&peer, Instant::now().into_std());
         self.update_reach();
         true

@@ -205,6 +205,7 @@ impl EventLoop {
         }
         let proof = match self.reachability().verdict {
             Verdict::Reachable => Proof::Reachable,
+            Verdict::Unreachable if self.is_shut() => Proof::Shut,
             Verdict::Unreachable => Proof::Unreachable,
             Verdict::Unknown => Proof::None,
         };

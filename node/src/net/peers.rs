@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use crate::core::profile::{is_local, is_relayed};
 
 use super::addresses::{Scope, connection_scope, scope_of};
-use super::limits::MAX_AGENT_LEN;
+use super::limits::{MAX_AGENT_LEN, MAX_OBSERVATIONS};
 use super::records::token_bucket::TokenBucket;
 use super::records::{IpGroup, group_of};
 use super::report::Direction;
@@ -31,6 +31,8 @@ pub(crate) struct Connection {
     pub(crate) is_relayed: bool,
     /// Whether it was dialled from a listen port over the internet, so that the other side sees which port the router uses.
     pub(crate) shows_port: bool,
+    /// How often the other side has told where it sees this node.
+    observations: u8,
     pub(crate) since: Instant,
     /// Pings in a row that were not answered.
     failed_pings: u8,
@@ -132,8 +134,16 @@ impl Peers {
         let shows_port = shows_port(endpoint);
         let entry = self.0.entry(peer).or_default();
         entry.leaving = false;
-        let connection =
-            Connection { id, addr, direction, is_relayed, shows_port, since: now, failed_pings: 0 };
+        let connection = Connection {
+            id,
+            addr,
+            direction,
+            is_relayed,
+            shows_port,
+            observations: 0,
+            since: now,
+            failed_pings: 0,
+        };
         entry.connections.push(connection);
         entry.connections.len() == 1
     }
@@ -171,6 +181,16 @@ impl Peers {
             entry.leaving = true;
             entry.without_place = Vec::new();
         }
+    }
+
+    /// A peer tells where it sees this node; false if it has told too often on this connection.
+    pub(crate) fn take_observation(&mut self, peer: &PeerId, id: ConnectionId) -> bool {
+        let connections = self.0.get_mut(peer).into_iter().flat_map(|entry| &mut entry.connections);
+        let Some(connection) = connections.into_iter().find(|connection| connection.id == id) else {
+            return false;
+        };
+        connection.observations = connection.observations.saturating_add(1);
+        connection.observations <= MAX_OBSERVATIONS
     }
 
     /// Notes the result of a ping; returns the failures in a row on that connection.

@@ -11,8 +11,6 @@ pub struct RelayLimits {
     pub always: bool,
     /// Nodes that have a place, and can be reached through this one.
     pub max_reservations: usize,
-    /// How long a place is kept unless it is asked for again.
-    pub reservation_time: Duration,
     /// Connections carried at the same time.
     pub max_circuits: usize,
     /// Of these, of one peer.
@@ -31,7 +29,6 @@ impl RelayLimits {
         Self {
             always: false,
             max_reservations: 128,
-            reservation_time: Duration::from_secs(60 * 60),
             max_circuits: 32,
             max_circuits_per_peer: 4,
             circuit_time: Duration::from_secs(2 * 60),
@@ -45,7 +42,6 @@ impl RelayLimits {
         Self {
             always: true,
             max_reservations: 1_024,
-            reservation_time: Duration::from_secs(60 * 60),
             max_circuits: 256,
             max_circuits_per_peer: 16,
             circuit_time: Duration::from_secs(12 * 60 * 60),
@@ -55,15 +51,19 @@ impl RelayLimits {
     }
 }
 
+/// How long a place is kept: for as long as the connection. A place that runs out while it is asked for again makes the library
+/// panic, and whoever has one can bring that about by reading slowly.
+const RESERVATION_TIME: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
+
 /// The behaviour that keeps to `limits`; offers nothing until it is switched on.
 pub(crate) fn server(local: PeerId, limits: RelayLimits) -> relay::Behaviour {
     let each = Duration::from_secs(60 * 60) / limits.per_hour.get();
     let from_ip = limits.per_hour.saturating_mul(NonZeroU32::MIN.saturating_add(1));
     let config = relay::Config {
         max_reservations: limits.max_reservations,
-        // One for each connection.
-        max_reservations_per_peer: 4,
-        reservation_duration: limits.reservation_time,
+        // One for each connection, of which there are three. The library refuses who has more than this already.
+        max_reservations_per_peer: 2,
+        reservation_duration: RESERVATION_TIME,
         reservation_rate_limiters: Vec::new(),
         max_circuits: limits.max_circuits,
         // The library refuses who has more than this already.

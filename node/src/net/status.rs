@@ -59,11 +59,13 @@ impl EventLoop {
         let behaviour = self.swarm.behaviour_mut();
         let candidates_dropped = behaviour.nat_client.take_dropped();
         let dial_backs_refused = behaviour.nat_server.take_refused();
+        let punches_refused = behaviour.punch.take_refused();
         let streams_refused = behaviour.streams.take_refused();
         let records = behaviour.kad.store_mut();
         let (own, held) = (records.own_len(), records.foreign_len());
         let changes_dropped = records.take_dropped_changes();
         self.counters.add(name::NAT_CANDIDATES_DROPPED, candidates_dropped);
+        self.counters.add(name::PUNCHES_REFUSED, punches_refused);
         self.counters.add(name::STREAMS_REFUSED, streams_refused);
         self.counters.add(name::DIAL_BACKS_REFUSED, dial_backs_refused);
         self.counters.add(name::CHANGES_DROPPED, changes_dropped);

@@ -5,6 +5,7 @@
 //! develop against.
 
 mod pair;
+pub mod product;
 
 use std::{fmt, time::Duration};
 
@@ -136,10 +137,12 @@ impl fmt::Display for Row {
 }
 
 /// What became of all pairs.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Outcome {
     /// A row for each of [`PAIRS`].
     pub rows: Vec<Row>,
+    /// A row for each of [`product::PATHS`].
+    pub paths: Vec<product::Row>,
     /// Hash over the traces of all their networks.
     pub trace_hash: String,
 }
@@ -172,7 +175,15 @@ pub async fn run(seed: u64) -> Result<Outcome, Failure> {
         rows.push(Row { a, b, relayed, direct, expected });
         trace_hash = crate::join_hashes(&trace_hash, &net.trace_hash());
     }
-    Ok(Outcome { rows, trace_hash })
+    let mut paths = Vec::new();
+    for (number, (a, b, expected)) in (100..).zip(product::PATHS) {
+        let net = Net::new(seed.wrapping_add(number));
+        crate::world::attach_trace(&net);
+        let row = product::run(&net, a, b, expected).await;
+        paths.push(row.map_err(|error| format!("{a} fetches from {b}: {error}"))?);
+        trace_hash = crate::join_hashes(&trace_hash, &net.trace_hash());
+    }
+    Ok(Outcome { rows, paths, trace_hash })
 }
 
 #[cfg(test)]
@@ -195,10 +206,15 @@ mod tests {
                 .unwrap();
             runtime.block_on(super::run(1)).unwrap()
         };
-        let rows = thread::spawn(run).join().unwrap().rows;
+        let Outcome { rows, paths, .. } = thread::spawn(run).join().unwrap();
         let table: Vec<_> = rows.iter().map(ToString::to_string).collect();
         println!("{}", table.join("\n"));
         assert!(rows.iter().all(Row::is_as_expected), "\n{}", table.join("\n"));
         assert_eq!(rows.len(), PAIRS.len());
+        for row in &paths {
+            println!("{row:?}");
+        }
+        assert!(paths.iter().all(|row| row.path == row.expected));
+        assert_eq!(paths.len(), product::PATHS.len());
     }
 }

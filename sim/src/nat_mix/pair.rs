@@ -21,7 +21,7 @@ use crate::net::{HostId, HostSpec, Nat, Net, Position, Security, upgraded};
 const DELAY: Duration = Duration::from_millis(50);
 
 /// Everybody listens there.
-const PORT: u16 = 4001;
+pub(super) const PORT: u16 = 4001;
 
 /// After this much time nothing more happens: dcutr has made its three attempts, of up to 20 s each.
 const PATIENCE: Duration = Duration::from_secs(90);
@@ -121,7 +121,7 @@ impl Progress {
     }
 }
 
-fn key(number: u8) -> Result<Keypair, Failure> {
+pub(super) fn key(number: u8) -> Result<Keypair, Failure> {
     Ok(Keypair::ed25519_from_bytes([number; 32])?)
 }
 
@@ -133,12 +133,12 @@ fn config() -> Config {
     Config::with_tokio_executor().with_idle_connection_timeout(2 * PATIENCE)
 }
 
-fn host_spec(nat: Option<Nat>) -> HostSpec {
+pub(super) fn host_spec(nat: Option<Nat>) -> HostSpec {
     let position = Position { access: DELAY / 2, ..Position::default() };
     HostSpec { position, nat, ..HostSpec::default() }
 }
 
-fn listen_address(net: &Net, host: HostId) -> Multiaddr {
+pub(super) fn listen_address(net: &Net, host: HostId) -> Multiaddr {
     Multiaddr::empty().with(Protocol::Ip4(net.ip(host))).with(Protocol::Tcp(PORT))
 }
 

@@ -22,7 +22,7 @@ const FILES: &str = "/files";
 ///
 /// # Errors
 /// If the directory cannot be made.
-pub(super) fn new(pool: &PagePool) -> io::Result<MemoryDisk> {
+pub(crate) fn new(pool: &PagePool) -> io::Result<MemoryDisk> {
     let now = Arc::new(|| Duration::from_secs(clock::EPOCH_SECS) + clock::elapsed());
     let disk = MemoryDisk::new(now, pool.clone(), None);
     let mount = disk.mount();
@@ -35,17 +35,17 @@ pub(super) fn new(pool: &PagePool) -> io::Result<MemoryDisk> {
 ///
 /// # Errors
 /// As [`Store::open`].
-pub(super) fn open_store(disk: &MemoryDisk) -> Result<Store, OpenError> {
+pub(crate) fn open_store(disk: &MemoryDisk) -> Result<Store, OpenError> {
     let options = OpenOptions { threads: None, disk: disk.mount(), db_cache_len: DB_CACHE_LEN };
     Store::open(STORE.as_ref(), options)
 }
 
 /// Where a file of the user is.
-pub(super) fn file(name: &str) -> PathBuf {
+pub(crate) fn file(name: &str) -> PathBuf {
     PathBuf::from(FILES).join(name)
 }
 
 /// The directory of the user's files.
-pub(super) fn files() -> PathBuf {
+pub(crate) fn files() -> PathBuf {
     FILES.into()
 }

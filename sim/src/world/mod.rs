@@ -35,7 +35,7 @@ use crate::{
 
 mod build;
 mod contents;
-mod disk;
+pub(crate) mod disk;
 mod faults;
 mod get;
 mod health;

@@ -21,6 +21,9 @@ pub use self::{
 /// How long a node that knows nobody on the internet waits for somebody before it says that it is in a local network.
 const LOCAL_AFTER: Duration = Duration::from_secs(3);
 
+/// How long a node that knows somebody on the internet waits for proof that it can be dialled before it asks relays.
+const RELAYS_AFTER: Duration = Duration::from_secs(3);
+
 /// How long others may take to find out whether they can dial this node.
 const TESTED_WITHIN: Duration = Duration::from_secs(20);
 
@@ -46,6 +49,11 @@ pub enum Way {
 }
 
 impl Way {
+    /// Whether nobody gets here without help.
+    pub fn needs_help(self) -> bool {
+        matches!(self, Self::Punchable | Self::Relayed | Self::Unreachable)
+    }
+
     /// In one word, as reports have it.
     pub fn name(self) -> &'static str {
         match self {
@@ -68,7 +76,8 @@ pub struct Facts {
     pub proven: Option<Multiaddr>,
     /// Whether this node listens on it.
     pub proven_is_own: bool,
-    /// Whether somebody from the internet has come in by himself.
+    /// Whether nodes of the internet have come in by themselves, over the family of addresses that this node listens on publicly
+    /// if it does.
     pub was_dialled: bool,
     /// Addresses that others could not dial.
     pub refuted: usize,
@@ -143,7 +152,7 @@ impl Reach {
         }
         let limits = match self.internet_since {
             None => vec![self.started + LOCAL_AFTER],
-            Some(since) => vec![since + FOUND_WITHIN, since + TESTED_WITHIN],
+            Some(since) => vec![since + RELAYS_AFTER, since + FOUND_WITHIN, since + TESTED_WITHIN],
         };
         limits.into_iter().find(|at| *at > self.assessed)
     }
@@ -153,9 +162,12 @@ impl Reach {
         &self.assessment
     }
 
-    /// Whether places at relays are needed: nobody is known to get here by himself.
-    pub fn wants_relays(facts: &Facts) -> bool {
-        facts.knows_internet && !is_proven(facts)
+    /// Whether places at relays are needed: nobody is known to get here by himself. Who has dialled back may have been let in
+    /// only because this node had dialled him, unless there is no router between.
+    pub fn wants_relays(&self, facts: &Facts, now: Instant) -> bool {
+        let is_time = self.internet_since.is_some_and(|since| since + RELAYS_AFTER <= now);
+        let is_sure = facts.was_dialled || (facts.proven.is_some() && facts.proven_is_own);
+        facts.knows_internet && !is_sure && (is_time || facts.refuted > 0)
     }
 
     fn assess(&self, facts: &Facts, now: Instant) -> (Way, bool, String) {
@@ -184,7 +196,9 @@ impl Reach {
         let is_tested = facts.refuted > 0 || now >= since + TESTED_WITHIN;
         let has_looked = now >= since + FOUND_WITHIN;
         let is_observed = facts.mapping != Mapping::Unknown || has_looked;
-        let is_placed = facts.relays > 0 || (has_looked && !facts.is_hopeful);
+        // A relay that refuses again and again leaves hope each time.
+        let has_hope = facts.is_hopeful && now < since + TESTED_WITHIN;
+        let is_placed = facts.relays > 0 || (has_looked && !has_hope);
         let is_settled = is_tested && is_observed && is_placed;
         let cause = match (facts.refuted, facts.mapping) {
             (0, _) => "no other node has dialled this one",
@@ -276,6 +290,21 @@ mod tests {
     }
 
     #[test]
+    fn relays_are_asked_when_there_is_no_proof_in_time() {
+        let (start, mut reach) = (Instant::now(), Reach::new(Instant::now()));
+        reach.on_facts(&behind_nat(), start);
+        assert!(!reach.wants_relays(&behind_nat(), start));
+        assert!(reach.wants_relays(&Facts { refuted: 1, ..behind_nat() }, start));
+        let later = reach.next_deadline().unwrap();
+        assert!(reach.wants_relays(&behind_nat(), later));
+        let proven = Some("/ip4/9.9.9.9/tcp/4343".parse().unwrap());
+        let mapped = Facts { proven, ..behind_nat() };
+        assert!(reach.wants_relays(&mapped, later), "only whom it had dialled may get in");
+        assert!(!reach.wants_relays(&Facts { proven_is_own: true, ..mapped.clone() }, later));
+        assert!(!reach.wants_relays(&Facts { was_dialled: true, ..mapped }, later));
+    }
+
+    #[test]
     fn since_when_is_since_the_way_has_changed() {
         let start = Instant::now();
         let (mut reach, second) = (Reach::new(start), Duration::from_secs(1));
@@ -295,7 +324,6 @@ mod tests {
         ) {
             let mapping = [Mapping::Unknown, Mapping::EndpointIndependent, Mapping::Symmetric][usize::from(mapping)];
             let [listens_publicly, was_dialled, knows_internet, proven_is_own, is_hopeful] = flags;
-            let is_hopeful = is_hopeful && relays > 0;
             let facts = Facts {
                 listens_publicly, was_dialled, knows_internet, proven_is_own, is_hopeful, refuted, relays, mapping,
                 ..Facts::default()

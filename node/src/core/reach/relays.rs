@@ -14,6 +14,9 @@ use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 
 use super::super::backoff::BackoffPolicy;
 
+/// How many times more another relay has to carry for one not to be told to others.
+const FAR_MORE: u64 = 16;
+
 /// Bounds and times.
 #[derive(Debug, Clone, Copy)]
 pub struct RelaysConfig {
@@ -25,6 +28,8 @@ pub struct RelaysConfig {
     pub retry: BackoffPolicy,
     /// How long a relay may take to answer.
     pub answer: Duration,
+    /// How long a place has to last for the relay to have kept its word.
+    pub held: Duration,
 }
 
 impl Default for RelaysConfig {
@@ -34,6 +39,7 @@ impl Default for RelaysConfig {
             max_offers: 64,
             retry: BackoffPolicy::new(Duration::from_secs(4), Duration::from_secs(10 * 60)),
             answer: Duration::from_secs(20),
+            held: Duration::from_secs(10 * 60),
         }
     }
 }
@@ -48,8 +54,6 @@ pub enum RelaysAction {
         /// Where it is, without `/p2p/`.
         addr: Multiaddr,
     },
-    /// Give the place up.
-    Release(PeerId),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,8 +62,14 @@ enum State {
     From(Instant),
     /// Was asked and has not answered.
     Asked(Instant),
-    /// This node has a place there.
-    Reserved,
+    /// This node has a place there, since then.
+    Reserved(Instant),
+}
+
+impl State {
+    fn is_reserved(self) -> bool {
+        matches!(self, Self::Reserved(_))
+    }
 }
 
 #[derive(Debug)]
@@ -69,6 +79,8 @@ struct Offer {
     state: State,
     /// Refusals and losses in a row.
     failures: u32,
+    /// How much of a connection it carries, in bytes each way; as much as there is until it says so.
+    carries: u64,
     /// Chance decides between equals.
     lot: u32,
 }
@@ -110,7 +122,8 @@ impl Relays {
             self.offers.remove(&worst);
         }
         let lot = self.rng.random();
-        self.offers.insert(peer, Offer { addr, ip, state: State::From(now), failures: 0, lot });
+        let state = State::From(now);
+        self.offers.insert(peer, Offer { addr, ip, state, failures: 0, carries: u64::MAX, lot });
     }
 
     /// A peer does not offer it any more, or has gone. A place there ends by itself.
@@ -122,7 +135,14 @@ impl Relays {
         }
     }
 
-    /// Whether this node needs relays.
+    /// A relay does what no relay should: it is asked as late as can be.
+    pub fn on_misbehaved(&mut self, peer: &PeerId) {
+        if let Some(offer) = self.offers.get_mut(peer) {
+            offer.failures = offer.failures.saturating_add(16);
+        }
+    }
+
+    /// Whether this node needs relays. Places that it has stay while they last.
     pub fn on_wanted(&mut self, is_wanted: bool, now: Instant) {
         self.now = now;
         self.is_wanted = is_wanted;
@@ -132,7 +152,14 @@ impl Relays {
     pub fn on_reserved(&mut self, peer: &PeerId, now: Instant) {
         self.now = now;
         if let Some(offer) = self.offers.get_mut(peer) {
-            offer.state = State::Reserved;
+            offer.state = State::Reserved(now);
+        }
+    }
+
+    /// The relay says how much of a connection it carries, in bytes each way; `None` for as much as there is.
+    pub fn on_limit(&mut self, peer: &PeerId, carries: Option<u64>) {
+        if let Some(offer) = self.offers.get_mut(peer) {
+            offer.carries = carries.unwrap_or(u64::MAX);
         }
     }
 
@@ -140,8 +167,9 @@ impl Relays {
     pub fn on_closed(&mut self, peer: &PeerId, now: Instant) {
         self.now = now;
         let Some(offer) = self.offers.get_mut(peer) else { return };
-        // Who has kept its word until now is asked again soon.
-        let attempt = if offer.state == State::Reserved { 0 } else { offer.failures };
+        // Who has kept its word for long is asked again soon.
+        let has_held = matches!(offer.state, State::Reserved(since) if since + self.config.held <= now);
+        let attempt = if has_held { 0 } else { offer.failures };
         offer.failures = attempt.saturating_add(1);
         offer.state = State::From(now + self.config.retry.delay(attempt, &mut self.rng));
     }
@@ -161,13 +189,7 @@ impl Relays {
     /// What is to be done now; `None` when there is nothing more.
     pub fn next_action(&mut self) -> Option<RelaysAction> {
         let used = |offer: &Offer| !matches!(offer.state, State::From(_));
-        if !self.is_wanted {
-            // Who was asked answers first: only then is there something to give up.
-            let (peer, offer) = self.offers.iter_mut().find(|(_, offer)| offer.state == State::Reserved)?;
-            offer.state = State::From(self.now);
-            return Some(RelaysAction::Release(*peer));
-        }
-        if self.offers.values().filter(|offer| used(offer)).count() >= self.config.wanted {
+        if !self.is_wanted || self.offers.values().filter(|offer| used(offer)).count() >= self.config.wanted {
             return None;
         }
         let ips: Vec<IpAddr> =
@@ -192,15 +214,23 @@ impl Relays {
         let at = |offer: &Offer| match offer.state {
             State::From(at) => is_short.then_some(at),
             State::Asked(since) => Some(since + self.config.answer),
-            State::Reserved => None,
+            State::Reserved(_) => None,
         };
         self.offers.values().filter_map(at).min()
     }
 
     /// The relays that have given this node a place, with their addresses.
     pub fn reserved(&self) -> impl Iterator<Item = (&PeerId, &Multiaddr)> {
-        let reserved = self.offers.iter().filter(|(_, offer)| offer.state == State::Reserved);
+        let reserved = self.offers.iter().filter(|(_, offer)| offer.state.is_reserved());
         reserved.map(|(peer, offer)| (peer, &offer.addr))
+    }
+
+    /// Whether others should come through this relay: not if another one carries far more. For them one is as good as the other
+    /// until it cuts them off.
+    pub fn is_worth_telling(&self, peer: &PeerId) -> bool {
+        let reserved = self.offers.values().filter(|offer| offer.state.is_reserved());
+        let most = reserved.map(|offer| offer.carries).max().unwrap_or(0);
+        self.offers.get(peer).is_some_and(|offer| offer.carries >= most / FAR_MORE)
     }
 
     /// Whether a relay could be asked, or was and has not answered.
@@ -209,7 +239,7 @@ impl Relays {
             && self.offers.values().any(|offer| match offer.state {
                 State::From(at) => at <= self.now,
                 State::Asked(_) => true,
-                State::Reserved => false,
+                State::Reserved(_) => false,
             })
     }
 
@@ -256,9 +286,9 @@ mod tests {
     fn asked(machine: &mut Relays) -> Vec<PeerId> {
         let actions = std::iter::from_fn(|| machine.next_action());
         actions
-            .map(|action| match action {
-                RelaysAction::Reserve { peer, .. } => peer,
-                RelaysAction::Release(peer) => panic!("{peer} is given up"),
+            .map(|action| {
+                let RelaysAction::Reserve { peer, .. } = action;
+                peer
             })
             .collect()
     }
@@ -298,6 +328,13 @@ mod tests {
         assert_eq!(asked(&mut machine), peers);
         machine.on_reserved(&peers[0], now);
         machine.on_closed(&peers[0], now);
+        assert!(machine.next_deadline().unwrap() - now > Duration::from_secs(60), "it gives and takes");
+        now = machine.next_deadline().unwrap();
+        machine.on_timeout(now);
+        assert_eq!(asked(&mut machine), peers);
+        machine.on_reserved(&peers[0], now);
+        now += RelaysConfig::default().held;
+        machine.on_closed(&peers[0], now);
         assert!(machine.next_deadline().unwrap() - now <= Duration::from_secs(4), "it had kept its word");
     }
 
@@ -327,19 +364,31 @@ mod tests {
     }
 
     #[test]
-    fn places_are_given_up_when_they_are_not_wanted_any_more() {
+    fn places_that_are_not_wanted_any_more_stay_while_they_last() {
         let (now, peers) = (Instant::now(), peers(3));
         let mut machine = machine(&peers, now);
         machine.on_wanted(true, now);
         let asked = asked(&mut machine);
         machine.on_reserved(&asked[0], now);
         machine.on_wanted(false, now);
-        assert_eq!(machine.next_action(), Some(RelaysAction::Release(asked[0])));
-        assert_eq!(machine.next_action(), None, "the other has not answered yet");
-        machine.on_reserved(&asked[1], now);
-        assert_eq!(machine.next_action(), Some(RelaysAction::Release(asked[1])));
         machine.on_closed(&asked[1], now);
         assert_eq!(machine.next_action(), None);
+        assert_eq!(machine.reserved().count(), 1);
+    }
+
+    #[test]
+    fn others_are_told_of_the_relays_that_carry_most() {
+        let (now, peers) = (Instant::now(), peers(2));
+        let mut machine = machine(&peers, now);
+        machine.on_wanted(true, now);
+        asked(&mut machine).iter().for_each(|peer| machine.on_reserved(peer, now));
+        machine.on_limit(&peers[0], Some(4 << 20));
+        machine.on_limit(&peers[1], Some(8 << 20));
+        assert!(peers.iter().all(|peer| machine.is_worth_telling(peer)), "not much more");
+        machine.on_limit(&peers[1], None);
+        assert!(!machine.is_worth_telling(&peers[0]) && machine.is_worth_telling(&peers[1]));
+        machine.on_closed(&peers[1], now);
+        assert!(machine.is_worth_telling(&peers[0]), "it is the only one left");
     }
 
     #[derive(Debug, Clone)]
@@ -390,13 +439,9 @@ mod tests {
                     }
                 }
                 while let Some(action) = machine.next_action() {
-                    match action {
-                        RelaysAction::Reserve { peer, .. } => {
-                            prop_assert!(!open.contains(&peer));
-                            open.push(peer);
-                        }
-                        RelaysAction::Release(peer) => open.retain(|other| *other != peer),
-                    }
+                    let RelaysAction::Reserve { peer, .. } = action;
+                    prop_assert!(!open.contains(&peer));
+                    open.push(peer);
                 }
                 prop_assert!(open.len() <= config.wanted);
                 prop_assert!(machine.len() <= config.max_offers);

@@ -18,6 +18,8 @@ pub enum Proof {
     Reachable,
     /// None of those that others tried can be dialled.
     Unreachable,
+    /// The same, and everything else that was found out agrees: there is a router or firewall that lets nobody in.
+    Shut,
     /// Nobody has tried.
     None,
 }
@@ -40,6 +42,10 @@ impl ModeRule {
         match proof {
             _ if profile != NetworkProfile::Public => self.serve(),
             Proof::Reachable => self.serve(),
+            Proof::Shut => {
+                self.serves = false;
+                self.unreachable_since = None;
+            }
             Proof::Unreachable if self.serves => {
                 self.unreachable_since.get_or_insert(now);
             }
@@ -93,6 +99,8 @@ mod tests {
             let (profile, proof) = match proof {
                 '+' => (NetworkProfile::Public, Proof::Reachable),
                 '-' => (NetworkProfile::Public, Proof::Unreachable),
+                '!' => (NetworkProfile::Public, Proof::Shut),
+                'L' => (NetworkProfile::Private, Proof::Shut),
                 'l' => (NetworkProfile::Private, Proof::Unreachable),
                 _ => (NetworkProfile::Public, Proof::None),
             };
@@ -110,6 +118,12 @@ mod tests {
         assert_eq!(draw("-..."), "sssc", "nothing has spoken against it");
         assert_eq!(draw("--+---+"), "sssssss");
         assert_eq!(draw("-----+-"), "sssccss");
+    }
+
+    #[test]
+    fn behind_what_lets_nobody_in_it_stops_at_once() {
+        assert_eq!(draw("!.-+!"), "cccsc");
+        assert_eq!(draw("LL"), "ss", "neighbours can dial it");
     }
 
     #[test]

@@ -7,6 +7,7 @@
 use libp2p::Multiaddr;
 use libp2p::multiaddr::Protocol;
 
+use crate::core::profile::is_relayed;
 use crate::net::addresses::{Scope, connection_scope};
 
 /// Where on the internet a provider is.
@@ -23,6 +24,7 @@ pub enum IpGroup {
 /// The group of a peer whose connection has the remote address `addr`; `None` for this machine and the local network.
 pub(crate) fn group_of(addr: &Multiaddr) -> Option<IpGroup> {
     match connection_scope(addr) {
+        _ if is_relayed(addr) => Some(IpGroup::Unknown),
         Some(Scope::Loopback | Scope::Private) => None,
         Some(Scope::Public) => Some(ip_group(addr)),
         None => Some(IpGroup::Unknown),

@@ -63,6 +63,9 @@ const CLOCK_EVERY: Duration = Duration::from_secs(30);
 /// How long the own addresses have to stay as they are before they are told: several come in one moment.
 const ADDRS_SETTLE: Duration = Duration::from_secs(1);
 
+/// How long at least after they were told: relays come and go as they like.
+const ADDRS_PAUSE: Duration = Duration::from_secs(30);
+
 /// Under which name the schedule is kept among the settings.
 const SCHEDULE_SETTING: &str = "provide-schedule";
 
@@ -203,7 +206,7 @@ impl ProvideTask {
         driver.on_routing(*self.routing.borrow_and_update());
         let mut addrs = self.env.client.addrs_for_strangers();
         let mut announced_at = addrs.borrow_and_update().clone();
-        let mut moved_at = None;
+        let (mut moved_at, mut not_before) = (None, now());
         let mut clock = tokio::time::interval(CLOCK_EVERY);
         clock.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -226,12 +229,13 @@ impl ProvideTask {
                     driver.on_routing(*self.routing.borrow_and_update());
                 }
                 // The network that has gone takes this task with it.
-                Ok(()) = addrs.changed() => moved_at = Some(now() + ADDRS_SETTLE),
+                Ok(()) = addrs.changed() => moved_at = Some((now() + ADDRS_SETTLE).max(not_before)),
                 () = sleep_until(moved_at) => {
                     moved_at = None;
                     let current = addrs.borrow_and_update().clone();
                     if current.iter().any(|addr| !announced_at.contains(addr)) {
                         driver.announce_roots_again().await;
+                        not_before = now() + ADDRS_PAUSE;
                     }
                     announced_at = current;
                 }
