@@ -99,9 +99,10 @@ impl EventLoop {
         reply: Reply<Result<(), DialFailure>>,
         place: Option<DialPlace>,
     ) {
+        let is_punching = self.reach.punching.contains_key(&peer);
         let at_once = if peer == self.local {
             Some(Err(DialFailure::ThisNode))
-        } else if self.peers.get(&peer).is_some() && !self.reach.punching.contains_key(&peer) {
+        } else if self.peers.get(&peer).is_some() && !is_punching {
             Some(Ok(()))
         } else {
             self.too_many_waiters().map(Err)
@@ -117,7 +118,9 @@ impl EventLoop {
             if let Some(place) = place {
                 self.dials.take_place(&peer, place);
             }
-            self.start_dial(peer);
+            if !is_punching {
+                self.start_dial(peer);
+            }
         }
     }
 

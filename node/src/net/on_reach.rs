@@ -462,7 +462,60 @@ fn ip(addr: &Multiaddr) -> Option<IpAddr> {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "the addresses are written down here")]
 
+    use libp2p::core::ConnectedPoint;
+
     use super::*;
+    use crate::net::tests::idle_loop;
+
+    fn comes_in(event_loop: &mut EventLoop, id: usize, from: &str) {
+        let endpoint = ConnectedPoint::Listener {
+            local_addr: "/ip4/9.9.9.9/tcp/4343".parse().unwrap(),
+            send_back_addr: from.parse().unwrap(),
+        };
+        event_loop.on_established(PeerId::random(), ConnectionId::new_unchecked(id), &endpoint);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn two_that_were_not_dialled_prove_by_coming_in_that_anybody_can() {
+        let mut event_loop = idle_loop();
+        let failed = DialError::WrongPeerId {
+            obtained: PeerId::random(),
+            address: "/ip4/8.8.8.3/tcp/1".parse().unwrap(),
+        };
+        event_loop.internet_dialled(&failed);
+        for (id, from) in (0..).zip(["/ip4/8.8.8.1/tcp/1", "/ip4/8.8.8.1/tcp/2", "/ip4/8.8.8.3/tcp/1"]) {
+            comes_in(&mut event_loop, id, from);
+            assert!(!event_loop.reach_facts().was_dialled, "{from}");
+        }
+        comes_in(&mut event_loop, 9, "/ip4/10.0.0.1/tcp/1");
+        assert!(!event_loop.reach_facts().was_dialled, "from the local network");
+        comes_in(&mut event_loop, 10, "/ip4/8.8.8.2/tcp/1");
+        assert!(event_loop.reach_facts().was_dialled);
+        event_loop.family_moved(true);
+        assert!(!event_loop.reach_facts().was_dialled);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_found_out_about_an_address_holds_when_it_is_there_again() {
+        let mut event_loop = idle_loop();
+        let addr: Multiaddr = "/ip4/9.9.9.9/tcp/4343".parse().unwrap();
+        event_loop.verdicts.insert(addr.clone(), (true, PeerId::random()));
+        assert_eq!(event_loop.reach_facts().proven, Some(addr.clone()));
+        event_loop.family_moved(false);
+        assert!(event_loop.reach_facts().proven.is_some(), "the other family");
+        event_loop.family_moved(true);
+        assert_eq!(event_loop.reach_facts().proven, None);
+        event_loop.remember_verdict(&"/ip4/9.9.9.9/tcp/1".parse().unwrap());
+        assert_eq!(event_loop.reach_facts().proven, None);
+        event_loop.remember_verdict(&addr);
+        assert_eq!(event_loop.reach_facts().proven, Some(addr));
+        for n in 0..100 {
+            let addr = format!("/ip4/9.9.9.9/tcp/{}", n + 1).parse().unwrap();
+            event_loop.verdicts.insert(addr, (true, PeerId::random()));
+            event_loop.family_moved(true);
+        }
+        assert_eq!(event_loop.reach.before.len(), MAX_NAT_VERDICTS);
+    }
 
     #[test]
     fn who_was_dialled_lately_proves_nothing_by_coming_in() {

@@ -151,3 +151,89 @@ impl EventLoop {
         true
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failure is a failed test")]
+
+    use libp2p::PeerId;
+    use libp2p::core::transport::PortUse;
+    use libp2p::core::{ConnectedPoint, Endpoint};
+    use libp2p::swarm::ConnectionId;
+    use tokio::sync::oneshot;
+    use tokio::time::{Duration, Instant, advance};
+
+    use super::{EventLoop, PUNCH_WITHIN, name};
+    use crate::net::DialFailure;
+    use crate::net::tests::idle_loop;
+
+    type Answer = oneshot::Receiver<Result<(), DialFailure>>;
+
+    fn dialled(addr: &str) -> ConnectedPoint {
+        let address = addr.parse().unwrap();
+        ConnectedPoint::Dialer { address, role_override: Endpoint::Dialer, port_use: PortUse::Reuse }
+    }
+
+    fn through_relay(event_loop: &mut EventLoop, peer: PeerId, id: usize) {
+        let addr = format!("/ip4/9.9.9.9/tcp/1/p2p/{}/p2p-circuit/p2p/{peer}", PeerId::random());
+        event_loop.on_established(peer, ConnectionId::new_unchecked(id), &dialled(&addr));
+    }
+
+    fn past_relay(event_loop: &mut EventLoop, peer: PeerId, id: usize) {
+        event_loop.on_established(peer, ConnectionId::new_unchecked(id), &dialled("/ip4/8.8.8.8/tcp/1"));
+    }
+
+    fn connect(event_loop: &mut EventLoop, peer: PeerId) -> Answer {
+        let (reply, answer) = oneshot::channel();
+        event_loop.connect(peer, Vec::new(), reply);
+        answer
+    }
+
+    fn counted(event_loop: &EventLoop, counter: &str) -> u64 {
+        event_loop.counters.snapshot().into_iter().find(|(name, _)| *name == counter).unwrap().1
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_wants_a_peer_behind_a_relay_gets_the_way_past_it() {
+        let (mut event_loop, peer) = (idle_loop(), PeerId::random());
+        through_relay(&mut event_loop, peer, 1);
+        let mut answer = connect(&mut event_loop, peer);
+        assert!(answer.try_recv().is_err(), "the relay is not to carry what need not go there");
+        past_relay(&mut event_loop, peer, 2);
+        assert_eq!(answer.try_recv().unwrap(), Ok(()));
+        assert_eq!(counted(&event_loop, name::RELAYED_LEFT), 1);
+        assert!(event_loop.reach.punching.is_empty());
+        assert_eq!(connect(&mut event_loop, peer).try_recv().unwrap(), Ok(()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn without_a_way_past_it_the_relay_is_taken_and_the_next_time_at_once() {
+        let (mut event_loop, peer) = (idle_loop(), PeerId::random());
+        through_relay(&mut event_loop, peer, 1);
+        let mut answer = connect(&mut event_loop, peer);
+        advance(PUNCH_WITHIN - Duration::from_millis(1)).await;
+        event_loop.on_timeout(Instant::now());
+        assert!(answer.try_recv().is_err());
+        advance(Duration::from_millis(1)).await;
+        event_loop.on_timeout(Instant::now());
+        assert_eq!(answer.try_recv().unwrap(), Ok(()));
+        event_loop.on_closed(peer, ConnectionId::new_unchecked(1));
+        through_relay(&mut event_loop, peer, 2);
+        assert_eq!(connect(&mut event_loop, peer).try_recv().unwrap(), Ok(()));
+        assert!(event_loop.reach.punching.is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nothing_is_kept_of_peers_that_have_gone() {
+        let mut event_loop = idle_loop();
+        for id in 0..50 {
+            let peer = PeerId::random();
+            through_relay(&mut event_loop, peer, id);
+            event_loop.dial_past_relay(peer, &["/ip4/8.8.8.8/tcp/4343".parse().unwrap()]);
+            assert!(event_loop.reach.dialled_past.contains(&peer));
+            event_loop.on_closed(peer, ConnectionId::new_unchecked(id));
+        }
+        assert!(event_loop.reach.punching.is_empty() && event_loop.reach.dialled_past.is_empty());
+        assert_eq!(counted(&event_loop, name::RELAYED), 50);
+    }
+}
