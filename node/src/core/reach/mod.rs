@@ -147,12 +147,12 @@ impl Reach {
 
     /// Until when [`Self::on_facts`] has to be called again at the latest.
     pub fn next_deadline(&self) -> Option<Instant> {
-        if self.assessment.is_settled {
-            return None;
-        }
         let limits = match self.internet_since {
-            None => vec![self.started + LOCAL_AFTER],
+            // Settled or not, relays may be wanted from then on.
+            Some(since) if self.assessment.is_settled => vec![since + RELAYS_AFTER],
             Some(since) => vec![since + RELAYS_AFTER, since + FOUND_WITHIN, since + TESTED_WITHIN],
+            None if self.assessment.is_settled => return None,
+            None => vec![self.started + LOCAL_AFTER],
         };
         limits.into_iter().find(|at| *at > self.assessed)
     }
@@ -301,7 +301,12 @@ mod tests {
         let mapped = Facts { proven, ..behind_nat() };
         assert!(reach.wants_relays(&mapped, later), "only whom it had dialled may get in");
         assert!(!reach.wants_relays(&Facts { proven_is_own: true, ..mapped.clone() }, later));
-        assert!(!reach.wants_relays(&Facts { was_dialled: true, ..mapped }, later));
+        assert!(!reach.wants_relays(&Facts { was_dialled: true, ..mapped.clone() }, later));
+        let mut reach = Reach::new(start);
+        reach.on_facts(&mapped, start);
+        assert!(reach.assessment().is_settled && !reach.wants_relays(&mapped, start));
+        let at = reach.next_deadline().unwrap();
+        assert!(reach.wants_relays(&mapped, at), "nothing else has to happen");
     }
 
     #[test]
