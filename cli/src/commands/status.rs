@@ -247,7 +247,7 @@ mod tests {
             "shares     2, 3.0 GiB",
             "listening  /ip4/10.0.0.1/tcp/1",
             "           /ip4/10.0.0.1/udp/1/quic-v1",
-            "reachable  direct, for 0 s",
+            "reachable  direct, for 0.0 s",
             "           nodes have dialled this one",
             "tested     /a reachable, tested by 12D4",
             "peers      3 connected, 20 in the routing table",
