@@ -57,7 +57,8 @@ impl fmt::Display for Path {
 /// address and port.
 ///
 /// A node behind a filter by address alone takes itself for reachable, since whoever dials back was dialled before; it keeps its
-/// places at relays all the same, until somebody else has come in.
+/// places at relays all the same, until somebody else has come in. Two of them find each other in the DHT under the addresses of
+/// their routers and dial each other there, which lets each in at the other's.
 pub const PATHS: [(Kind, Kind, Path); 14] = [
     (Kind::Public, Kind::Public, Path::Direct),
     (Kind::Public, Kind::PortRestricted, Path::Direct),
@@ -66,7 +67,7 @@ pub const PATHS: [(Kind, Kind, Path); 14] = [
     (Kind::Forwarded, Kind::PortRestricted, Path::Direct),
     (Kind::Forwarded, Kind::Symmetric, Path::Direct),
     (Kind::PortRestricted, Kind::PortRestricted, Path::Punched),
-    (Kind::AddressRestricted, Kind::AddressRestricted, Path::Punched),
+    (Kind::AddressRestricted, Kind::AddressRestricted, Path::Direct),
     (Kind::PortShifting, Kind::PortRestricted, Path::Punched),
     (Kind::PortRestricted, Kind::PortShifting, Path::Punched),
     (Kind::PortShifting, Kind::PortShifting, Path::Punched),
